@@ -50,6 +50,7 @@ def settings(task="digits", methods=METHODS, seeds=SEEDS):
         "plans": dict.fromkeys(methods, plan),
         "privacies": dict.fromkeys(methods),
         "methods": {method: {"name": method, "source": task} for method in methods},
+        "rules": {"task": {"loss": "0"}} | {f"methods.{x}": {"filter": "0"} for x in methods},
         "seeds": list(seeds),
         "versions": {"fedlora-lab": "0.1.0", "torch": "2"},
     }

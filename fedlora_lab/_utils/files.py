@@ -7,16 +7,35 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedlora_lab._utils.validation import error_text
+from fedlora_lab._utils.validation import error_text, printable
 
 JsonObject = dict[str, Any]
 """What a JSON text in braces is read as, and written from."""
+
+
+class Unwritable(OSError, ValueError):
+    """Raised in one line where the operating system does not let a place be written."""
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Refuses a place that cannot be written in one line.
+
+    Args: what: its argument and value, as "out='/sys/x'"; the outermost block's is told.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error, Unwritable) else error
+        reason = getattr(cause, "strerror", None) or error_text(cause or error, 200)
+        text = f"{what}: expected a place that can be written ({reason}); give another"
+        raise Unwritable(printable(text)) from cause
 
 
 def _make_folder(path: Path) -> None:
@@ -27,7 +46,7 @@ def _make_folder(path: Path) -> None:
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync_names(folder.parent)
     if not path.is_dir():
-        raise NotADirectoryError(f"{path}: expected a folder")
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(path))
 
 
 def write_atomically(
@@ -47,10 +66,17 @@ def write_atomically(
         through_links: a link is followed to its file. Otherwise the file takes its place: for what
             is written into a folder that somebody else has made.
 
-    Raises: ``OSError`` where the disk or the folder does not allow it; the old file is then as it
-        was and nothing else is left.
+    Raises: `Unwritable`, an ``OSError``, where the disk or the folder does not allow it; the old
+        file is then as it was and nothing else is left.
     Guarantees: test_a_failed_write_leaves_the_old_file, test_every_file_of_a_run_is_its_owner_s.
     """
+    with writing(f"path={str(path)!r}"):
+        _write_atomically(path, content, shared, through_links)
+
+
+def _write_atomically(
+    path: str | os.PathLike, content: "bytes | str", shared: bool, through_links: bool
+) -> None:
     # Through a link: its file would stay behind, as a ledger that states too little.
     target = Path(path).expanduser()
     # `Path.resolve` raises at links in a circle; here the file takes the place of such a link.
@@ -115,15 +141,17 @@ def lock_folder(
         return nullcontext()
     from filelock import FileLock, Timeout
 
-    _make_folder(folder)
-    # The operating system lets go of it when the process ends, however it ends.
-    lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
-    try:
-        return lock.acquire()
-    except Timeout:
-        waited = f" within {patience:g} s" if patience else ""
-        expected = f"a folder that no other run is using{waited}"
-        raise ValueError(f"{what or f'out={str(folder)!r}'}: expected {expected}") from None
+    what = what or f"out={str(folder)!r}"
+    with writing(what):
+        _make_folder(folder)
+        # The operating system lets go of it when the process ends, however it ends.
+        lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
+        try:
+            return lock.acquire()
+        except Timeout:
+            waited = f" within {patience:g} s" if patience else ""
+            expected = f"a folder that no other run is using{waited}"
+            raise ValueError(f"{what}: expected {expected}") from None
 
 
 def parse_json(text: "str | bytes", name: str) -> Any:

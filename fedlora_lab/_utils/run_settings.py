@@ -19,6 +19,7 @@ class Option:
         meaning: one line, for people.
         low, high: ends of the range of a number, both included.
         above: ``low`` itself is not allowed.
+        below: ``high`` itself is not allowed.
         whole: only whole numbers are allowed.
         choices: the words that are allowed, in place of numbers.
         word: how ``None`` is written on a command line; "": it is not allowed.
@@ -28,6 +29,7 @@ class Option:
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
+    below: bool = False
     whole: bool = False
     choices: tuple[str, ...] = ()
     word: str = ""
@@ -45,7 +47,8 @@ class Option:
             high = None if self.high == math.inf else int(self.high)
             check_whole(name, value, int(self.low), high)
         else:
-            check_number(name, value, self.low, self.high, open_low=self.above)
+            ends = {"open_low": self.above, "open_high": self.below}
+            check_number(name, value, self.low, self.high, **ends)
 
     def parse(self, name: str, text: str) -> Any:
         """Returns the value that a text stands for.
@@ -104,7 +107,11 @@ class RunSettings:
     epsilon: float | None = _option(
         8.0, "Privacy budget ε.", low=0, high=LARGEST, above=True, word="none"
     )
-    delta: float = _option(1e-5, "The δ of (ε, δ)-differential privacy.", low=1e-12, high=1 - 1e-9)
+    # Noise from 52 random bits ends at 8.2 sigma: what only larger values would hide cannot be
+    # promised.
+    delta: float = _option(
+        1e-5, "The δ of (ε, δ)-differential privacy.", low=1e-12, high=1, below=True
+    )
     unit: str = _option("example", "What is protected.", choices=UNITS)
     clip_norm: float = _option(1.0, "Norm to which each unit's contribution is clipped.", low=0)
     accountant: str = _option("pld", "How ε is computed: tight, or Rényi.", choices=ACCOUNTANTS)

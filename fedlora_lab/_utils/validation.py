@@ -117,20 +117,27 @@ def is_number(value: Any) -> bool:
 
 
 def check_number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
     """Raises unless a value is a number in its range.
 
     Args:
         name, value: of the argument.
         low, high: the range's ends, both included.
-        open_low: ``low`` itself is not allowed.
+        open_low, open_high: the end itself is not allowed.
     """
     expected = f"a number {'>' if open_low else '>='} {low:g}"
     if high < math.inf:
-        expected = f"a number in {'(' if open_low else '['}{low:g}, {high:.9g}]"
+        ends = "(" if open_low else "[", ")" if open_high else "]"
+        expected = f"a number in {ends[0]}{low:g}, {high:.9g}{ends[1]}"
     above = is_number(value) and (value > low if open_low else value >= low)
-    check(above and value <= high, name, value, expected)
+    check(above and (value < high if open_high else value <= high), name, value, expected)
 
 
 def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) -> None:

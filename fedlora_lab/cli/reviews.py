@@ -75,8 +75,10 @@ def load_target(target: str) -> tuple[ModuleType, Callable[..., Any]]:
     place, _, name = target.rpartition(":")
     check(bool(place and name), "target", target, FORMS)
     path = Path(place)
+    is_script = path.suffix == ".py"
+    check(not is_script or path.is_file(), "target", target, f"a file {place} with the function")
     with telling_errors(target):
-        if path.suffix == ".py":
+        if is_script:
             sys.path.insert(0, str(path.resolve().parent))
             spec = importlib.util.spec_from_file_location(SCRIPT, path)
             assert spec is not None and spec.loader is not None

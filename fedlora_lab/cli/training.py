@@ -82,16 +82,16 @@ def train(
     click.echo("\n" + "\n\n".join([table, *read_runs(out).sentences, f"report: {page}"]))
 
 
-def load_row(text: str) -> Method:
+def load_row(text: str, argument: str = "--methods") -> Method:
     """Runs a file of the reader's own and takes a row of it.
 
-    Args: text: ``FILE.py:NAME``.
+    Args: text: ``FILE.py:NAME``. argument: that it was given as.
     """
     path, _, name = text.rpartition(":")
-    with in_one_line(f"--methods {text}: expected a file that runs, but"):
+    with in_one_line(f"{argument}={text!r}: expected a file that runs, but"):
         content = runpy.run_path(path)
     rows = [key for key, value in content.items() if isinstance(value, Method)]
-    check(name in rows, "--methods", text, "a row of the file: " + (few(rows, 8) or "it has none"))
+    check(name in rows, argument, text, "a row of the file: " + (few(rows, 8) or "it has none"))
     return content[name]
 
 
@@ -102,7 +102,7 @@ def submit(name: str, out: Path, jobs: int, quick: bool) -> None:
         name: of the table, or of a file of the reader's own.
         out: folder. jobs: runs at once. quick: only try the row.
     """
-    row = load_row(name) if read.OF_FILE in name else methods.get(name)
+    row = load_row(name, "row") if read.OF_FILE in name else methods.get(name)
     path = out / f"{row.slug}.json"
     check(quick or not path.exists(), "--out", path, "a folder without a card of this row")
     with tqdm(disable=None, **BAR) as bar:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
-from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines
+from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines, writing
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
@@ -708,8 +708,9 @@ class Store:
     The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
     options. Of data and weights the settings hold a digest under the secret key of the file's
     folder, so that nobody can confirm a guess at an example. Rules, losses and metrics are known by
-    their settings and source, models and optimisers by their names alone: after a change of their
-    code the file must be deleted.
+    their settings, their source and the constants and functions of their module that they read;
+    models and optimisers by their names alone: after a change of their code the file must be
+    deleted.
 
     Args:
         path: of the file; it and its folder are made when the first run is kept.
@@ -745,7 +746,8 @@ class Store:
         }
         # As they come back from the file, so that both have one digest.
         arguments = json.loads(json.dumps(arguments, default=str))
-        return settings_with_keyed_task(self.path.parent, arguments)
+        with writing(f"store={str(self.path)!r}"):
+            return settings_with_keyed_task(self.path.parent, arguments)
 
     def find(self, settings: Mapping[str, Any]) -> "pd.DataFrame | None":
         """The frame of the run with these settings; ``None`` where it is not kept."""

@@ -454,7 +454,8 @@ class Run:
         Guarantees:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """
-        with lock_folder(self.folder):
+        name = "resume" if self.resumed else "checkpoint"
+        with lock_folder(self.folder, what=f"{name}={str(self.folder)!r}"):
             # Two runs that go on from one ledger would each state its own releases only.
             untouched = self.folder is None or checkpoint.contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"

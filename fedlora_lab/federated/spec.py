@@ -5,6 +5,7 @@
 """
 
 import copy
+import dis
 import functools
 import hashlib
 import inspect
@@ -12,6 +13,7 @@ import json
 import math
 import re
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
@@ -373,39 +375,99 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
     return tuple(k for k in trained if not k.kind.scheduled or k.name in word or k in chosen)
 
 
-def rule_identity(rule: object, inside: bool = False) -> str:
+def rule_identity(rule: object, inside: bool = False, seen: set[Any] | None = None) -> str:
     """A text that differs where a rule differs: its name, its source and what it holds, which are
-    the settings of an object, or the defaults and the closure of a function.
+    the settings of an object, or the defaults and the closure of a function, and the plain data
+    and the functions of its own module that it reads by name.
 
-    What it reads beside these, such as a global number, is not looked at.
+    Of an object's class the source of what it inherits is not looked at. A list or table of the
+    module in which a rule keeps what it has seen makes it another rule each time.
 
     Args:
         rule: a function or an object.
         inside: whether it is what a rule holds; an object other than a dataclass then counts by its
             text alone, which ends the search.
-    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
+        seen: functions that are told already, as those that call each other: by name from then on.
+    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name,
+        ::test_a_rule_is_known_by_the_constants_that_it_reads.
     """
+    seen = set() if seen is None else seen
     if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
         return add_to_digest(hashlib.sha256(), {"": torch.as_tensor(rule)}).hexdigest()
     if isinstance(rule, tuple | list | dict):
         parts = rule.items() if isinstance(rule, dict) else rule
-        return str([rule_identity(part, inside=True) for part in parts])
+        return str([rule_identity(part, inside=True, seen=seen) for part in parts])
+    if isinstance(rule, set | frozenset):  # whose order is another one in another process
+        return str(sorted(rule_identity(part, inside=True, seen=seen) for part in rule))
     if isinstance(rule, functools.partial):
-        return f"partial {rule_identity([rule.func, rule.args, rule.keywords])}"
-    name = _without_addresses(rule_name(rule))
+        return f"partial {rule_identity([rule.func, rule.args, rule.keywords], seen=seen)}"
+    name = without_addresses(rule_name(rule))
     code = getattr(rule, "__func__", rule)
     if inspect.isfunction(code):
+        owner = getattr(rule, "__self__", None)
+        if (code, id(owner)) in seen:
+            return name
+        seen.add((code, id(owner)))
         closure = [cell.cell_contents for cell in code.__closure__ or ()]
-        bound = getattr(getattr(rule, "__self__", None), "__dict__", None)
-        inner = [*closure, code.__defaults__, code.__kwdefaults__, bound]
+        inner = [*closure, code.__defaults__, code.__kwdefaults__, getattr(owner, "__dict__", None)]
     elif type(rule).__module__ == "builtins" or (inside and not is_dataclass(rule)):
         return name
     else:
         code = type(rule)
         names = getattr(rule, "__dataclass_fields__", getattr(rule, "__dict__", ()))
         inner = [getattr(rule, name) for name in names]
-    text = repr((_source(code), rule_identity(inner)))
+    # Only where there is something: any other identity is as earlier versions had it.
+    read = _values_read(code)
+    parts = [inner, read] if read else inner
+    text = repr((_source(code), rule_identity(parts, seen=seen)))
     return f"{name} {_text_digest(text)}"
+
+
+def _functions(code: Any) -> list[types.FunctionType]:
+    """A function, or the functions of a class, also those behind its decorators."""
+    found = [code] if inspect.isfunction(code) else [*vars(code).values()]
+    found = [getattr(x, "__func__", getattr(x, "fget", getattr(x, "func", x))) for x in found]
+    return [x for x in found if inspect.isfunction(x)]
+
+
+def _values_read(code: Any) -> dict[str, Any]:
+    """What a function, or those of a class, read by name of their module: plain data and functions.
+
+    Modules, classes and other objects are not told, nor what a function itself assigns: a count of
+    its calls is no setting. Of this package's functions nothing is: what they read changes with its
+    version alone, and what stands in stores and checkpoints stays.
+    """
+    found = {}
+    for function in _functions(code):
+        names = function.__globals__
+        if str(names.get("__name__")).partition(".")[0] == __name__.partition(".")[0]:
+            continue
+        reads, assigns = _global_names(function.__code__)
+        for name in (reads - assigns) & names.keys():
+            value = names[name]
+            is_near = inspect.isfunction(value) and value.__globals__ is names
+            if is_near or _is_plain(value):
+                found[name] = value
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=1024)
+def _global_names(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """The global names that code reads and assigns, functions within it included."""
+    inner = [_global_names(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+    steps = [(x.opname, x.argval) for x in dis.get_instructions(code)]
+    reads = {name for operation, name in steps if operation in ("LOAD_GLOBAL", "LOAD_NAME")}
+    assigns = {name for operation, name in steps if operation == "STORE_GLOBAL"}
+    return reads.union(*(x[0] for x in inner)), assigns.union(*(x[1] for x in inner))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a number, a text, a tensor, an array, or a container of such alone."""
+    if isinstance(value, tuple | list | dict | set | frozenset):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(map(_is_plain, parts))
+    kinds = bool | int | float | complex | str | bytes | None | Tensor | np.ndarray | np.generic
+    return isinstance(value, kinds)
 
 
 @lru_cache(maxsize=1024)
@@ -414,18 +476,26 @@ def _source(code: Any) -> str:
     try:
         return inspect.getsource(code)
     except (OSError, TypeError):
-        functions = filter(inspect.isfunction, [code, *vars(code).values()])
-        compiled = [(f.__code__.co_code, f.__code__.co_consts) for f in functions]
-        return str(compiled)
+        return str([_compiled(function.__code__) for function in _functions(code)])
 
 
-def _without_addresses(text: str) -> str:
-    """A text as another process would write it, where objects lie elsewhere in memory."""
+def _compiled(code: types.CodeType) -> tuple[Any, ...]:
+    """What code does, in values that say nothing of where it lies."""
+    consts = [_compiled(x) if isinstance(x, types.CodeType) else x for x in code.co_consts]
+    return code.co_code, code.co_names, consts
+
+
+def without_addresses(text: str) -> str:
+    """A text as another process would write it, where objects lie elsewhere in memory.
+
+    >>> without_addresses("<Balanced object at 0x7f00c0ffee>")
+    '<Balanced object>'
+    """
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _text_digest(text: str) -> str:
-    return hashlib.sha256(_without_addresses(text).encode()).hexdigest()
+    return hashlib.sha256(without_addresses(text).encode()).hexdigest()
 
 
 # ---- the prepared run

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedlora_lab._utils.files import writing
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import SharedSetting
 from fedlora_lab._utils.validation import check, check_one_of, few, warn
@@ -584,7 +585,8 @@ def save(
     tensors = _tensors_of_modules(task, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.name}.weight"] = factor
-    _write_folder(path, config, tensors, beside, replaces)
+    with writing(f"path={str(path)!r}"):
+        _write_folder(path, config, tensors, beside, replaces)
     return path
 
 

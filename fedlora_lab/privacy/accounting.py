@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
+from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.validation import (
     check,
     check_number,
     check_one_of,
     check_whole,
     in_one_line,
-    is_number,
 )
 from fedlora_lab.privacy import pld
 from fedlora_lab.privacy.pld import MergedHistory
@@ -34,7 +34,6 @@ from fedlora_lab.theory.gaussian_dp import (
 History = tuple[tuple[float | None, float, int], ...]
 """Of (noise multiplier, ``None`` for no noise; sample rate; steps)."""
 
-MIN_DELTA = 1e-12
 # Each of these only enlarges what is stated, and keeps off numbers whose squares overflow or
 # vanish, and searches that would not end.
 MIN_SIGMA = 1e-2
@@ -49,11 +48,8 @@ rounding of a float, and would be added up as nothing."""
 
 
 def check_delta(delta: float) -> None:
-    """Raises unless ``MIN_DELTA`` <= delta < 1."""
-    check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
-    # Drawn noise has a largest value: what only larger values would hide cannot be promised.
-    limit = f"at least {MIN_DELTA:g}: noise from 52 random bits ends at 8.2 sigma"
-    check(delta >= MIN_DELTA, "delta", delta, limit)
+    """Raises unless delta is in [1e-12, 1)."""
+    check_options(delta=delta)
 
 
 # ---- from a history to epsilon

@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell, show_progress
 from fedlora_lab.federated.jobs import run_works, workers_for
 from fedlora_lab.federated.records import LocalStep, Round
-from fedlora_lab.methods.method import check_names
+from fedlora_lab.federated.spec import rule_identity, without_addresses
+from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.run_folder import ROWS, Folder, read_frame
 from fedlora_lab.report.summary_table import (
@@ -34,6 +35,8 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+TASK_RULES = ("forward", "loss", "prepare", "metrics", "targets", "head")
+"""What of a task decides numbers beside its data and weights."""
 PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
 
 
@@ -212,7 +215,25 @@ def run_settings(
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
         "privacies": {cell.slug: cell.privacy and cell.privacy.settings() for cell in cells},
         "methods": {cell.slug: row_settings(cell) for cell in cells},
+        "rules": _rules(folder, task, cells),
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+    }
+
+
+def _rules(folder: Folder, task: Task, cells: Sequence[Cell]) -> JsonObject:
+    """Digests of all rules, by the task and by each method: a name says too little of a function.
+
+    Under the folder's key, since a rule may hold private numbers.
+    """
+    rows = {f"methods.{cell.slug}": cell.method for cell in cells}
+    names = [x.name for x in fields(Method)]
+    found = {"task": {name: getattr(task, name) for name in TASK_RULES}}
+    # Layers without weights, such as an activation, are in no fingerprint of the weights.
+    found["task"]["model"] = str(task.model)
+    found |= {place: {name: getattr(row, name) for name in names} for place, row in rows.items()}
+    return {
+        place: {name: folder.keyed_fingerprint(rule_identity(x)) for name, x in rules.items()}
+        for place, rules in found.items()
     }
 
 
@@ -261,4 +282,5 @@ def round_line(record: Round) -> str:
 def row_settings(cell: Cell) -> JsonObject:
     """Converts a cell's row of the table to JSON values; what was not measured is null."""
     rows = methods.table([cell.method]).drop(columns=["note"]).to_json(orient="records")
-    return json.loads(rows)[0]
+    # A rule that is a plain object lies elsewhere in another process.
+    return json.loads(without_addresses(rows))[0]

@@ -18,7 +18,7 @@ from fedlora_lab import methods, plots
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, write_atomically
 from fedlora_lab._utils.statistics import COLUMNS, RULE, last_scores, setting_text, varied_columns
-from fedlora_lab._utils.validation import check, error_text
+from fedlora_lab._utils.validation import check, error_text, few
 from fedlora_lab.federated.compare import judge
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.tidy import check_columns, slugs_in_order
@@ -109,9 +109,15 @@ def read_runs(home: Path) -> Contents:
 
     Raises: ``ValueError`` where it is none, or holds no finished cell.
     """
-    check(home.is_dir(), "folder", str(home), "a run folder, as compare and run write it")
+    expected = "a run folder, as compare and run write it"
+    check(home.is_dir(), "folder", str(home), expected)
     homes = run_folders(home)
     parts = [_read_folder(Folder(path)) for path in homes]
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    # Of a sweep each has a setting of its own in its rows.
+    several = len(parts) > 1 and frame.duplicated([x for x in frame if x != "value"]).any()
+    expected += f"; it holds several: {few(path.name for path in homes)}"
+    check(not several, "folder", str(home), expected)
     if len(parts) == 1:
         return parts[0]
     shown: Ledgers = {}
@@ -131,7 +137,7 @@ def read_runs(home: Path) -> Contents:
             if part.settings[kind] != settings[kind]:
                 settings[kind] = None
     return Contents(
-        pd.concat([part.frame for part in parts], ignore_index=True),
+        frame,
         {**settings, "plans": plans},
         shown,
         [*stopped, *total_statements(ledgers, shown)],

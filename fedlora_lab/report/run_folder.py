@@ -127,6 +127,20 @@ def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
         yield last, sentence
 
 
+def _changed_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the rules that are others than they were, as `differences` does; methods may join."""
+    joining = {f"methods.{slug}" for slug in new["methods"].keys() - old["methods"].keys()}
+    for place, rules in new["rules"].items():
+        before = rules if place in joining else old["rules"].get(place, {})
+        for name, digest in rules.items():
+            if before.get(name) != digest:
+                yield name, f"{place}.{name} is other code, or reads other values"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, dict) for x in value.values())
+
+
 def _cell_name(slug: str, seed: float | None) -> str:
     released = seed is None or math.isnan(seed)
     return f"{slug}-{'release' if released else int(seed)}"
@@ -210,6 +224,7 @@ class Folder:
         settings = read_json(path)
         right = (
             isinstance(settings, dict)
+            and _is_table(settings.get("rules", {}))
             and settings.get("format") == 1
             and all(isinstance(settings.get(name, ...), kind) for name, kind in KINDS.items())
             and all(settings[name].keys() == settings["methods"].keys() for name in BY_METHOD)
@@ -222,7 +237,8 @@ class Folder:
     def claim(self, settings: JsonObject) -> JsonObject:
         """Writes the settings, joined with those of the cells that are here already.
 
-        More methods or seeds may join a folder; another task, plan, privacy or adapter may not.
+        More methods or seeds may join a folder; another task, plan, privacy or adapter may not, nor
+        a method or task of which a rule was changed.
         What is returned are the settings as they were first written: run with those, not with newly
         calibrated ones.
 
@@ -239,6 +255,7 @@ class Folder:
             settings |= {key: settings[key] | old[key] for key in BY_METHOD}
             settings |= {key: old[key] for key in (*COMMON, "begun")}
             seeds = {*old["seeds"], *settings["seeds"]}
+            settings["rules"] = old["rules"] | settings["rules"]
             settings["seeds"] = sorted(seeds, key=lambda seed: -1 if seed is None else seed)
             settings["commands"] = list(dict.fromkeys([*old["commands"], *settings["commands"]]))
         write_atomically(self.path / "settings.json", to_json(settings))
@@ -275,10 +292,15 @@ class Folder:
         found = [pair for pair in found if pair[0] != "data"]
         # What was asked for comes first, and then what follows from it.
         found.sort(key=lambda pair: DERIVED.index(pair[0]) if pair[0] in DERIVED else -1)
+        # A row that reads otherwise says more than that its code does.
+        found += _changed_rules(old, new) if "rules" in old else []
+        held, same = "of a version that did not keep what its rules are", "that version"
         if found:
+            held, same = f"with other settings ({found[0][1]})", "the same settings"
+        if found or "rules" not in old:
             raise ValueError(
-                f"{self.path} holds a run with other settings ({found[0][1]}): "
-                f"expected the same settings, another folder as out (--out), or fresh (--fresh)"
+                f"{self.path} holds a run {held}: "
+                f"expected {same}, another folder as out (--out), or fresh (--fresh)"
             )
 
     # ---- cells

@@ -165,6 +165,9 @@ MISTAKES = [
     ),
     ("submit rolorra", "row='rolorra': expected one of"),
     ("submit mine.py:Row", "row='mine.py:Row': expected a file mine.py with the row"),
+    ("review nofile.py:step", "target='nofile.py:step': expected a file nofile.py with the func"),
+    # In the words of `fl.Privacy`.
+    ("compare digits --delta 1", "delta=1.0: expected a number in [1e-12, 1)"),
     ("audit nowhere --canaries 1", "canaries=1: expected a whole number >= 2"),
     ("run regression rolora --epsilon none --unit client", "epsilon=None: expected a number where"),
     (
@@ -195,6 +198,31 @@ def test_mistakes_are_one_line(command, words, tmp_path, monkeypatch, capsys):
     assert words in error
     assert not shown or not words.startswith("method="), "nothing is looked up for a wrong name"
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
+
+
+def test_a_file_without_the_row_is_told_of_the_argument_that_names_it(
+    tmp_path, monkeypatch, capsys
+):
+    """Fault: `submit`, which has no --methods, said that --methods was wrong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    for command, argument in (("submit", "row"), ("compare regression --methods", "--methods")):
+        assert call(*command.split(), "mine.py:Nope") == 2
+        line = f"fedlora-lab: {argument}='mine.py:Nope': expected a row of the file: it has none\n"
+        assert capsys.readouterr().err == line
+
+
+@pytest.mark.slow
+def test_a_folder_of_several_runs_is_no_run_folder(done, tmp_path, capsys):
+    """Fault: the line spoke of a frame with rows of the same method, seed and round."""
+    for name in "ab":
+        shutil.copytree(done, tmp_path / name)
+    assert call("report", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedlora-lab: folder=") and line.endswith(
+        "expected a run folder, as compare and run write it; it holds several: a, b"
+    )
+    assert not (tmp_path / "report.html").exists()
 
 
 HEAVY = {"torch", "numpy", "pandas", "matplotlib", "peft", "transformers"}

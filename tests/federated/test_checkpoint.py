@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import stat
 from dataclasses import replace
@@ -245,6 +246,61 @@ def test_a_rule_is_known_by_more_than_its_name():
     assert len({rule_identity(rule) for rule in rules}) == len(rules)
 
 
+RULES = """
+import torch
+
+GAIN, SHIFT, NAMES, TABLE, UNREAD, CALLS = 0.5, torch.zeros(2), {"A", "B"}, {"A": [1.0]}, 1, 0
+
+def helped(tensor):
+    return GAIN * tensor if len(tensor) else rule(tensor, "A")
+
+def rule(tensor, name):
+    global CALLS
+    CALLS += 1
+    return helped(tensor)
+
+class Rule:
+    def __call__(self, tensor, name):
+        return self.scaled(tensor).cos()
+
+    @staticmethod
+    def scaled(tensor):
+        return GAIN * tensor
+
+def shifted(tensor, name):
+    return [x for x in (lambda: tensor + SHIFT if name in NAMES else TABLE[name])()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("0.5", "0.01", {"rule", "Rule"}),
+        ("zeros", "ones", {"shifted"}),
+        ('"B"}', '"C"}', {"shifted"}),
+        ("[1.0]", "[2.0]", {"shifted"}),
+        (", 1, 0", ", 2, 0", set()),
+        (", 1, 0", ", 1, 7", set()),
+        ("cos", "sin", {"Rule"}),
+        ("GAIN * tensor if", "GAIN + tensor if", {"rule"}),
+    ],
+)
+def test_a_rule_is_known_by_the_constants_that_it_reads(old, new, changed, tmp_path):
+    """Fault: a number of the module was changed, or a function that the rule calls, and the results
+    of the old one came back. A count that the rule keeps, and what it does not read, are no part of
+    it. Of a class that no module holds there is no source, only code, and names are a part of it.
+    """
+
+    def identities(name, text):
+        (tmp_path / name).write_text(text)
+        content = runpy.run_path(str(tmp_path / name))
+        rules = {"rule": content["rule"], "Rule": content["Rule"](), "shifted": content["shifted"]}
+        return {name: rule_identity(rule) for name, rule in rules.items()}
+
+    before, after = identities("a.py", RULES), identities("b.py", RULES.replace(old, new))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
 def test_another_run_is_never_overwritten(tmp_path):
     """A folder with rounds or with a ledger is refused at the call unless it is resumed from."""
     parts = regression(), "fedlora", private("example")
@@ -312,6 +368,29 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
     alter(tmp_path / "ledger.json")
     with refused(f"^[^\n]*ledger[^\n]*{line}[^\n]*$"):
         play(*RUN, resume=tmp_path)
+
+
+PLACES: dict[str, Any] = {
+    "checkpoint": lambda path: play(*RUN, checkpoint=path),
+    "out": lambda path: fl.compare(*SWEPT, out=path, **QUIET),
+    "store": lambda path: fl.compare(*SWEPT, store=path, **QUIET),
+    "ledger": lambda path: fl.Ledger(reproducible=False).save(path),
+    "adapter": lambda path: fl.save_adapter(play(*RUN[:2], None)[-1], path),
+    "page": lambda path: fl.report.report(fl.to_frame(play(*RUN[:2], None)), path),
+}
+SWEPT: Any = (RUN[0], ["fedlora"], None, PLAN, [0])
+QUIET: Options = {"lora": LORA, "progress": False}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_cannot_be_written_is_named_with_its_argument(name, tmp_path):
+    """Fault: a bare "[Errno 20] Not a directory" that named a part of it, as a key of a store."""
+    path = tmp_path / "file" / "in it"
+    path.parent.write_text("mine")
+    argument = name if name in ("checkpoint", "out", "store") else "path"
+    with refused(f"^{argument}='.*in it': expected a place that can be written \\(.*; give anoth"):
+        PLACES[name](path)
+    assert contents(tmp_path) == {"file": b"mine"}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Comparisons keep methods apart by their names, and settings by what was varied."""
 
+import json
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -11,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
-from toy_tasks import LORA, PLAN, private, regression
+from toy_tasks import LORA, PLAN, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import NOISE_DEPENDS_ON, Cell
 from fedlora_lab.federated.jobs import Unfinished
@@ -45,6 +47,113 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
         folder.claim(run_settings(folder, *parts[:2], [one], "one"))
         with refused(r"holds a run with other settings \(methods.fedl"):
             folder.claim(run_settings(folder, *parts[:2], [other], "two"))
+
+
+class Even:
+    """A rule that is a plain object: it is shown by where it lies in memory."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, *given):
+        return fl.methods.aggregation.mean(*given)
+
+
+def start(weight, rank, gain):
+    return {"A": gain * weight.new_ones(rank, weight.shape[1])}
+
+
+def row_with(**rules):
+    return methods.FedLoRA.replace(name="mine", source="", note="", **rules)
+
+
+def changed_rules(c: float) -> dict[str, Any]:
+    """Rules of a row and of a task whose names are equal for every number."""
+    return {
+        "filter": lambda tensor, name: c * tensor,
+        "schedule": lambda t, s: "A" if t < c else "AB",
+        "clip_groups": lambda key: key.name if c < 1 else None,
+        "initial_factors": lambda weight, rank: start(weight, rank, c),
+        "penalty": lambda rows, start: c,
+        "aggregate": Even(c),
+        "loss": lambda outputs, y: c * outputs.square().sum(1),
+        "forward": lambda model, x: c * model(x),
+        "prepare": lambda x: c * x,
+        "metrics": {"score": lambda outputs, y: c * outputs.sum(1)},
+        "targets": ("inner", "outer") if c < 1 else ("inner",),
+        "head": "head" if c < 1 else None,
+    }
+
+
+def with_rule(task, name, rule):
+    """A task and a row of which one has this rule."""
+    of_row = name in fl.Method.__dataclass_fields__
+    return (task, row_with(**{name: rule})) if of_row else (replace(task, **{name: rule}), "fedsa")
+
+
+@pytest.mark.parametrize("name", changed_rules(1.0))
+def test_a_folder_goes_on_with_the_very_rules_alone(name, tmp_path):
+    """Fault: rules of one name were one rule, and the numbers of the old one came back; and a rule
+    that is an object was refused for lying elsewhere in memory. A method that joins brings its own
+    rules; with a task of others it does not join."""
+    place = "task" if name in fl.tasks.Task.__dataclass_fields__ else "methods.mine"
+    folder = Folder(tmp_path)
+
+    def claim(c, joined=()):
+        task, row = with_rule(tokens("head"), name, changed_rules(c)[name])
+        rows = joined or [row]
+        cells = [Cell.from_name(row, task, None, PLAN, LORA, 0) for row in rows]
+        folder.claim(run_settings(folder, task, None, cells, ""))
+
+    with folder:
+        claim(0.5)
+        claim(0.5)
+        with refused(rf"other settings \({place}\.{name} is .*\): expected the same settings"):
+            claim(2.0)
+        claim(0.5, ["rolora"])
+        with refused(rf"\({place}\.{name}") if place == "task" else nullcontext():
+            claim(2.0, ["la-lora"])
+        claim(0.5)
+
+
+def test_a_changed_rule_returns_no_number_of_the_old_one(tmp_path):
+    """Fault: the second call gave what the first had trained. Nor does it go on where that was
+    stopped."""
+
+    def compare(c, **options):
+        row = row_with(filter=changed_rules(c)["filter"])
+        return fl.compare(
+            regression(), [row], None, PLAN, [0], lora=LORA, progress=False, **options
+        )
+
+    def stop(run, events):
+        for event in events:
+            yield event
+            if getattr(event, "index", 0) == 1:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        compare(0.5, out=out, watch=stop)
+    with refused(r"methods\.mine\.filter"):
+        compare(0.01, out=out)
+    kept = compare(0.5, out=out)
+    parts = [part[part["measure"] != "seconds"]["value"] for part in (kept, compare(0.5))]
+    assert parts[0].to_numpy().tolist() == pytest.approx(parts[1].to_numpy().tolist(), abs=0)
+    with refused(r"methods\.mine\.filter"):
+        compare(0.01, out=out)
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_not_continued(tmp_path):
+    """It does not say what its rules were: they may have changed."""
+    compare = partial(fl.compare, regression(), ["fedlora"], None, PLAN, [0], lora=LORA)
+    kept = compare(progress=False, out=tmp_path)
+    folder = Folder(tmp_path)
+    settings = {name: x for name, x in folder.settings.items() if name != "rules"}
+    write_atomically(tmp_path / "settings.json", json.dumps(settings))
+    assert fl.report.report(tmp_path).exists() and folder.gather().shape == kept.shape
+    with refused("holds a run of a version that did not keep what its rules are: expected that ve"):
+        compare(progress=False, out=tmp_path)
 
 
 def test_a_run_of_a_grid_is_the_run_that_its_setting_says():

@@ -271,8 +271,7 @@ def preconditioners(
         peer = params[ParamKey("B" if key.name == "A" else "A", key.layer)].double()
         gram = peer.mT @ peer if key.name == "A" else peer @ peer.mT
         gram = finite(gram.to(params[key].dtype))
-        found = find_maps(gram)
-        privatizer.check_maps(found, gram.shape, key)
+        found = privatizer.maps_of(find_maps, gram, key)
         if key.name == "B" and getattr(rule, "apart", False):
             found = found._replace(apart=orthonormal_columns(params[key]))
         maps[key] = found

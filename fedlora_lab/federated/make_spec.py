@@ -119,15 +119,21 @@ def _check_straight_steps(task: Task, method: Method, plan: Plan) -> None:
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:
-    """Refuses words that are no schedule; warns of turns that never come, or come too early.
+    """Refuses words that are no schedule, or others at each call; warns of turns that never come,
+    or come too early.
 
-    Guarantees: test_run.py::test_a_turn_that_is_lost_is_told.
+    Guarantees: test_run.py::test_a_turn_that_is_lost_is_told,
+        ::test_a_rule_that_remembers_by_itself_is_refused.
     """
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.
     for t in range(min(plan.rounds, 100)):
         method.factors_in_round(t, steps)
     rounds = range(min(plan.rounds, 10))
+    asked = [*product(rounds, range(steps + 10))]
+    words, *again = ([method.factors_at_step(t, s) for t, s in asked] for _ in range(3))
+    expected = "the same word at every call: without random numbers or memory of its own"
+    check(all(x == words for x in again), "schedule", rule_name(method.schedule), expected)
     moved = {factor for t in rounds for factor in method.factors_in_round(t, steps)}
     ahead = {method.factors_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
@@ -165,6 +171,9 @@ def _check_filter(method: Method) -> None:
         given = (tuple(result.shape), result.dtype) if isinstance(result, Tensor) else result
         kind = tuple(x.shape), x.dtype
         check(given == kind, f"filter(x, {factor!r})", given, f"x's shape and type, {kind}")
+        expected = "the same result at every call: without random numbers or memory of its own"
+        same = torch.equal(result, apply(x, factor))
+        check(same, f"filter(x, {factor!r})", rule_name(method.filter), expected)
         alone = torch.cat([apply(part, factor) for part in x.split(1)])
         apart = torch.allclose(result, alone, rtol=0, atol=1e-5)
         expected = "each client's part by itself: x is (clients, rows, columns)"
@@ -275,7 +284,7 @@ def noise_amplification(
 
     Args: as of `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
-        ::test_own_copies_are_noisier_than_the_average.
+        ::test_noise_on_a_meets_the_start_of_b, ::test_own_copies_are_noisier_than_the_average.
     Source: derived, see `theory.accumulated_noise_terms`.
 
     >>> import fedlora_lab as fl
@@ -292,5 +301,5 @@ def noise_amplification(
         float(forecast.output_variance_by_round()[-1]),
         forecast.quadratic_output_variance(),
         forecast.own_copies(),
-        forecast.unknown_on_outputs,
+        forecast.unknown or forecast.unknown_on_outputs,
     )

@@ -24,6 +24,7 @@ from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
+from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.theory import products as theory
 
@@ -33,17 +34,33 @@ BLOCK = 256
 """Rows of an identity that a filter is given at once."""
 
 
+class Start(NamedTuple):
+    """What a layer begins with.
+
+    Args:
+        scale_A: how many times as large A starts as PEFT draws it.
+        norm_B: of B.
+        has_core: whether the product has more factors than these two.
+    """
+
+    scale_A: float
+    norm_B: float
+    has_core: bool
+
+
 class NoiseOfOne(NamedTuple):
     """What noise of variance 1 on every entry of the averaged A and B makes of a layer.
 
     Args:
         amplification: energy of the noise in A over A's own at the start.
         linear, quadratic: energy of the noise in the product, by that of B alone, and of both.
+        of_start: that of the noise in A alone, by what B starts with.
     """
 
     amplification: float
     linear: float
     quadratic: float
+    of_start: float
 
 
 @dataclass(frozen=True)
@@ -71,13 +88,15 @@ class NoiseForecast:
 
     @cached_property
     def unknown(self) -> str | None:
-        """Why the noise in A is not known before the run; ``None``: it is."""
-        return self._reason("A")
+        """Why the amplification is not known before the run; ``None``: it is."""
+        zero = self.is_noisy and not all(start.scale_A for start in self._start.values())
+        reason = "A starts at zero, so its noise is no multiple of A's own energy"
+        return self._reason("A") or (reason if zero else None)
 
     @cached_property
     def unknown_on_outputs(self) -> str | None:
         """Why the noise in A, B or both is not known before the run; ``None``: it is."""
-        return self.unknown or self._reason("B")
+        return self._reason("A") or self._reason("B")
 
     def _reason(self, factor: str) -> str | None:
         """Why the noise in a factor is not known before the run, in any of its rounds."""
@@ -86,6 +105,8 @@ class NoiseForecast:
         method = self.spec.method
         plan = self.spec.plan
         rule = rule_name(method.aggregate)
+        if " object at 0x" in rule:  # of a class without a text of its own
+            rule = type(method.aggregate).__name__
         # A function that is no `Rule` may do anything with A.
         if not getattr(method.aggregate, "averages_a", False):
             return f"{rule} does not leave {factor} the mean of what was sent"
@@ -97,6 +118,10 @@ class NoiseForecast:
             # A factor at rest takes up nothing. A core between the factors is not counted here.
             core = factor == "B" and not set("".join(moving)) <= set("AB")
             return "noised is something else than the factors" if core else None
+        if any(start.has_core for start in self._start.values()):
+            return f"a core stands between {factor} and the product"
+        if self.spec.lora.ranks and any(start.norm_B for start in self._start.values()):
+            return "clients of unequal ranks noise the directions of B's start unequally"
         if factor == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
         if not (method.uploaded_factors is None or factor in method.uploaded_factors):
@@ -199,25 +224,35 @@ class NoiseForecast:
     def _variances(self, layer: str) -> tuple[Curve, Curve]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
         unknown = np.full(self.spec.plan.rounds + 1, math.nan)
-        in_a = unknown if self.unknown else self.variance("A", layer)
+        in_a = unknown if self._reason("A") else self.variance("A", layer)
         return in_a, unknown if self._reason("B") else self.variance("B", layer)
 
     # ---- energies
 
     @cached_property
+    def _start(self) -> "dict[str, Start]":
+        """Layer -> how large its factors are before the first round."""
+        lora = self.spec.lora
+        initial = self.spec.method.initial_factors
+        starts = {}
+        for layer, weight in self.weights.items():
+            made = adapters.own_start(initial, weight, lora.rank)
+            energies = {name: float(x.double().square().sum()) for name, x in made.items()}
+            scale = lora.start_scale
+            # A row's own start may be larger or smaller than PEFT's draw, whose energy is r / 3.
+            if "A" in made:
+                scale *= math.sqrt(3 * energies["A"] / lora.rank)
+            core = any(KINDS[name].of_the_product for name in made.keys() - {"A", "B"})
+            starts[layer] = Start(scale, math.sqrt(energies.get("B", 0.0)), core)
+        return starts
+
+    @cached_property
     def _unit_noise(self) -> dict[str, NoiseOfOne]:
         """Layer -> what noise of variance 1 does there: all energies are in proportion to it."""
         lora = self.spec.lora
-        initial = self.spec.method.initial_factors
         units = {}
         for layer, weight in self.weights.items():
-            # How many times as large A starts as PEFT draws it, where its energy is r / 3.
-            scale = lora.start_scale
-            tensors = {} if initial is None else initial(weight.clone(), lora.rank)
-            # A row's own start of A may be larger or smaller than PEFT's draw.
-            if "A" in tensors:
-                energy = float(tensors["A"].double().square().sum())
-                scale *= math.sqrt(3 * energy / lora.rank)
+            scale, norm, _ = self._start[layer]
             d_out, d_in = weight.shape
             terms = theory.accumulated_noise_terms(
                 d_out=d_out,
@@ -229,9 +264,12 @@ class NoiseForecast:
                 releases_A=1,
                 scaling=lora.scaling,
                 start_scale=scale,
+                norm_B=norm,
             )
-            own = theory.noise_amplification(1.0, 1, d_in, scale)
-            units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic)
+            own = math.nan if self.is_noisy else 0.0  # of an A of zero, see `unknown`
+            if scale:
+                own = theory.noise_amplification(1.0, 1, d_in, scale)
+            units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic, terms.linear_A)
         return units
 
     def mean(self) -> float:
@@ -260,8 +298,21 @@ class NoiseForecast:
         energies = [curves[layer, f"accumulated_{part}"] for layer in self.weights]
         return np.sum(energies, axis=0) / sum(map(len, self.weights.values()))
 
+    def output_variance_of_start(self) -> float:
+        """The part of v that is B's start times the noise in A; 0 where that noise is not known.
+
+        A map that shapes it by B may leave any part of it in the product.
+        """
+        known = not self._reason("A")
+
+        def of_start(layer: str) -> float:
+            in_a = float(self.variance("A", layer)[-1])
+            return self._unit_noise[layer].of_start * in_a / len(self.weights[layer])
+
+        return self.weighted(of_start) if known else 0.0
+
     def output_variance_terms(self) -> theory.OutputVariance:
-        """The two terms of v after the last round, as if the server only averaged.
+        """The two terms of v after the last round from B = 0, as if the server only averaged.
 
         What the method does with A's noise afterwards is not asked: see `unknown`.
         """
@@ -301,14 +352,16 @@ class NoiseForecast:
         """What records show of the forecast, (layer, measure) -> values after 0, 1, 2, ... rounds.
 
         ``amplification`` is the expected energy of the noise in A over A's own at the start,
-        ``accumulated_...`` that which the noise has left in the product, without signal and start.
-        NaN where it is not known.
+        ``accumulated_...`` that which the noise has left in the product, without signal and start:
+        ``linear`` of one factor's noise times the start of the other. NaN where it is not known.
         """
         curves = {}
         for layer, unit in self._unit_noise.items():
             in_a, in_b = self._variances(layer)
             curves[layer, "amplification"] = unit.amplification * in_a
-            curves[layer, "accumulated_linear"] = unit.linear * in_b
+            # Only where B starts with something: else A's noise need not be known.
+            of_start = unit.of_start * in_a if unit.of_start else 0.0
+            curves[layer, "accumulated_linear"] = unit.linear * in_b + of_start
             curves[layer, "accumulated_quadratic"] = unit.quadratic * in_a * in_b
         return curves
 

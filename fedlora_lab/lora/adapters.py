@@ -442,19 +442,22 @@ def initial_values(
             # A stream for each tensor, by its number: no two start from the same draw.
             unit = streams.uniform(like.shape, "adapter start", number) * 2 - 1
             values[key] = (unit / like.shape[1] ** 0.5).to(like)
-    for layer, weight in adapted.weights.items() if rule is not None else ():
+    for layer, weight in adapted.weights.items():
         like = adapted.initial[ParamKey("A", layer)]
-        made = rule(weight.clone(), len(like))  # type: ignore[misc]
-        _check_start(made, weight, len(like))
+        made = own_start(rule, weight, len(like))
         values |= {ParamKey(name, layer): value.to(like) for name, value in made.items()}
     return {key: x * start_scale if key.name == "A" else x for key, x in values.items()}
 
 
-def _check_start(made: Any, weight: Tensor, rank: int) -> None:
-    """Refuses what a layer cannot begin with.
+def own_start(rule: "Callable | None", weight: Tensor, rank: int) -> Mapping[str, Tensor]:
+    """What a row's own rule starts a layer with; nothing without one.
 
-    Args: made: by a row's ``initial_factors`` from the weight (d_out, d_in) and the rank.
+    Args: rule: a row's ``initial_factors``; weight: (d_out, d_in), frozen; rank: of the adapter.
+    Raises: ``ValueError`` for what a layer cannot begin with.
     """
+    if rule is None:
+        return {}
+    made: Any = rule(weight.clone(), rank)
     expected = "a mapping from 'A', 'B', ... to tensors"
     check(isinstance(made, Mapping), "initial_factors(...)", made, expected)
     d_out, d_in = weight.shape
@@ -470,6 +473,7 @@ def _check_start(made: Any, weight: Tensor, rank: int) -> None:
         check(is_tensor, title, value, "a tensor of finite floating-point numbers")
         expected = shapes[name]
         check(value.shape == expected, f"{title}.shape", tuple(value.shape), str(expected))
+    return made
 
 
 @contextmanager

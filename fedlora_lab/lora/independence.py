@@ -53,7 +53,7 @@ from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
-from fedlora_lab.privacy.privatizer import check_maps, row_norms
+from fedlora_lab.privacy.privatizer import maps_of, row_norms
 from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
 
@@ -111,7 +111,8 @@ def check_batch_independence(
         with in_one_line("clip_groups: expected a number or text for each tensor, but"):
             set(map(method.clip_groups, trained))
     if method.precondition is not None:
-        _probe_preconditioner(method.precondition)
+        rank = next(len(x) for key, x in adapted.initial.items() if key.name == "A")
+        _probe_preconditioner(method.precondition, rank)
 
 
 def probe_once(
@@ -482,15 +483,18 @@ def _tolerance(like: Tensor, matmul_precision: str, model: nn.Module) -> float:
     return max(20 * eps, min(10 * eps**0.5, 0.01))
 
 
-def _probe_preconditioner(rule: Callable[[Tensor], Preconditioner]) -> None:
-    """Compares the maps of several clients with those beside huge matrices of others."""
+def _probe_preconditioner(rule: Callable[[Tensor], Preconditioner], rank: int) -> None:
+    """Compares the maps of several clients with those beside huge matrices of others.
+
+    Args: rule: of the method. rank: of the run's factors: a rule may know no other.
+    """
     # Matrices as the rule sees them: symmetric, and positive definite.
-    half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    half = torch.randn(PROBES, rank, 2 * rank + 2, generator=random)
     gram = half @ half.mT
-    together = rule(gram)
-    check_maps(together, gram.shape, ParamKey("B", "any layer"))
+    together = maps_of(rule, gram)
     for i in range(PROBES):
-        crowded = rule(_strange(gram, i, 1e6))
+        crowded = maps_of(rule, _strange(gram, i, 1e6))
         for which in ("before", "after", "of_noise"):
             own_map = getattr(together, which)[i]
             change = (own_map - getattr(crowded, which)[i]).norm()

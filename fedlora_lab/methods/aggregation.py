@@ -31,6 +31,7 @@ class Rule(ABC):
     Attributes:
         writes: kinds of tensors that the rule may change although no client sent them.
         averages_a: A moves by the weighted mean of the clients' changes of A, and by nothing else.
+            A rule that is called otherwise than its base has to say it anew.
         orthonormal_a: after a round the rows of A are orthonormal, of energy r and not r / 3.
 
     Given one sum of the uploads, a rule that combines single ones is no better than a mean.
@@ -39,6 +40,11 @@ class Rule(ABC):
     writes: ClassVar[tuple[str, ...]] = ()
     averages_a: ClassVar[bool] = False
     orthonormal_a: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        # What holds of the mean need not hold of a rule that does more.
+        if "__call__" in vars(cls) and "averages_a" not in vars(cls):
+            cls.averages_a = False
 
     @abstractmethod
     def __call__(

@@ -90,7 +90,8 @@ class Method:
         schedule: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see
             `Cycle`).
         initial_factors: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen
-            weight (d_out, d_in), also "gain"; ``None``: A as PEFT draws it, B zero, no core.
+            weight (d_out, d_in), also "gain"; ``None``: A as PEFT draws it, B zero, no core. The
+            same at every call, and from no private example: no ledger can see that.
         balance: A starts c times as large and the scale is divided by c, so that the noise that A
             takes up over the whole run stays at ``balance`` times A's own energy: c = max(1,
             sqrt(rho / balance)), from public numbers (see `fl.noise_amplification`). ``None``: as

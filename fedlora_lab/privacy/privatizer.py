@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, refuse
+from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, add_all
 
@@ -516,6 +516,21 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
         check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
 
 
+def maps_of(
+    rule: "Callable[[Tensor], Preconditioner]", gram: Tensor, key: ParamKey | None = None
+) -> Preconditioner:
+    """The maps that a method's rule gives for matrices.
+
+    Args: rule: a row's ``precondition``; gram: (n, r, r); key: of the tensor, for messages.
+    Raises: ``ValueError`` in one line, whatever the rule raises.
+    """
+    shape = tuple(gram.shape)
+    with in_one_line(f"precondition: expected maps for Gram matrices {shape}, but"):
+        maps = rule(gram)
+    check_maps(maps, gram.shape, key or ParamKey("B", "any layer"))
+    return maps
+
+
 # ---- what no epsilon covers
 
 
@@ -536,8 +551,7 @@ def uncertified_reason(
     reasons = []
     if precondition is not None:
         gram = torch.eye(rank).repeat(owners, 1, 1)
-        rule = precondition(gram)
-        check_maps(rule, gram.shape, ParamKey("B", "any layer"))
+        rule = maps_of(precondition, gram)
         if rule.noise_map is not None:
             reasons.append(
                 "the noise passes a map that the clipped value does not pass, so the clip does not "

@@ -20,7 +20,7 @@ from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.run_settings import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
-from fedlora_lab.federated.noise_forecast import forecast_of
+from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
@@ -151,9 +151,12 @@ def suggest_lr(
     plan's rate.
 
     Args: as of `run`, with the noise multiplier set; sigma does not depend on what is suggested.
-    Raises: ``ValueError`` without noise; where B rests, or stays with its client in the client
-        unit, where it gets no noise; for optimisers whose noise is not known before a run; and for
-        a row of differences, whose own error bounds its rates.
+    The origin says what a row does with its noise that is not counted: its server's rule, a map
+    that shapes it, or a choice during the run.
+
+    Raises: ``ValueError`` without noise; where B rests at zero, or stays with its client in the
+        client unit, where it gets no noise; for optimisers whose noise is not known before a run;
+        and for a row of differences, whose own error bounds its rates.
     Guarantees: the noise is at its bound
         (test_tuned_rates.py::test_the_suggested_rate_meets_the_bound_of_its_noise); two settings
         that are one run get one answer
@@ -180,6 +183,8 @@ def suggest_lr(
     if noise.kind in TURNS:
         factor /= math.sqrt(2)
         origin = f"that is 0.7 of the one {origin}, since the factors take turns"
+    if noise.uncounted:
+        origin += f"; not counted: {noise.uncounted}"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
     if privacy.releases_steps:
@@ -198,31 +203,41 @@ class NoiseTakenUp(NamedTuple):
             over that in this model.
         kind: how the noise on one factor meets that on the other, a key of `LIKE`.
         balance: the amplification number that a balanced start allows at most.
+        of_start: variance on an output of the noise in A times what B starts with.
+        uncounted: what the row does with its noise that is not in here; ``None``: nothing.
     """
 
     variance: OutputVariance
     own_copies: tuple[float, float]
     kind: str
     balance: float
+    of_start: float = 0.0
+    uncounted: str | None = None
 
     @property
     def value(self) -> float:
         """v, the variance on an output: the same for all settings that are one run."""
         linear, quadratic = self.variance
-        return linear + min(quadratic, linear * self.balance)
+        return linear + self.of_start + min(quadratic, linear * self.balance)
 
     def factor(self, target: float) -> float:
         """By which factor the noise may grow until `value` is the target."""
         # A balanced start grows with the noise, which then is at most 1 + balance times linear.
-        held = math.sqrt(target / (self.variance.linear * (1 + self.balance)))
-        return max(noise_factor(self.variance, target), held)
+        linear, quadratic = self.variance
+        both = OutputVariance(linear + self.of_start, quadratic)
+        held = math.sqrt(target / (both.linear * (1 + self.balance)))
+        return max(noise_factor(both, target), held)
 
     def in_copies(self) -> "NoiseTakenUp":
         """The same of a client's own copy, on which it trains: both factors have more noise."""
         of_a, of_b = self.own_copies
         linear, quadratic = self.variance
-        variance = OutputVariance(linear * of_b, quadratic * of_a * of_b)
-        return NoiseTakenUp(variance, (1.0, 1.0), self.kind, self.balance * of_a)
+        return self._replace(
+            variance=OutputVariance(linear * of_b, quadratic * of_a * of_b),
+            own_copies=(1.0, 1.0),
+            balance=self.balance * of_a,
+            of_start=self.of_start * of_a,
+        )
 
 
 def noise_taken_up(
@@ -264,9 +279,9 @@ def noise_taken_up(
     initial = row.initial_factors
     if getattr(row.aggregate, "orthonormal_a", False):
         initial = _orthonormal_rows  # what A is from the second round on
-    like = row.replace(
-        aggregate=aggregation.mean, balance=None, schedule=schedule, initial_factors=initial
-    )
+    # What stays with its client is counted below.
+    plain = {"aggregate": aggregation.mean, "balance": None, "uploaded_factors": None}
+    like = row.replace(**plain, schedule=schedule, initial_factors=initial)
     forecast = forecast_of(replace(spec, method=like, lora=adapter))
     linear, quadratic = forecast.output_variance_terms()
     kept = [x for x in "AB" if not row.is_uploaded(ParamKey(x, ""))]
@@ -277,13 +292,16 @@ def noise_taken_up(
     alone = forecast.unaveraged() if privacy.releases_steps else 0.0
     (in_a, of_a), (in_b, of_b) = ((alone, 1.0) if x in kept else (1.0, own) for x in "AB")
     variance = OutputVariance(linear * in_b, quadratic * in_a * in_b)
+    of_start = forecast.output_variance_of_start() * in_a
     check(
-        variance.linear > 0,
+        variance.linear + of_start > 0,
         "noise",
-        variance.linear,
+        variance.linear + of_start,
         "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
     )
-    return NoiseTakenUp(variance, (of_a, of_b), noise_product(row), balance)
+    shared = replace(spec, method=row.replace(uploaded_factors=None))
+    uncounted = NoiseForecast(shared, forecast.weights).unknown_on_outputs
+    return NoiseTakenUp(variance, (of_a, of_b), noise_product(row), balance, of_start, uncounted)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:

@@ -193,11 +193,11 @@ def accumulated_noise_terms(
     norm_B: float = 0.0,
 ) -> NoiseTerms:
     """Computes the energy that the noise of all releases of a run leaves in scaling B A.
-    B starts at 0 and A uniform in +-start_scale / sqrt(d_in).
+    A starts uniform in +-start_scale / sqrt(d_in), B at 0 or anywhere else.
 
-    B is by then what it learned, B^, and the sum of its noise, which multiplies A and the noise
-    that is in A by then: linear_B = s^2 d_out |A_0|^2 N_B std_B^2, quadratic = s^2 d_out d_in r N_A
-    std_A^2 N_B std_B^2, with |A_0|^2 = c^2 r / 3. What B learned meets the noise in A: linear_A =
+    B is by then B^, its start and what it learned, and the sum of its noise, which multiplies A and
+    the noise that is in A by then: linear_B = s^2 d_out |A_0|^2 N_B std_B^2, quadratic = s^2 d_out
+    d_in r N_A std_A^2 N_B std_B^2, with |A_0|^2 = c^2 r / 3. B^ meets the noise in A: linear_A =
     s^2 d_in |B^|^2 N_A std_A^2. Not counted: how A grows, and what training makes of the noise.
 
     Args:
@@ -205,17 +205,18 @@ def accumulated_noise_terms(
         std_B, std_A: of one release's noise on each entry of the averaged factor, >= 0.
         releases_B, releases_A: N_B and N_A >= 0; N / 2 each where the factors take turns.
         scaling: s, >= 0.
-        start_scale: c > 0, see `Lora`.
-        norm_B: |B^|, >= 0. At 0 the energy is that of noise alone, known before the run. Any other
-            value is measured: it is private, since only B with its noise is released.
+        start_scale: c >= 0, see `Lora`; 0 where A starts at 0.
+        norm_B: |B^|, >= 0. At the norm of B's public start, mostly 0, the energy is that of noise
+            and start alone, known before the run. What B learned is measured: it is private, since
+            only B with its noise is released.
 
-    Guarantees: without norm_B the mean over runs of the engine
-        (test_amplification.py::test_amplification_is_what_a_run_measures), with it that over draws
-        (test_noise_terms).
+    Guarantees: at the start's norm the mean over runs of the engine
+        (test_amplification.py::test_amplification_is_what_a_run_measures,
+        ::test_noise_on_a_meets_the_start_of_b), at any other that over draws (test_noise_terms).
     Source: derived; `noise_terms` is one release of each.
     """
     check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling, norm_B=norm_B)
-    check_number("start_scale", start_scale, 0, open_low=True)
+    check_number("start_scale", start_scale, 0)
     std_B = _accumulated_std(std_B, releases_B)
     std_A = _accumulated_std(std_A, releases_A)
     s2 = float(scaling) ** 2

@@ -311,6 +311,20 @@ def test_a_preconditioner_that_mixes_clients_is_refused():
     refuse_run(words, tokens(), row, "client")
 
 
+def test_a_preconditioner_is_asked_about_the_rank_of_the_run():
+    """Fault: a probe of rank 3, whatever the run's, ended in an error of the rule's own."""
+    root = torch.diag(torch.arange(1.0, 3.0)).double()
+
+    def of_two(gram):
+        maps = [x.to(gram).expand_as(gram) for x in (root, root.inverse())]
+        return Preconditioner(*maps)
+
+    row = FedLoRA.replace(name="of two", precondition=of_two)
+    assert LORA.rank == 2 and len(play(tokens(), row, private("example"))) == PLAN.rounds + 1
+    with refused(r"^precondition: expected maps for Gram matrices \(3, 3, 3\), but: .*size"):
+        play(tokens(), row, private("example"), lora=fl.Lora(rank=3))
+
+
 def test_a_refusal_tells_no_number_of_private_test_examples():
     """Nor what an error says of them."""
     private_test = replace(tokens(), public_test=False)

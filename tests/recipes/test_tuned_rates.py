@@ -1,6 +1,7 @@
 """The learning rates that commands suggest: tuned on the studies, and said where they come from."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -93,6 +94,27 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     assert other.lr == 0.7 and other.clip_norm != 0.4
     again = fl.suggest_lr(task, slug, client.replace(clip_norm=other.clip_norm), plan)
     assert again.clip_norm == pytest.approx(other.clip_norm)
+
+
+@pytest.mark.parametrize(
+    ("slug", "reason"),
+    [
+        ("fedlora", None),
+        ("fedsa-lora", None),  # K times the noise is counted
+        ("flora", r"Merge\(\) does not leave A the mean of what was sent"),
+        ("deer", "product_space shapes the noise on A by B"),
+        ("as-lora", "which factor moves is chosen during the run"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_suggested_rate_says_what_it_does_not_count(slug, reason, unit):
+    """Fault: a rule of the server's, or a map of the noise, got FedLoRA's number without a word."""
+    noise = fl.Privacy(unit=unit, noise_multiplier=1.0, delta=1e-3)
+    if (slug, unit) == ("fedsa-lora", "client"):
+        return  # refused: what a client keeps gets no noise
+    found = fl.suggest_lr(fl.tasks.regression(clients=5), slug, noise, fl.Plan(rounds=2))
+    told = re.search("; not counted: ([^;]*)", found.origin)
+    assert (told and told[1]) is None if reason is None else told and re.fullmatch(reason, told[1])
 
 
 @pytest.mark.parametrize("c", [0.25, 4.0])

@@ -165,7 +165,6 @@ MISTAKES = [
     ),
     ("submit rolorra", "row='rolorra': expected one of"),
     ("submit mine.py:Row", "row='mine.py:Row': expected a file mine.py with the row"),
-    ("review nofile.py:step", "target='nofile.py:step': expected a file nofile.py with the func"),
     # In the words of `fl.Privacy`.
     ("compare digits --delta 1", "delta=1.0: expected a number in [1e-12, 1)"),
     ("audit nowhere --canaries 1", "canaries=1: expected a whole number >= 2"),

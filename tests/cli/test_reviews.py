@@ -111,7 +111,7 @@ def test_the_status_says_whether_a_step_is_sound(function, options, status, scri
     ("target", "words"),
     [
         ("mine.py", "module:function"),
-        ("none.py:right", "FileNotFoundError"),
+        ("none.py:right", "expected a file none.py with the function"),
         ("mine.py:nothing", "with a function of"),
         ("mine.py:sent", "of examples and a seed"),
         ("mine.py:app", "makes a ClientApp"),

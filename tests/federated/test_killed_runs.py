@@ -57,7 +57,7 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
         fl.run(*ROLORA, PLAN, lora=LORA, seed=0, checkpoint=tmp_path) for _ in range(2)
     )
     next(first)
-    with refused(r"^out=.*: expected a folder that no other run is using$"):
+    with refused(r"^checkpoint=.*: expected a folder that no other run is using$"):
         next(second)
     same_bits(play(*ROLORA)[1:], list(first))
     left = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path / "left")

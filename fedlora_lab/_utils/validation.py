@@ -12,13 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+MOST_SHOWN = 8
+"""Entries of a list beyond which a message names only their number."""
+
 
 def check(ok: bool, name: str, value: Any, expected: str) -> None:
     """Raises ``ValueError("name=value: expected ...")`` unless ``ok``.
 
     Args:
         ok: whether the value is allowed.
-        name, value: of the argument; a long value is cut to 120 characters.
+        name, value: of the argument, see `shown`.
         expected: the range, in words that follow "expected".
     """
     if not ok:
@@ -27,11 +30,38 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
 
 def refuse(name: str, value: Any, expected: str) -> NoReturn:
     """Raises the error of `check`."""
-    # One line: a frame or tensor would fill the screen.
-    text = " ".join(repr(value).split())
-    text = text if len(text) <= 120 else text[:117] + "..."
     # A name may be that of a column, or of a file of somebody else's.
-    raise ValueError(printable(f"{name}={text}: expected {expected}"))
+    raise ValueError(printable(f"{name}={shown(value)}: expected {expected}"))
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """A value in one line of at most ``limit`` characters; of data only their type and shape.
+
+    Rows may be private, and a message goes into logs.
+
+    >>> import numpy as np
+    >>> shown({"x": np.zeros((60, 2)), "seeds": [0, 1], "rows": list(range(60))})
+    "{'x': ndarray (60, 2), 'seeds': [0, 1], 'rows': list of 60}"
+    """
+    text = " ".join(_described(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:  # of NumPy, torch, pandas, Polars and datasets
+        return f"{type(value).__name__} {tuple(shape)}"
+    # A class of one's own, such as a named tuple, prints its parts by name.
+    if type(value) not in (list, tuple, dict):
+        return repr(value)
+    if len(value) > MOST_SHOWN or any(isinstance(x, dict) for x in value):  # rows of a table
+        return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_described(x)}' for key, x in value.items())}}}"
+    parts = ", ".join(map(_described, value))
+    if isinstance(value, list):
+        return f"[{parts}]"
+    return f"({parts},)" if len(value) == 1 else f"({parts})"
 
 
 def warn(text: str) -> None:
@@ -81,14 +111,18 @@ def in_one_line(start: str) -> Iterator[None]:
         raise ValueError(f"{start}: {first_line(error)}") from error
 
 
+def as_plain(value: Any) -> Any:
+    """A single number of NumPy or torch as Python's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def use_plain_numbers(settings: object) -> None:
     """Replaces single numbers of NumPy or torch in a dataclass by Python's: JSON takes no others.
 
     Args: settings: frozen or not; its fields are changed in place.
     """
     for name, value in vars(settings).items():
-        if getattr(value, "ndim", None) == 0:
-            object.__setattr__(settings, name, value.item())
+        object.__setattr__(settings, name, as_plain(value))
 
 
 def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:

@@ -366,12 +366,19 @@ def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, .
 def warn_of_unreached(task: Task, lora: Lora, layers: Sequence[str]) -> None:
     """Warns of weights that targets seem to mean and that get no adapter, with their share.
 
+    Also of a rank above twice the width of every adapted layer.
+
     "all-linear" reads as the whole model, and the name of a map of one expert as all of them; of a
     mixture of experts nearly all numbers may be left out.
 
     Args: task, lora: the base, and whose targets count. layers: that get adapters.
     Guarantees: test_adapters.py::test_experts_that_no_target_reaches_are_told_of.
     """
+    widest = max(max(matrix_of(task.model.get_submodule(name)).shape) for name in layers)
+    # What lies far above is refused; a little above a narrow layer it does no great harm.
+    if 2 * widest < lora.rank <= 16 * widest:
+        text = f"expected at most {widest}, the width of the widest adapted layer"
+        warn(f"rank={lora.rank}: {text}; more of them learn nothing more and get noise")
     named = task.targets if lora.targets is None else lora.targets
     missed = {
         name: weight.numel()

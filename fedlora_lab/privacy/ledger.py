@@ -15,7 +15,14 @@ from jaxtyping import Float
 from fedlora_lab._utils import files
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.run_settings import TRUST, UNITS
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, refuse
+from fedlora_lab._utils.validation import (
+    as_plain,
+    check,
+    check_number,
+    check_one_of,
+    check_whole,
+    refuse,
+)
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.same_clients import Spent, add_up, as_history, worst_histories
 
@@ -71,6 +78,7 @@ def as_floats(name: str, value: object, high: float = math.inf) -> PerClient:
         value: a number or a sequence of them.
         high: the largest that is taken.
     """
+    value = as_plain(value)
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         ordered = not isinstance(value, (Set, Mapping))
         check(ordered, name, value, "numbers in the order of the clients: a set has none")
@@ -91,6 +99,7 @@ def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
 
 def _as_count(name: str, value: Any) -> int:
     """A whole number of any type, small enough to be counted one by one."""
+    value = as_plain(value)
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     in_range = whole and 0 <= int(value) <= MAX_COUNT
     check(in_range, name, value, f"a whole number in [0, {MAX_COUNT}]")
@@ -356,7 +365,7 @@ class Ledger:
             (test_compose_refuses_other_terms).
         """
         right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
-        check(right, "ledgers", ledgers, "Ledgers, >= 1")
+        check(right, "ledgers", ledgers, "Ledgers, one or more, as in compose(*ledgers)")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
         runs = [run.snapshot() for ledger in ledgers for run in ledger.parts or (ledger,)]
         for name in ("unit", "delta"):
@@ -441,6 +450,9 @@ class Ledger:
         Guarantees: test_ledger.py::test_a_release_beyond_the_limit_is_refused_and_not_recorded.
         """
         entry = LedgerEntry(round, clients, count, sample_rate, noise_multiplier)
+        runs = isinstance(earlier, (tuple, list)) and all(isinstance(x, Ledger) for x in earlier)
+        check(runs, "earlier", earlier, "a list of Ledgers, such as earlier=[ledger]")
+        limit = as_plain(limit)
         if limit is not None:
             check_number("limit", limit, 0, open_low=True)
             # A replay spends nothing; what `append` refuses of it is refused there.

@@ -220,12 +220,16 @@ class Privacy:
 
         Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
             the wrong length; more honest and colluding clients than there are; delta >= 1 / number
-            of units; a plan that spends more than the target.
+            of units; a plan that spends more than the target; public test rows
+            that are private ones, see `Task.check_public`.
         Guarantees: refuses what contradicts the plan (test_resolve_refuses_contradictions), a delta
             at which one unit could be published (test_delta_must_lie_below_one_over_units), and a
             plan that would overspend (test_a_plan_longer_than_its_calibration_is_refused).
         """
         self._check_noise()
+        # Every private run passes here, whoever built its task.
+        if check_public := getattr(task, "check_public", None):
+            check_public()
         fixed = replace(self, sample_rate=self._plan_rate(self.unit_counts(task), plan))
         if self.target_epsilon is not None:
             releases = self._planned(plan)

@@ -57,7 +57,7 @@ def hub(
         clients, seed: without ``by``: rows are dealt at random to so many (10), by this seed.
         test: share held out at random, in (0, 0.5], the name of a split, or another data set.
         public_test: private runs report metrics of the test rows, which are nobody's. Private rows
-            given as public ones are refused, see `tables.check_public_test`.
+            given as public ones are refused, see `Task.check_public`.
         targets, head: as of `Task`; default: the query and value maps, and the classifier.
         tokenizer: or image processor, where none lies beside the model.
         max_length: tokens kept of a text; ``None``: all, as many as the model holds.

@@ -3,7 +3,6 @@
 import codecs
 import csv
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -47,14 +46,8 @@ from fedlora_lab.tasks.labels import (
     owners,
     row_names,
 )
-from fedlora_lab.tasks.task import (
-    Examples,
-    Inputs,
-    Task,
-    concatenate,
-    named_tensors,
-    take,
-)
+from fedlora_lab.tasks.public_rows import FEW_PEOPLE
+from fedlora_lab.tasks.task import PUBLIC_ROWS, Inputs, Task, take
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -77,11 +70,10 @@ FOLDER_KEY = ("folder",)
 """Key in a frame's ``attrs`` of where its file lies."""
 EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "NULL", "null")
 """What stands in an empty cell of a CSV file."""
+LEAST_SHARE = 0.01
+"""Share of the public rows that are private ones, below which nothing is told."""
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of splits; a folder whose folders have such names has no classes of these names."""
-LEAST_SHARE = 0.01
-LEAST_PEOPLE = 10
-"""Share of the public rows that are private, and whose they are, below which nothing is told."""
 HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")
 """Places of files that a system hides, or adds to what it packs."""
 IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -599,44 +591,18 @@ def _as_list(value: object) -> object:
 
 
 def check_public_test(task: Task) -> None:
-    """Refuses public test rows that are plainly private rows.
+    """Refuses public test rows that are plainly private rows, also few of them.
 
-    Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
-    model reads is, and the label. Tables are refused where more than half of one are rows of the
-    other. Fewer cause a warning without their number, which would tell of private rows. Rows that
-    were written differently, such as images that were encoded again, are not found. Nothing is said
-    of the rows of a single person, or of a few: whoever chose the public rows would learn whether
-    the person is among the private ones.
+    See `Task.check_public`, which a private run of any task asks. Of a table fewer rows cause a
+    warning without their number, which would tell of private rows.
 
     Args: task: whose test rows are said to be public.
     Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
         ::test_the_private_table_is_known_from_any_place,
         ::test_nothing_tells_whether_one_person_s_rows_are_public.
     """
-    # By content: the same rows may come from another file, a copy or a link.
-    rows = _digests(concatenate(task.clients))
-    private = set(rows)
-    public = _digests(task.test)
-    persons = rows if task.persons is None else torch.cat(task.persons).tolist()
-    shown = set(public)
-    people = {person for person, row in zip(persons, rows, strict=True) if row in shown}
-    if len(people) < 2:
-        return
-    twins = sum(row in private for row in public)
-    shared = max(twins / len(public), len(private & shown) / len(private))
-    expected = (
-        "public rows of their own, without those that are private "
-        "(texts are compared as the model's tokenizer encodes them)"
-    )
-    check(shared <= 0.5, "test", f"{twins} of {len(public)} rows equal private rows", expected)
-    if twins > LEAST_SHARE * len(public) and len(people) >= LEAST_PEOPLE:
+    task.check_public(least_people=2)
+    shared = task.shared_rows["test"]
+    if shared.twins > LEAST_SHARE * shared.rows and shared.people >= FEW_PEOPLE:
         event = "some rows equal private rows, and their scores would be exact and not protected"
-        warn(f"test: {event}: expected {expected}")
-
-
-def _digests(examples: Examples) -> list[bytes]:
-    """A digest of each example: its inputs and its label."""
-    tensors = named_tensors(examples).values()
-    columns = [x.detach().contiguous().reshape(len(x), -1).view(torch.uint8) for x in tensors]
-    rows = zip(*(column.numpy() for column in columns), strict=True)
-    return [hashlib.blake2b(b"".join(map(bytes, row)), digest_size=16).digest() for row in rows]
+        warn(f"test: {event}: expected {PUBLIC_ROWS}")

@@ -4,9 +4,10 @@ In this order: inputs, `Task`, `classification`, and the checks of both.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, in_one_line
+from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.labels import number_in_order, owners, to_identifiers
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
@@ -30,6 +31,7 @@ from fedlora_lab.tasks.modules import (
     target_layers,
     task_parts,
 )
+from fedlora_lab.tasks.public_rows import FEW_PEOPLE, SharedRows, row_keys, shared_rows
 
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
@@ -43,6 +45,11 @@ ONE_CLIENT = (
     "persons from 1, make them different, such as site + '-' + number"
 )
 """What to do about a person at two clients."""
+PUBLIC_ROWS = (
+    "public rows of their own, without those that are private "
+    "(texts are compared as the model's tokenizer encodes them)"
+)
+"""What is expected of test rows that are declared public."""
 
 
 # ---- inputs
@@ -136,8 +143,10 @@ class Task:
         encode: a list of texts or images -> x; ``None``: what the model takes is given as it is.
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task. What is
             named in `PRIVATE_FACTS` is left out of every file of a private run.
-        public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
-            they would be exact numbers about private examples that no ledger counts.
+        public_test: the test and validation examples are public, and a private run refuses them
+            where they are plainly private ones, see `check_public`. Otherwise their metrics are NaN
+            in private runs: they would be exact numbers about private examples that no ledger
+            counts.
         generation: how a decoder answers prompts, see `Generation`; ``None``: no decoder.
         persons: whose each example is, for privacy by person: for every client n_k texts or whole
             numbers, each person at one client; kept as numbers from 0. ``None``: not known. How
@@ -248,6 +257,37 @@ class Task:
         tensors |= {f"model {n}": x for n, x in sorted(self.model.state_dict().items())}
         return add_to_digest(hashlib.sha256(), tensors).hexdigest()
 
+    @cached_property
+    def shared_rows(self) -> dict[str, SharedRows]:
+        """What test and validation examples have in common with those of the clients."""
+        private = row_keys(named_tensors(concatenate(self.clients)).values())
+        persons = None if self.persons is None else torch.cat(self.persons).tolist()
+        return {
+            part: shared_rows(private, row_keys(named_tensors(examples).values()), persons)
+            for part, examples in self.parts.items()
+            if not part.startswith("client")
+        }
+
+    def check_public(self, least_people: int = FEW_PEOPLE) -> None:
+        """Refuses test and validation examples that are declared public and plainly private ones.
+
+        Scores of public examples are exact, and no epsilon counts them. Two examples are equal if
+        all that the model reads is, and the label. Refused is where more than half of one table lie
+        in the other, beyond what chance explains, see `SharedRows`. Examples that were written
+        differently, such as images that were encoded again, are not found. Nothing is said of those
+        of a single person, or of a few: whoever chose the public ones would learn whether the
+        person is among the private ones.
+
+        Args: least_people: persons, without persons examples, below which nothing is refused.
+        Guarantees: tests/tasks/test_public_rows.py::test_private_rows_are_refused_as_public_ones.
+        """
+        if not self.public_test:
+            return
+        expected = f"{PUBLIC_ROWS}, or public_test=False, which scores nothing under privacy"
+        for part, shared in self.shared_rows.items():
+            if shared.people >= least_people and shared.excess > 0.5:
+                refuse(part, f"{shared.twins} of {shared.rows} rows equal private rows", expected)
+
     def facts(self, private: bool) -> dict[str, Any]:
         """What a run may store of ``info``.
 
@@ -296,6 +336,7 @@ def classification(
     labels: Sequence[int | str] | None = None,
     client_names: Sequence[str] = (),
     persons: Sequence[Persons] | None = None,
+    public_test: bool = True,
     name: str = "classification",
 ) -> Task:
     """Builds a classification task of any module and tensors.
@@ -304,7 +345,9 @@ def classification(
         model: any module whose output, or whose output's ``logits``, is (N, classes); it is copied.
         clients: (x, y) of every client, x a tensor (n_k, ...) or a mapping of tensors that the
             model takes as keywords, y (n_k,) whole numbers in [0, classes).
-        test: (x, y), public and held out.
+        test: (x, y), held out; public, or else with ``public_test=False``.
+        public_test: False where test and validation are private rows too: a private run then states
+            no score of them. A private run refuses rows of the clients as public ones.
         metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
             loss is reported in any case.
         targets, head, validation, labels, client_names, persons, name: as of `Task`.
@@ -322,12 +365,15 @@ def classification(
     """
     check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
+    clients = tuple(clients)
+    parts = {f"clients[{k}]": part for k, part in enumerate(clients)} | {"test": test}
+    _check_label_kinds(parts if validation is None else parts | {"validation": validation})
     task = Task(
         name=name,
         model=frozen_copy(model),
         new_modules=task_parts(model),
         targets=tuple(targets),
-        clients=tuple(clients),
+        clients=clients,
         test=test,
         validation=validation,
         head=head,
@@ -336,11 +382,16 @@ def classification(
         client_names=tuple(client_names),
         info={"task": name, "model": type(model).__name__},
         persons=None if persons is None else tuple(persons),
+        public_test=public_test,
     )
     return check_classes(task)
 
 
 # ---- checks of the data
+
+_TENSOR = (
+    "a dense tensor of rows, as torch.as_tensor(...) makes of an array or a frame's to_numpy()"
+)
 
 
 def _check_parts(parts: Mapping[str, Examples]) -> None:
@@ -354,7 +405,7 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
             is_dense = (
                 isinstance(value, Tensor) and value.layout == torch.strided and value.ndim > 0
             )
-            check(is_dense, f"{name} {key}", type(value).__name__, "a dense tensor of rows")
+            check(is_dense, f"{name} {key}", type(value).__name__, _TENSOR)
             # Clients' examples that are not finite are counted by the clip, and taken as zero.
             finite = name.startswith("client") or is_finite(value)
             check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
@@ -364,6 +415,25 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
         kinds = {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
+
+
+def _check_label_kinds(parts: Mapping[str, Any]) -> None:
+    """Refuses labels that are no vector of whole numbers, by their part, and says how to make them.
+
+    What is no pair of tensors is left to `Task`, which compares every part with the first one: a
+    wrong client would make the test labels, which are right, look wrong.
+    """
+    for part, examples in parts.items():
+        y = examples[1] if isinstance(examples, (tuple, list)) and len(examples) == 2 else None
+        if not isinstance(y, Tensor) or (y.dtype == torch.int64 and y.ndim == 1):
+            continue
+        change = ".long()"
+        if y.ndim > 1:
+            change = (
+                ".flatten().long()" if y[0].numel() == 1 else ".argmax(1) of one column a class"
+            )
+        expected = f"whole numbers of classes, one torch.int64 an example: y{change}"
+        refuse(f"{part} y", f"{y.dtype} {tuple(y.shape)}", expected)
 
 
 def person_numbers(
@@ -405,15 +475,9 @@ def person_numbers(
 @torch.no_grad()
 def check_classes(task: Task) -> Task:
     """Returns the task if its model accepts its inputs, and outputs and labels are classes."""
-    x, y = task.test
-    # A few rows tell the number of classes, however large the test set is.
-    count = min(4, len(y))
-    expected = "expected to accept the test inputs, but it says"
-    with in_one_line(f"model={type(task.model).__name__!r}: {expected}"):
-        outputs = task.forward(task.model, take(x, torch.arange(count)))
-    is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")
+    outputs = _outputs_of_few(task, "test")
+    if task.validation is not None:
+        _outputs_of_few(task, "validation")
     classes = outputs.shape[1]
     names = task.labels or task.info.get("classes")
     fits = not names or len(names) == classes
@@ -428,3 +492,51 @@ def check_classes(task: Task) -> Task:
         expected = f"labels in [0, {classes - 1}], one torch.int64 an example"
         check(not odd, f"{part} y", odd, expected)
     return task
+
+
+def _outputs_of_few(task: Task, part: str) -> Tensor:
+    """What the model makes of a few public examples, of tokens also of those with extreme numbers.
+
+    Of private examples nothing is tried: whether it fails would tell of one of them.
+
+    Args: part: "test" or "validation".
+    """
+    x, y = task.parts[part]
+    # A few rows tell the number of classes, however large the test set is.
+    rows = {*range(min(4, len(y)))}
+    for value in named_tensors((x, y)).values():
+        if not value.is_floating_point() and value.ndim > 1 and value.numel():
+            numbers = value.flatten(1).long()
+            rows |= {int(numbers.amax(1).argmax()), int(numbers.amin(1).argmin())}
+    count = len(rows)
+    expected = f"expected to accept the {part} inputs, but it says"
+    with in_one_line(f"model={type(task.model).__name__!r}: {expected}"), _named_tokens(task.model):
+        outputs = task.forward(task.model, take(x, torch.tensor(sorted(rows))))
+    is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")
+    return outputs
+
+
+@contextmanager
+def _named_tokens(model: nn.Module) -> Iterator[None]:
+    """Says which number has no row in an embedding: torch says only that one is out of range."""
+
+    def look(module: nn.Module, given: tuple[Any, ...], name: str) -> None:
+        table = module.get_parameter("weight")
+        if given and isinstance(given[0], Tensor) and given[0].numel():
+            low, high = given[0].min().item(), given[0].max().item()
+            odd = high if high >= len(table) else low
+            limit = f"numbers in [0, {len(table) - 1}], the rows of its embedding {name}"
+            check(0 <= odd < len(table), "token", odd, limit)
+
+    hooks = [
+        module.register_forward_pre_hook(partial(look, name=name))
+        for name, module in model.named_modules()
+        if type(module) is nn.Embedding  # others may shift what they are given, as of positions
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

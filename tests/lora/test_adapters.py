@@ -96,6 +96,15 @@ def test_experts_that_no_target_reaches_are_told_of(kind, targets, told, tmp_pat
     assert all(re.search(r"\d+% of the model's .*mlp\.experts\.", line) for line in lines)
 
 
+def test_a_rank_beyond_every_layer_is_told_of_once():
+    """Fault: nothing was said, and each further rank takes up noise."""
+    line = r"^rank=70: expected at most 6, the width of the widest adapted layer; "
+    with pytest.warns(UserWarning, match=line) as told:
+        fl.run(tokens(), "fedlora", None, PLAN, lora=fl.Lora(rank=70))
+    assert len(told) == 1
+    fl.run(tokens(), "fedlora", None, PLAN, lora=fl.Lora(rank=12))
+
+
 def test_a_model_without_values_is_refused_in_one_line():
     with torch.device("meta"):
         model = torch.nn.Sequential(torch.nn.Linear(5, 3))

@@ -258,7 +258,7 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(products):
     """
     x = random(30, 6).float()
     y = torch.arange(30) % 3
-    task = fl.tasks.classification(two_layers(), [(x, y)], test=(x, y), targets=["0"])
+    task = fl.tasks.classification(two_layers(), [(x, y)], (x, y), ["0"], public_test=False)
     plan = PLAN.replace(batch=None)
     assert fl.run(task, "ffa-lora", private("example"), plan, matmul_precision=products)
     for loss in FAINT.values():

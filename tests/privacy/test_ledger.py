@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from calls import Options, refused
 from commands import succeeded
 from toy_tasks import PLAN, book, people, play, private
@@ -438,3 +439,22 @@ def test_record_refuses_bad_entries(arguments):
     with refused(rf"^{name}(\[1\])?=.*: expected "):
         ledger.record(**Options(round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()
+
+
+@pytest.mark.parametrize("number", [torch.tensor, np.float32, np.array])
+def test_single_numbers_of_any_library_are_numbers(number):
+    """Fault: a tensor without dimensions was taken for one number a client."""
+    ledger: Any = Ledger()
+    rate, sigma, limit = map(number, (0.25, 2.0, 50.0))
+    ledger.record(1, None, sample_rate=rate, noise_multiplier=sigma, limit=limit)
+    ledger.record(torch.tensor(2), torch.tensor([0]), 1, sample_rate=0.25, noise_multiplier=[sigma])
+    assert [entry.rows()[0][1] for entry in ledger.releases] == [(2.0, 0.25)] * 2
+
+
+def test_ledgers_in_a_list_or_alone_are_answered_by_what_to_write():
+    """Fault: a ledger in the place of a list gave Python's own error, a list a ledger's text."""
+    ledger: Any = Ledger()
+    with refused(r"^earlier=.*: expected a list of Ledgers, such as earlier=\[ledger\]"):
+        ledger.record(1, None, sample_rate=1, noise_multiplier=1, limit=9, earlier=ledger)
+    with refused(r"^ledgers=.*: expected Ledgers, one or more, as in compose\(\*ledgers\)"):
+        ledger.compose([ledger, ledger])

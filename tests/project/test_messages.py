@@ -5,7 +5,9 @@ import re
 from dataclasses import fields
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
 import fedlora_lab as fl
 from fedlora_lab._utils.keywords import KeywordError
@@ -207,3 +209,30 @@ def test_every_public_name_explains_its_keywords():
         if callable(one) and one is not fl.Ledger and not inspect.ismodule(one):
             with pytest.raises(KeywordError, match=r"^nonsense=1: expected a keyword of"):
                 one(nonsense=1)
+
+
+def test_no_message_shows_rows():
+    """Fault: the line about an unknown keyword printed the first rows of a private table."""
+    frame = pd.DataFrame({"text": ["a secret"] * 30, "label": [0, 1, 2] * 10})
+    rows = frame.to_dict("records")
+    finetune: Any = fl.finetune
+    run: Any = fl.run
+    kinds = ((frame, r"DataFrame \(30, 2\)"), (rows, "list of 30"), (rows[:2], "list of 2"))
+    for data, kind in kinds:
+        for name in ("data", "dataset"):
+            with pytest.raises(KeywordError, match=rf"^{name}={kind}: expected frame={kind}$"):
+                finetune("model", **{name: data})
+        with pytest.raises(ValueError, match=f"^task={kind}: expected a Task"):
+            run(data, "rolora", None, PLAN)
+    with pytest.raises(ValueError, match=r"^task={'x': Tensor \(5, 2\)}: expected a Task"):
+        run({"x": torch.zeros(5, 2)}, "rolora", None, PLAN)
+
+
+def test_a_bound_that_cannot_be_written_is_refused_in_one_line():
+    """Fault: swapped arguments and a format of another language gave Python's own errors."""
+    round_up: Any = fl.privacy.round_up
+    with pytest.raises(ValueError, match=r"^value='.3f': expected a number, and after it a format"):
+        round_up(".3f", 3.1)
+    for spec in ("%.2f", 2):
+        with pytest.raises(ValueError, match=rf"^spec={spec!r}: expected a format of numbers"):
+            round_up(3.1, spec)

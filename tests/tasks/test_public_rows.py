@@ -1,0 +1,172 @@
+"""Public rows that are private ones: their scores are exact, and no epsilon counts them."""
+
+import time
+from dataclasses import replace
+from math import isnan
+
+import pytest
+import torch
+from calls import Options, refused
+from torch import nn
+from toy_tasks import seeded
+
+import fedlora_lab as fl
+from fedlora_lab.tasks.public_rows import row_keys, shared_rows
+
+PLAN = fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.1)
+PRIVACY = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+
+
+def rows(count, seed):
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return x, torch.arange(count) % 3
+
+
+CLIENTS = [rows(40, 1), rows(40, 2)]
+OTHERS = rows(60, 3)
+
+
+def build(test=OTHERS, clients=CLIENTS, **given):
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 3))).float()
+    return fl.tasks.classification(model, clients, test, ["0"], **given)
+
+
+def last(task, privacy=PRIVACY):
+    return list(fl.run(task, "rolora", privacy, PLAN, seed=0))[-1].metrics
+
+
+def test_private_rows_are_refused_as_public_ones():
+    """Fault: a private run stated the exact accuracy on its clients' own rows."""
+    own = tuple(torch.cat(pair) for pair in zip(*CLIENTS, strict=True))
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))[:60]
+    shuffled = tuple(part[order] for part in own)
+    line = "='60 of 60 rows equal private rows': expected public rows of their own, .*public_test="
+    with refused("^test" + line):
+        last(build(shuffled))
+    with refused("^validation" + line):  # the rate is chosen on them
+        last(build(validation=shuffled))
+    half = tuple(torch.cat([a[:31], b[:29]]) for a, b in zip(own, OTHERS, strict=True))
+    with refused("^test='31 of 60 rows"):
+        last(build(half))
+    last(build(OTHERS, validation=rows(30, 4)))
+    # Without privacy the fit to the training rows is nobody's secret.
+    assert last(build(shuffled), None)["accuracy"] >= 0
+
+
+def test_test_rows_of_any_module_can_be_declared_private():
+    """Fault: `classification` refused the keyword by which other tasks declare it."""
+    task = build(CLIENTS[0], public_test=False)
+    assert isnan(last(task)["accuracy"])
+    assert not isnan(last(task, None)["accuracy"])
+    assert fl.tasks.classification(task.model, CLIENTS, OTHERS, ["0"]).public_test
+
+
+def test_rows_of_a_mapping_are_compared_by_all_that_the_model_reads():
+    """Fault: of inputs in a mapping only one tensor, or only the labels, were compared."""
+
+    class Texts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(6, 3)
+
+        def forward(self, input_ids, attention_mask):
+            return self.map((input_ids * attention_mask).float())
+
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 1000, (40, 6), generator=draw)
+    mask, y = torch.ones_like(ids), torch.arange(40) % 3
+    clients = [({"input_ids": ids, "attention_mask": mask}, y)]
+    model = seeded(Texts).float()
+    task = fl.tasks.classification(model, clients, clients[0], ["map"])
+    with refused("^test='40 of 40 rows equal"):
+        last(task)
+    cut = mask.clone()
+    cut[:, -1] = 0
+    last(replace(task, test=({"input_ids": ids, "attention_mask": cut}, y)))
+
+
+@pytest.mark.parametrize("kinds", [4, 16, 40, 80, 160, 1000])
+def test_rows_that_coincide_by_chance_are_left_alone(kinds):
+    """Fault: test rows of a few possible kinds, drawn apart, were taken for the private ones."""
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        # Some kinds are frequent, as words are.
+        chances = torch.rand(kinds, generator=draw).pow(3)
+        private, public = (
+            torch.multinomial(chances, count, True, generator=draw).tolist() for count in (80, 60)
+        )
+        assert shared_rows(private, public).excess < 0.5
+        assert shared_rows(public, private).excess < 0.5
+    assert shared_rows(range(80), range(41)).excess > 0.5
+    assert shared_rows([*range(80)] * 3, range(60)).excess == 1, "a table that was repeated"
+
+
+def test_a_few_rows_and_rows_of_one_person_are_not_told_of():
+    """Fault: whoever chose the public rows learned whether one person's are among the private."""
+    few = tuple(part[:9] for part in CLIENTS[0])
+    last(build(few))
+    persons = [[0] * 40, list(range(1, 41))]
+    last(build(CLIENTS[0], persons=persons))
+    with refused("^test='40 of 40"):
+        last(build(CLIENTS[1], persons=persons))
+
+
+def test_large_tables_are_compared_in_a_moment():
+    """Fault: a call per number of a row took longer than reading the rows."""
+    many = torch.randint(0, 30000, (200_000, 16))
+    start = time.process_time()
+    keys = row_keys([many, torch.zeros(len(many), dtype=torch.bool)])
+    assert shared_rows(keys, keys[:1000]).twins == 1000
+    assert time.process_time() - start < 5
+
+
+def test_wrong_labels_are_named_where_they_are():
+    """Fault: wrong labels of clients were said to be the test set's, which were right."""
+    x, y = CLIENTS[0]
+    for wrong, change in (
+        (y.float(), r"\.long\(\)"),
+        (y.int(), r"\.long\(\)"),
+        (y > 0, r"\.long\(\)"),
+        (y[:, None], r"\.flatten\(\)\.long\(\)"),
+        (nn.functional.one_hot(y), r"\.argmax\(1\)"),
+    ):
+        with refused(
+            rf"^clients\[0\] y='torch\..*': expected whole numbers of classes.*: y{change}"
+        ):
+            build(clients=[(x, wrong)])
+        with refused(r"^test y='torch\."):
+            build((x, wrong))
+
+
+def test_arrays_and_frames_are_answered_by_what_makes_tensors_of_them():
+    """Fault: the line said only that they are no tensors."""
+    x, y = CLIENTS[0]
+    with refused(r"^clients\[0\] x='ndarray': expected .*torch\.as_tensor\(\.\.\.\)"):
+        build(clients=[(x.numpy(), y.numpy())])
+
+
+@pytest.mark.parametrize(("token", "part"), [(50, "test"), (-3, "test"), (50, "validation")])
+def test_tokens_without_a_row_in_the_embedding_are_named(token, part):
+    """Fault: a task was built, and a run failed later with "index out of range in self", or under
+    privacy trained on noise alone."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(50, 8)
+            self.map = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.map(self.table(x).mean(1))
+
+    ids = torch.randint(0, 50, (40, 6), generator=torch.Generator().manual_seed(0))
+    odd = ids.clone()
+    odd[30, 2] = token
+    y = torch.arange(40) % 3
+    model = seeded(Tokens).float()
+    examples: Options = {"test": (ids, y)} | {part: (odd, y)}
+    line = rf"accept the {part} inputs, .*token={token}: expected numbers in \[0, 49\], .* table$"
+    with refused(line):
+        fl.tasks.classification(model, [(ids, y)], targets=["map"], **examples)
+    task = fl.tasks.classification(model, [(ids, y)], (ids, y), ["map"])
+    assert not task.model.get_submodule("table")._forward_pre_hooks, "nothing is left behind"

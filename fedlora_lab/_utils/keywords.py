@@ -8,7 +8,7 @@ from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any, TypeVar
 
-from fedlora_lab._utils.validation import did_you_mean, shown, synonyms
+from fedlora_lab._utils.validation import describe_value, did_you_mean, synonyms
 
 _T = TypeVar("_T")
 
@@ -132,7 +132,7 @@ def explain_keyword(title: str, name: str, value: object, known: Collection[str]
 
     Args: title: what was called. name, value: of the keyword. known: those that it has.
     """
-    text = shown(value, 60)
+    text = describe_value(value, 60)
     field = synonyms("keywords").get(name, name)
     advice = synonyms("advice").get(field)
     if field in known:

@@ -21,7 +21,7 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
 
     Args:
         ok: whether the value is allowed.
-        name, value: of the argument, see `shown`.
+        name, value: of the argument, see `describe_value`.
         expected: the range, in words that follow "expected".
     """
     if not ok:
@@ -31,16 +31,16 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
 def refuse(name: str, value: Any, expected: str) -> NoReturn:
     """Raises the error of `check`."""
     # A name may be that of a column, or of a file of somebody else's.
-    raise ValueError(printable(f"{name}={shown(value)}: expected {expected}"))
+    raise ValueError(printable(f"{name}={describe_value(value)}: expected {expected}"))
 
 
-def shown(value: object, limit: int = 120) -> str:
+def describe_value(value: object, limit: int = 120) -> str:
     """A value in one line of at most ``limit`` characters; of data only their type and shape.
 
     Rows may be private, and a message goes into logs.
 
     >>> import numpy as np
-    >>> shown({"x": np.zeros((60, 2)), "seeds": [0, 1], "rows": list(range(60))})
+    >>> describe_value({"x": np.zeros((60, 2)), "seeds": [0, 1], "rows": list(range(60))})
     "{'x': ndarray (60, 2), 'seeds': [0, 1], 'rows': list of 60}"
     """
     text = " ".join(_described(value).split())

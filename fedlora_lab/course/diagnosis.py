@@ -485,6 +485,8 @@ OTHER_NUMBERS: dict[str, Callable[[Any], Any]] = {
     "1 − {}": lambda x: 1 - x,
     "1": lambda x: type(x)(1),
 }
+SCALED = {"{} · {}": 1.0, "{} / {}": -1.0, "{} · √{}": 0.5, "{} / √{}": -0.5}
+"""A number, and a size of another argument, such as sigma · √(the length of rows)."""
 OTHER_ARRAYS: dict[str, Callable[[Any], Any]] = {
     "−{}": lambda x: -x,
     "the squares of {}": np.square,
@@ -529,12 +531,9 @@ def _substitutions(calls: Calls) -> Iterator[tuple[str, list[Case]]]:
                 continue
     for i, (size, series) in itertools.product(numbers, _sizes(calls).items()):
         name = calls.names[i]
-        for form, power in POWERS.items():
-            if abs(power) <= 1:
-                product = [x * y**power for x, y in zip(columns[i], series, strict=True)]
-                words = form.format(size) if power > 0 else form.format(size)[2:]
-                sign = "·" if power > 0 else "/"
-                yield f"{name} {sign} {words} in place of {name}", cases({i: product})
+        for form, power in SCALED.items():
+            product = [x * y**power for x, y in zip(columns[i], series, strict=True)]
+            yield f"{form.format(name, size)} in place of {name}", cases({i: product})
     for i, j in itertools.permutations(numbers, 2):
         name, other = calls.names[i], calls.names[j]
         pairs = list(zip(columns[i], columns[j], strict=True))
@@ -569,9 +568,11 @@ def _special_case(run: Run, answer: Function, solution: Function, calls: Calls) 
         trivial = not any(_flat(result).any() for result in right)
         if finite and not trivial and not _all_same(right, calls.right) and _all_same(given, right):
             used = len(_used(run, solution, cases))
-            if used > max(most, least - 1):
+            if used < least:
+                continue
+            if used > most:
                 best, most = [], used
-            if used == most and used >= least:
+            if used == most:
                 best.append((where, look))
     if not best:
         return ""
@@ -616,9 +617,9 @@ def _changes(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
         if any(map(_has_empty, column)):
             look = "look at what an empty one gives"
             kept = [case for case in calls.cases if not _is_empty(case[i])]
-            where = "nothing in " if len(kept) == len(calls.cases) else ""
-            verb = "is" if where else "is not"
-            yield f"where {where}{name} {verb} empty", look, [_without_empty(x) for x in kept]
+            is_list = len(kept) == len(calls.cases)
+            where = f"where nothing in {name} is empty" if is_list else f"where {name} is not empty"
+            yield where, look, [_without_empty(case) for case in kept]
         if all(isinstance(x, (int, np.integer)) and x > 1 for x in column):
             yield (
                 f"where {name} = 1",
@@ -730,12 +731,8 @@ def _smallest_call(calls: Calls) -> str:
     slack = CLOSE * max(1e-12, abs(right[np.isfinite(right)]).max(initial=0.0))
     apart = ~np.isclose(given, right, rtol=0, atol=slack, equal_nan=True)
     first = int(np.flatnonzero(apart)[0])
-    values = " and ".join(
-        f"{text} {verb}"
-        for text, verb in zip(
-            _unlike(right[first], given[first]), ("is right", "came out"), strict=True
-        )
-    )
+    expected, returned = _unlike(right[first], given[first])
+    values = f"{expected} is right and {returned} came out"
     if given.size > 1:
         values = f"{apart.sum()} of {apart.size} numbers differ; at the first {values}"
     every = len(wrong) == len(calls.cases)

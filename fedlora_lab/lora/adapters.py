@@ -378,7 +378,9 @@ def warn_of_unreached(task: Task, lora: Lora, layers: Sequence[str]) -> None:
     # What lies far above is refused; a little above a narrow layer it does no great harm.
     if 2 * widest < lora.rank <= 16 * widest:
         text = f"expected at most {widest}, the width of the widest adapted layer"
-        warn(f"rank={lora.rank}: {text}; more of them learn nothing more and get noise")
+        warn(
+            f"rank={lora.rank}: {text}; a larger one learns nothing more, and all of it gets noise"
+        )
     named = task.targets if lora.targets is None else lora.targets
     missed = {
         name: weight.numel()

@@ -44,15 +44,15 @@ def shared_rows(
     Args: private, public: from `row_keys`. persons: whose each private row is; ``None``: unknown.
     Guarantees: tests/tasks/test_public_rows.py::test_rows_that_coincide_by_chance_are_left_alone.
     """
-    ours, shown = Counter(private), Counter(public)
+    ours, theirs = Counter(private), Counter(public)
     twins = sum(row in ours for row in public)
     people = {
         person
         for person, row in zip(private if persons is None else persons, private, strict=True)
-        if row in shown
+        if row in theirs
     }
-    told = sum(row in shown for row in private)
-    excess = max(twins / len(public) - _chance(ours), told / len(private) - _chance(shown))
+    told = sum(row in theirs for row in private)
+    excess = max(twins / len(public) - _chance(ours), told / len(private) - _chance(theirs))
     return SharedRows(len(public), twins, len(people), excess)
 
 

@@ -19,7 +19,7 @@ def test_the_shipped_rates_are_those_of_the_committed_searches():
     assert json.loads(tuned_rates.FILE.read_text(encoding="utf-8")) == collected()
 
 
-LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
+LIKE = methods.FedLoRA.replace(name="like la-lora", filter=methods.LALoRA.filter)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,17 @@ LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
         ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,", False),  # of two the smaller
         ("rolora", None, "client", "tuned for RoLoRA without privacy", True),
         ("non-private", 8.0, "example", "tuned for FedLoRA without privacy", True),
-        (LIKE, 1.0, "example", "tuned for FedLoRA at ε = 1; nothing was tuned for mine", False),
+        (
+            LIKE,
+            1.0,
+            "example",
+            "tuned for FedLoRA at ε = 1; nothing was tuned for like la-lora",
+            False,
+        ),
     ],
 )
 def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
-    methods.FedLoRA.replace(name="MINE")  # another row of the same slug changes no name
+    methods.FedLoRA.replace(name="LIKE LA-LORA")  # another row of the same slug changes no name
     found = tuned_rates.nearest_tuned_rate("digits", method, epsilon, unit)
     assert found.origin.startswith(line) and found.exact == exact
     default = tuned_rates.nearest_tuned_rate("elsewhere", "rolora", 1.0)

@@ -69,16 +69,17 @@ check: setup ## before a commit: format, lint, types, and the tests that take no
 
 quick: setup ## the tests that take no time, without format, lint and types
 	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '2*popen//python={warm}' \
-		--dist worksteal --max-worker-restart=8 -p no:nbmake -q -m 'not slow' tests
+		--dist worksteal --max-worker-restart=8 -p no:nbmake -q -m 'not slow and not further' tests
 
 PYTEST = $(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '$(WORKERS)*popen//python={warm}' \
 	--dist loadgroup --no-loadscope-reorder --max-worker-restart=8 -q --nbmake --nbmake-kernel=warm --nbmake-timeout=1200
 
-test: setup ## run every notebook and every test
-	$(PYTEST) $(NOTEBOOKS) tests
+test: setup ## run every notebook and the tests
+	$(PYTEST) -m 'not further' $(NOTEBOOKS) tests
 
-trained: setup ## run five notebooks, and every test that asserts what training made
-	$(PYTEST) -m trains $(TRAINED) tests
+# Of tests with many long cases `test` takes a part, and this all: CI runs both.
+trained: setup ## run five notebooks, every test that asserts what training made, and all cases of all
+	$(PYTEST) -m 'trains or further' $(TRAINED) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

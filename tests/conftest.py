@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -82,9 +83,19 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook."""
+    places = Counter()
     for item in items:
         if item.path.suffix == ".ipynb" or item.path.parent.name in TRAINING_ROOMS:
             item.add_marker("trains")
+        if thinned := item.get_closest_marker("every"):
+            (n,) = thinned.args
+            test = item.nodeid.partition("[")[0]
+            place = places[test]
+            places[test] += 1
+            # One of each n, and a place later in each next n: where cases are pairs, such as a row
+            # in both units of privacy, every n-th would always be the same half.
+            if (place + place // n) % n:
+                item.add_marker("further")
     items.sort(
         key=lambda item: (
             not item.get_closest_marker("waits"),

@@ -49,6 +49,7 @@ CASES: Options = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
@@ -103,6 +104,7 @@ STARTS: Options = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", STARTS)
 @pytest.mark.parametrize("unit", ["example", "client"])

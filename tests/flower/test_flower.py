@@ -47,6 +47,7 @@ def agree(*terms, **options):
 ROWS = [(row, UNITS[i % len(UNITS)]) for i, row in enumerate((*methods.ALL.values(), *WRITTEN))]
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "unit"), ROWS, ids=lambda x: getattr(x, "slug", x))
 def test_messages_give_the_run_of_the_loop(row, unit):

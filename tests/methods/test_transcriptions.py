@@ -200,6 +200,7 @@ def follows(run, row, loop, ranks=None, **changes):
         assert moved.norm() > 1e-3, "nothing was trained"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(LOOPS))
 def test_methods_with_one_state_for_all_equal_their_loops(row, setting, clip):
     follows(follow(row, clip, setting), row, LOOPS[row])

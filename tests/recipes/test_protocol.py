@@ -167,6 +167,7 @@ def test_a_row_that_cannot_be_trained_in_a_setting_is_told_why_on_its_card():
     assert "cannot be trained" in "".join(protocol.card_lines(card))
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_run_of_a_committed_card_is_found_again(pytestconfig):
     """One at random, at the card's best rate. Under other arithmetic thirteen such runs had the

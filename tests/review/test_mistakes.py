@@ -17,6 +17,7 @@ NUMBERED = [name for name, mistake in MISTAKES.items() if mistake.number]
 pytestmark = pytest.mark.together  # each form is reviewed once, and three tests look at it
 
 
+@pytest.mark.every(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REVIEWED)
 def test_every_mistake_is_found_by_its_check(name):
@@ -25,6 +26,7 @@ def test_every_mistake_is_found_by_its_check(name):
     assert {*MISTAKES[name].checks} <= found.broken | found.not_as_claimed
 
 
+@pytest.mark.every(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REVIEWED)
 def test_no_sound_form_is_blamed(name):

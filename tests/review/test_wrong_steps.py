@@ -402,6 +402,7 @@ HIDES_NOTHING = INDEPENDENCE | NOISE_AND_DATA | {"noise law", "un-noised output"
 """Checks of which each, broken, leaves no finite epsilon."""
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_every_wrong_step_is_found(name):
@@ -512,6 +513,7 @@ def test_what_may_be_sound_is_told_apart_from_what_is_broken(name):
     assert "may be sound" in found.summary and "of what was looked at" not in found.summary
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("deviations", [0.07, 0.3, 0.6, 0.9])
 @pytest.mark.parametrize("draws", [16, 64])

@@ -169,6 +169,7 @@ def test_the_page_says_what_runs_without_noise_found():
     assert f"it reads {quiet:.0f} % without noise, and {noised:.0f} % with it" in page
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", ends.BEYOND)
 def test_long_clipped_steps_without_noise_do_little_harm(slug):

@@ -185,7 +185,7 @@ def equal_pairs() -> pd.DataFrame:
 
 def shared_rates() -> str:
     """The same as a table of the page: a row a place."""
-    heads = ["place", "at each shared rate", "each at its own best", "pairs shown equal"]
+    heads = ["place", "at each shared rate", "each at its own best", "pairs shown within 6 points"]
     rows = [[*heads, "gained by training"]]
     pairs = (
         equal_pairs().groupby("place")["verdict"].agg(lambda x: f"{sum(x == 'equal')} of {len(x)}")

@@ -15,8 +15,10 @@ from calls import Options
 from places import ROOT
 
 import fedlora_lab as fl
+from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.cli.commands import commands
-from studies import amplification, ends, rates, runner
+from fedlora_lab.recipes import protocol
+from studies import amplification, ends, rates, runner, table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
@@ -46,7 +48,7 @@ def test_the_eight_lines_print_what_stands_below_them(capsys):
 
 
 def test_the_page_is_short_and_fits_its_column():
-    assert len(README.splitlines()) <= 124
+    assert len(README.splitlines()) <= 130
     code = re.findall(r"```\w+\n(.*?)```", README, re.S)
     assert max(len(line) for block in code for line in block.splitlines()) <= 88
     assert (ROOT / "docs" / "figures" / "playground.gif").stat().st_size <= 1_500_000
@@ -60,6 +62,14 @@ def test_what_was_found_is_what_the_frames_say():
     assert digits["lowest"].lt(digits["before"]).sum() == 4 and len(digits) == 15
     apart = f"{digits['apart'].max():.0f} points"
     near = f"within {math.ceil(rate['apart_tuned'].max())} points"
+    halves = []
+    for place, part in rates.places():
+        for row in digits[
+            digits["lowest"].lt(digits["before"]) & digits["place"].eq(place)
+        ].itertuples():
+            at = part[part["lr"] == row.lr].pivot(index="seed", columns="method", values="accuracy")
+            halves.append(100 * t_interval((at[row.first] - at[row.last]).to_numpy())[1])
+    spread = f"interval of ± {min(halves):.0f} to {max(halves):.0f} points, from five seeds"
     pairs = rates.equal_pairs()
     pairs = pairs[pairs["place"].isin(digits["place"])]
     equal = f"for {sum(pairs['verdict'] == 'equal')} of the {len(pairs)} pairs"
@@ -90,6 +100,7 @@ def test_what_was_found_is_what_the_frames_say():
     assert [*ends.RULES] == ["v", "u", "curvature"]
     many = {12: "twelve"}[runs["cell"].nunique()]
     numbers = [
+        spread,
         equal,
         f"In {many} settings of digits with privacy",
         f"v is off by a factor of {off[0]} (root mean square), the earlier rule by {off[1]}",
@@ -114,7 +125,19 @@ def test_what_was_found_is_what_the_frames_say():
     sentences = [" ".join(item.split()) for item in f"\n{part}".split("\n- ")[1:]]
     assert apart in sentences[0] and near in sentences[1] and len(sentences) == 4
     assert f"In {many} settings of digits ours is off by [a factor of {off[0]}]" in sentences[2]
-    assert f"two other rules by {off[1]} and {off[2]}." in sentences[2]
+    assert f"one is off by {off[1]}, where it had to fail, and one by {off[2]}," in sentences[2]
+    judged = [table.ends_of(place, table.load_cards()) for place in protocol.SETTINGS]
+    errors = [
+        2 ** ((x["predicted"] - x["found"]) ** 2).mean() ** 0.5
+        for x in (ends[~ends["beyond"]] for ends in judged)
+    ]
+    *on_digits, on_sentences = errors
+    span = f"{min(on_digits):.1f} to {max(on_digits):.1f}"
+    assert f"ours is off by {span} on digits, and by {on_sentences:.1f} on" in sentences[2]
+    assert f"by a factor of {span} in its four settings of digits" in page
+    one_rate = 2 ** judged[-1].query("not beyond")["found"].std(ddof=0)
+    assert f"off by {on_sentences:.1f}, where one rate for all rows would have been off by" in page
+    assert f"would have been off by {one_rate:.1f}." in page and one_rate < on_sentences
     claims = (f"Of {verdicts.sum()} claims", decided, "[three hold]")
     assert all(number in sentences[3] for number in claims)
     assert holds == 3

@@ -7,14 +7,16 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tqdm import tqdm
 
 import fedlora_lab as fl
+from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.federated.compare import run_cells
 from fedlora_lab.recipes import protocol
-from studies import table
+from studies import rates, table
 
 NAME = "digits, example, epsilon 8"
 SMALL = replace(
@@ -194,3 +196,41 @@ def test_a_run_of_a_committed_card_is_found_again(pytestconfig):
     assert down == pytest.approx(found["bytes_down"], rel=0.4), told
     end = protocol.predicted_end(fl.methods.get(card["method"]), protocol.SETTINGS[name])
     assert (end or 0) == pytest.approx(found["predicted_end"] or 0, rel=1e-3), told
+
+
+def test_the_page_says_where_v_is_no_better_than_one_rate():
+    cards = table.load_cards()
+    page = " ".join(table.WORDS.read_text("utf-8").split())
+    judged = {
+        name: [cell.strip() for cell in line.split("|")[2:-1]]
+        for name, line in zip(protocol.SETTINGS, table.judged(cards).splitlines()[2:], strict=True)
+    }
+    sentences = judged.pop("sentences, example, epsilon 8")
+    assert float(sentences[2]) > float(sentences[3])
+    assert "off by {} octaves, and one end for all rows by {}.".format(*sentences[2:4]) in page
+    assert all(float(cells[2]) < float(cells[3]) for cells in judged.values())
+    ends = table.ends_of("sentences, example, epsilon 8", cards).query("not beyond")
+    late = ends["found"] - ends["predicted"]
+    assert f"of {(late > 0).sum()} of {len(late)} rows end later than v said" in page
+    assert f"PRISM's by {late['prism']:.2f} octaves" in page and late.idxmax() == "prism"
+    early = max(float(cells[5].split(" ")[0]) for cells in judged.values())
+    story = " ".join(rates.PAGE.read_text("utf-8").split())
+    assert f"up to {2 ** late.max():.1f} times too small on `sentences`" in story
+    assert f"whose server acts on the noise, up to {2**early:.1f} times" in story
+    row = table.judged_otherwise(cards).splitlines()[3].split("|")[-2]
+    v, own = row.split(",")[0].split(" and ")
+    assert f"is off by{v} octaves, and one end for all by {own}." in page
+
+
+def test_the_page_says_what_more_seeds_found_of_rows_that_are_behind():
+    runs = pd.read_csv(table.RESULTS / "digits-example.csv")
+    scores = 100 * runs.pivot(index=["epsilon", "seed"], columns="method", values="accuracy")
+    cards = {card["method"]: card["settings"] for card in table.load_cards()}
+    page = " ".join(table.WORDS.read_text("utf-8").split())
+    for slug, epsilon in (("la-lora-unfiltered", 8), ("fedex-lora", 1)):
+        gaps = (scores[slug] - scores["fedlora"]).xs(epsilon).dropna()
+        mean, half = t_interval(gaps.to_numpy())
+        assert len(gaps) == 20 and f"by {mean:.1f} ± {half:.1f}" in page
+        name = f"digits, example, epsilon {epsilon}"
+        behind, half = table.more_than(cards[slug][name], cards["fedlora"][name])
+        assert f"by {-100 * behind:.1f} ± {100 * half:.1f}" in page

@@ -102,6 +102,39 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     assert f"LA-LoRA {-means['la-lora']:.2f} octaves after" in page
 
 
+def test_notebook_04_says_at_which_rho_the_range_of_fedlora_ends():
+    """ρ goes with the square of the rate. Where v is the bound, 16/576 ρ (1 + ρ) is 0.35."""
+    table: Any = ends.with_measured(pd.read_csv(RESULTS / "ends.csv"))
+    at_the_bound = math.sqrt(0.25 + OUTPUT_VARIANCE * 576 / 16) - 0.5
+    notebook = (ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb").read_text("utf-8")
+    for cell, said in (("scaling 2, rank 4", "about 3.3"), ("epsilon 1", "about 1.7")):
+        row = table.loc[(cell, "fedlora")]
+        rho = at_the_bound * (row["found"] / row["v"]) ** 2
+        assert said == f"about {rho:.1f}" and notebook.count(said) == 2
+
+
+def test_notebook_05_says_what_a_larger_rank_gains():
+    """Each method at the rate that is best by validation; five seeds tell no gain from another."""
+    runs = pd.read_csv(RESULTS / "ends.csv")
+
+    def accuracy(method: str, scaling: str, rank: int) -> pd.Series:
+        cell = f"scaling {scaling}, rank {rank}"
+        here = runs[(runs["cell"] == cell) & (runs["method"] == method)]
+        rate = here.groupby("lr")["validation"].mean().idxmax()
+        return here[here["lr"] == rate].set_index("seed")["accuracy"]
+
+    notebook = (ROOT / "notebooks" / "05_what_if_a_never_moves.ipynb").read_text("utf-8")
+    gains: dict[str, list] = {"ffa-lora": [], "fedlora": []}
+    for scaling in ("0.5", "2", "8"):
+        for method, several in gains.items():
+            several.append(100 * (accuracy(method, scaling, 16) - accuracy(method, scaling, 1)))
+        apart = gains["ffa-lora"][-1] - gains["fedlora"][-1]
+        assert 0 in fl.theory.mean_band(apart.to_numpy(), 2.776) and len(apart) == len(ends.SEEDS)
+    means = {fl.methods.get(slug).name: [one.mean() for one in x] for slug, x in gains.items()}
+    for name, several in means.items():
+        assert f"{name} {min(several):.1f} to {max(several):.1f}" in notebook
+
+
 def test_the_page_says_how_simple_rules_would_have_done():
     """Rules that are fitted to the ends have a factor in the rate, for each method or for all."""
     table = ends.with_measured(pd.read_csv(RESULTS / "ends.csv")).dropna()

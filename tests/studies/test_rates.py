@@ -5,8 +5,10 @@ import doctest
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import fedlora_lab as fl
+from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots.style import name
 from studies import rates, suggested_sentences
 
@@ -122,3 +124,36 @@ def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
         budget, slug = key  # type: ignore
         cells = [f"{budget:g}", name(slug), *(f"{cost:.1f}" for cost in row)]
         assert "| " + " | ".join(cells).replace("-0.0", "0.0").replace("| -", "| −") + " |" in page
+    words = " ".join(page.split())
+    scores = 100 * runs.pivot(
+        index=["budget", "method", "seed"], columns="octave", values="accuracy"
+    )
+    chosen = runs.groupby(["budget", "method", "octave"])["validation"].mean()
+
+    def half(budget, slug, octave):
+        best = chosen[budget, slug].idxmax()
+        here = scores.loc[budget, slug]
+        return t_interval((here[best] - here[octave]).to_numpy())[1]
+
+    assert f"with 0.2 ± {half(1.0, 'fedlora', 0):.1f}" in words
+    halves = [half(1.0, slug, -2) for slug in suggested_sentences.METHODS]
+    assert f"an interval of ± {min(halves):.0f} to {max(halves):.0f} points" in words
+
+
+def test_the_page_says_what_within_six_points_means():
+    """The margin as a share of what training gains, and how many pairs differ significantly."""
+    words = " ".join(rates.PAGE.read_text("utf-8").split())
+    gained = (
+        rates.shared_rate_table().groupby("place")["gained"].mean().filter(regex="example|client")
+    )
+    share = 100 * rates.EQUAL / gained
+    assert len(gained) == 4
+    assert f"6 points are {share.min():.0f} to {share.max():.0f} % of it" in words
+    pairs = rates.equal_pairs()
+    pairs = pairs[pairs["place"].isin(gained.index)]
+    # The frame has 90 % intervals, of two tests at 5 % on one side each, over five seeds.
+    half = (pairs["high"] - pairs["low"]) / 2 * stats.t.ppf(0.975, 4) / stats.t.ppf(0.95, 4)
+    differ = pairs["mean"].abs() > half
+    most = differ[pairs["place"] == "client, ε = 8"].sum()
+    said = "Of the {} differences {} are significant at 5 % each, {} of them"
+    assert said.format(len(pairs), differ.sum(), most) in words

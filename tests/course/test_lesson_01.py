@@ -51,6 +51,29 @@ def test_descent_takes_the_gradients_steps(change):
     assert theory.descent_errors(change, 2, 6.0, steps=3, lr=0.05)[-1] == pytest.approx(expected)
 
 
+def test_under_adam_scale_and_rate_are_one_number_if_the_start_goes_along(change):
+    """γ/c², cη and c A₀ make the same W in every step; without the start only in the first."""
+    rng = np.random.default_rng(0)
+    start, target = rng.uniform(-1, 1, (2, 10)) / np.sqrt(10), torch.tensor(change)
+
+    def path(gamma, lr, size=1.0):
+        A = torch.tensor(size * start, requires_grad=True)
+        B = torch.zeros(12, 2, dtype=torch.float64, requires_grad=True)
+        optimizer, products = torch.optim.Adam((B, A), lr=lr, eps=1e-30), []
+        for _ in range(5):
+            optimizer.zero_grad()
+            (0.5 * (gamma * B @ A - target).square().sum()).backward()
+            optimizer.step()
+            products.append((gamma * B @ A).detach().numpy())
+        return np.array(products)
+
+    usual, c = path(2.0, 0.01), 3.0
+    assert path(2.0 / c**2, c * 0.01, c) == pytest.approx(usual, rel=1e-9)
+    exchanged = path(c * 2.0, 0.01 / c)
+    assert exchanged[0] == pytest.approx(usual[0], rel=1e-9)
+    assert np.linalg.norm(exchanged[4] - usual[4]) > 0.02 * np.linalg.norm(usual[4])
+
+
 def test_the_layer_is_described_with_its_own_numbers(capsys):
     """For who does not see it: what is frozen, trained and sent."""
     fl.course.lesson(1).lora_layer(d=128, rank=8, alpha=8)._ipython_display_()

@@ -15,7 +15,11 @@ PARTS = {"linear in the noise": "soft", "noise × noise": "purple", "clients' da
 
 
 def _server_scene(clients: int, noise: float, missed: float) -> Scene:
-    """Draws what each server misses of the noiseless mean product, squared, in three parts."""
+    """Draws what each server misses of the noiseless mean product, squared, in three parts.
+
+    Both have the same linear part, as if the clients' factors were alike. In truth that of the
+    exact server has the mean of their squared norms in the place of the squared norm of their mean.
+    """
     std = STD * noise
     averaged = theory.factor_average_terms(B, A, std, std, clients)
     exact = theory.product_average_terms(B, A, std, std, clients)
@@ -43,7 +47,9 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
     return [drawn], [
         f"{clients} clients, σ = {noise:g}; without noise averaging misses {missed:g} %. ",
         f"The exact server's squared error is {times} times that of averaged factors. ",
-        f"At width 4096 and rank 8 it sends {1 + min(clients, 256)} times FedLoRA's bytes down.",
+        f"At width 4096 and rank 8 it sends {1 + min(clients, 256)} times FedLoRA's bytes down. ",
+        "The linear part takes the clients' factors as alike; where they have moved apart, that of "
+        "the exact server is somewhat larger.",
     ]
 
 

@@ -55,7 +55,8 @@ def served_by(serve: Serve) -> Method:
 def mean_and_gap() -> style.Picture:
     """Draws the noises of two clients, and the same draws as their mean and half their difference.
 
-    Normal noises have a round cloud, which looks the same turned; those of a square do not.
+    Normal noises have a round cloud, which looks the same turned; those of a square do not. In both
+    mean and gap are uncorrelated.
     """
     rng = np.random.default_rng(0)
     clouds = {
@@ -74,5 +75,5 @@ def mean_and_gap() -> style.Picture:
         other.set(xlabel="their mean", ylabel="gap to the mean", title="the same, turned")
         for ax in (one, other):
             ax.title.set_fontsize(9.5)
-    style.headline(figure, "Of normal noise the mean says nothing about the gaps")
+    style.headline(figure, "Mean and gap are uncorrelated; for normal noise they are independent")
     return figure

@@ -22,7 +22,7 @@ def test_an_upload_is_the_sum_of_the_traces():
 
 
 def test_an_image_is_lost_where_it_is_nearly_as_near_as_a_random_one():
-    """Fault: the threshold of wide layers, at which |cos| is .35 here, was taken for the end."""
+    """Fault: the threshold of wide layers, at which |cos| is .33 here, was taken for the end."""
     rng = np.random.default_rng(0)
     signal = np.zeros((1500, 8, figures.PIXELS))
     signal[:, 0, 0] = 1.0

@@ -39,7 +39,7 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
             axis("|cos|", 0, 1.04),
             area([edge, NOISES[-1], NOISES[-1], edge], [0, 0, 1.04, 1.04], "grey", 0.13),
             text(NOISES[-1], 0.95, "image lost", "soft", anchor="end", dx=-6),
-            line(sigmas, overlap, "ink", "closed form of a wide layer"),
+            line(sigmas, overlap, "ink", "closed form"),
             dots(noise, cosine, "red", 7),
             wide=True,
             height=220,
@@ -49,8 +49,8 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
     return panels, [
         f"σ = {noise:g}, releases: {releases}; |cos| with the scan ",
         f"{cosine:.2f} ",
-        f"(closed form of a wide layer {closed:.2f}; a random image has 0.10). The image {seen}; "
-        f"in a wide layer nothing of it is left above σ = {wide:.2g}. ",
+        f"(closed form {closed:.2f}; a random image has 0.10). The image {seen}; "
+        f"the closed form is zero from σ = {wide:.2g} on. ",
         f"Spent on this scan: ε = {price} at δ = 0.0001.",
     ]
 

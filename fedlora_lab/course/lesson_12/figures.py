@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.audit import bounds
@@ -22,6 +22,9 @@ LEAKS = (1.5, 2.0, 3.0, 4.0)
 CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
 REACHED = (2**0.5, 1.5, 2.0, 3.0)
 MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+HARDLY_FOUND = (2**0.5, 1.5)
+LUCKIEST = (5000, 10_000, 20_000, 40_000, 60_000, 100_000)
+"""Canaries among which are those at which most audits find the two."""
 REPEATS = 200
 """Simulated audits of each number of canaries."""
 
@@ -53,7 +56,8 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
 def power_table(epsilon: float) -> pd.DataFrame:
     """Measures how often audits find a bug, over the canaries.
 
-    The attacker is the best there is: he reads every canary from a noised number of its own.
+    The attacker is the best there is: he reads every canary from a noised number of its own. He
+    guesses as many coins as `bounds.default_guesses` says; other numbers may find more.
 
     Args: epsilon: stated; it sets the noise.
     Returns: columns kind (of the bound), canaries, leak, mean (the share of audits that
@@ -95,24 +99,30 @@ def power_table(epsilon: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "canaries", "leak", "mean", "low", "high"])
 
 
+def _guessed_beyond(leak: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of coins guessed, and guessed rightly, by where the best attacker begins to guess."""
+    threshold = np.linspace(0, 8, 2001)  # beyond which a coin is guessed, on either side
+    right = norm.sf(threshold - leak / sigma / 2)
+    return right + norm.sf(threshold + leak / sigma / 2), right
+
+
 def reach_table(epsilon: float) -> pd.DataFrame:
     """Computes how far the best attacker's audit gets with more canaries, bound of any mechanism.
 
     The attacker reads every canary from a noised number of its own and has as many right guesses
-    as he expects, at the number of guesses that suits him best. With many canaries the p-value
-    tends to ``2 δ / max f (α - π)``, where a share α of the guesses about a share f of the coins is
-    right, and luck gives π: below it no number of canaries goes for good.
+    as he expects, at the number of guesses that suits him best. Single audits scatter around this
+    one; see `luck_table`. With many canaries the p-value tends to ``2 δ / max φ (α - π)``, where a
+    share α of the guesses about a share φ of the coins is right, and luck gives π: below it no
+    number of canaries goes for good.
 
     Args: epsilon: stated; it sets the noise.
     Returns: columns leak, canaries, value (the p-value under ``epsilon``) and limit.
     Guarantees: test_lesson_12.py::test_more_canaries_do_not_find_everything.
     """
     sigma = bounds.gaussian_noise_multiplier(epsilon)
-    threshold = np.linspace(0, 8, 2001)  # beyond which a coin is guessed, on either side
     rows = []
     for leak in REACHED:
-        right = norm.sf(threshold - leak / sigma / 2)
-        guessed = right + norm.sf(threshold + leak / sigma / 2)
+        guessed, right = _guessed_beyond(leak, sigma)
         ahead = right - guessed * expit(epsilon)
         limit = 2 * bounds.DELTA / ahead.max()
         for canaries in MORE_CANARIES:
@@ -124,9 +134,51 @@ def reach_table(epsilon: float) -> pd.DataFrame:
             correct = np.interp(-shares, -guessed, right)
             values = [
                 bounds.one_run_p_value(
-                    canaries, int(canaries * f), int(canaries * r), epsilon, bounds.DELTA
+                    canaries, int(canaries * share), int(canaries * r), epsilon, bounds.DELTA
                 )
-                for f, r in zip(shares, correct, strict=True)
+                for share, r in zip(shares, correct, strict=True)
             ]
             rows.append((leak, canaries, min(values), limit))
     return pd.DataFrame(rows, columns=["leak", "canaries", "value", "limit"])
+
+
+def share_refuting(leak: float, canaries: int, guesses: int, epsilon: float) -> float:
+    """Computes how often the best attacker's audit refutes, with the bound for any mechanism.
+
+    The guesses are taken as right or wrong independently of each other. How far the last score
+    that is guessed scatters is left out, which changes the share by some two points at most.
+
+    Args:
+        leak: how much louder than the noise was made for a canary is.
+        canaries, guesses: of an audit; the number of guesses was chosen beforehand.
+        epsilon: stated; it sets the noise.
+
+    Guarantees: test_lesson_12.py::test_hardly_a_single_audit_finds_what_the_expected_one_misses.
+    """
+    guessed, right = _guessed_beyond(leak, bounds.gaussian_noise_multiplier(epsilon))
+    chance = np.interp(-guesses / canaries, -guessed, right / guessed)
+
+    def refutes(correct: int) -> bool:
+        return bounds.one_run_p_value(canaries, guesses, correct, epsilon, bounds.DELTA) < 0.05
+
+    # More right guesses prove more: the fewest that refute are found by halving.
+    least = bisect_left(range(guesses + 1), True, key=refutes)
+    return float(binom.sf(least - 1, guesses, chance))
+
+
+def luck_table(epsilon: float) -> pd.DataFrame:
+    """Computes how many single audits find the two bugs that `reach_table` does not find.
+
+    The number of guesses is the one at which most audits find them.
+
+    Args: epsilon: stated; it sets the noise.
+    Returns: columns leak, canaries and value (the share of audits that find the bug).
+    Guarantees: test_lesson_12.py::test_hardly_a_single_audit_finds_what_the_expected_one_misses.
+    """
+    rows = []
+    for leak in HARDLY_FOUND:
+        for canaries in LUCKIEST:
+            tried = {int(guesses) for guesses in np.geomspace(60, canaries / 50, 100)}
+            shares = [share_refuting(leak, canaries, guesses, epsilon) for guesses in tried]
+            rows.append((leak, canaries, max(shares)))
+    return pd.DataFrame(rows, columns=["leak", "canaries", "value"])

@@ -113,6 +113,8 @@ def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
 def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
     """Draws which check finds which mistake: red squares in stairs.
 
+    Found is what a check calls broken, and what it calls not as claimed.
+
     Args: reviews: mistake -> its review; title: the finding.
     """
     verdicts = pd.DataFrame(
@@ -138,5 +140,6 @@ def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
     ax.xaxis.tick_top()
     ax.invert_yaxis()
     style.headline(figure, title)
-    style.footer(figure, "red: found; grey: looked at and not found; empty: cannot tell")
+    words = "red: broken or not as claimed; grey: looked at and not found; empty: cannot tell"
+    style.footer(figure, words)
     return figure

@@ -78,6 +78,7 @@ def script(tmp_path):
     return path
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(

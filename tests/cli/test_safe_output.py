@@ -46,6 +46,7 @@ def broken(kind):
             stream.close()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_log_of_any_encoding_stops_no_command(encoding, tmp_path, monkeypatch):
     """Lines of rounds, the table at the end, help: ε and δ stand in all of them. Nor does the name
@@ -60,6 +61,7 @@ def test_a_log_of_any_encoding_stops_no_command(encoding, tmp_path, monkeypatch)
     assert len(fl.Ledger.load("run/checkpoints/rolora-release/ledger.json").releases) == 2
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", ["pipe", "disk", "none"])
 @pytest.mark.parametrize("command", [RUN, COMPARE], ids=["run", "compare"])
 def test_output_that_cannot_be_written_stops_no_run(kind, command, tmp_path, monkeypatch, capsys):

@@ -28,6 +28,7 @@ def test_more_canaries_do_not_find_everything():
     assert most["limit"].round(4).tolist() == [0.227, 0.1218, 0.0119, 0.0017]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_hardly_a_single_audit_finds_what_the_expected_one_misses():
     """Fault: no audit at all was said to find a factor of 1.5, where the luckiest seventh does."""

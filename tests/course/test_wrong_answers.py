@@ -320,6 +320,7 @@ def written_answers():
     return answers
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", written_answers())
 def test_an_answer_that_a_student_wrote_is_told_what_is_wrong(key):

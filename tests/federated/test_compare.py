@@ -438,6 +438,7 @@ def sweep_of(values, scores):
     return pd.DataFrame(rows, columns=[*COLUMNS, "x", "lr"])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("values", "scores", "ticks"),
     [

@@ -65,6 +65,7 @@ def loaders(auto, task_type, base, folder, options):
     yield model
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_every_usual_loader_gives_the_run_s_numbers(name, tmp_path, monkeypatch):

@@ -206,6 +206,7 @@ def test_methods_with_one_state_for_all_equal_their_loops(row, setting, clip):
     follows(follow(row, clip, setting), row, LOOPS[row])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(UNEQUAL))
 def test_methods_with_unequal_ranks_equal_their_loops(row, setting, clip):
     """Client k trains the first r_k ranks."""

@@ -461,6 +461,7 @@ OTHER = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}
 """A worker whose noise is its own."""
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALIKE)
 def test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed(name):
@@ -503,6 +504,7 @@ MAY_BE_SOUND = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MAY_BE_SOUND)
 def test_what_may_be_sound_is_told_apart_from_what_is_broken(name):

@@ -20,6 +20,7 @@ LARGEST = 130_000
 # ---- every dial
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIALS)
 def test_a_dial_shows_what_its_scene_draws(name):

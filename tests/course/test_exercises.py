@@ -26,6 +26,7 @@ def progress_file(tmp_path, monkeypatch):
 # ---- every exercise
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("one", all_exercises().values(), ids=lambda one: one.key)
 def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):

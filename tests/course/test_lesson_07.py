@@ -32,6 +32,7 @@ def test_the_filter_response_is_the_librarys_filter(taps, size):
     torch.testing.assert_close(binomial(taps)(waves, "A"), passed, rtol=0, atol=1e-12)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_gradient_spectra_are_those_of_the_mean_gradient():
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""

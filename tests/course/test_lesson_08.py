@@ -21,6 +21,7 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_gradient_at_rounded_factors():
     """By autograd for one layer, which lesson 3's gradients of single examples average to; a rule

@@ -300,6 +300,7 @@ WRONG = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", WRONG)
 def test_no_natural_mistake_passes_and_each_is_told_something_of_its_own(key):

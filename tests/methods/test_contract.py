@@ -169,6 +169,7 @@ def test_adapter_changes_nothing_before_training(row):
     assert math.isnan(later) and record.epsilon == 0 and not any(record.traffic)
 
 
+@pytest.mark.every(2)
 @reads("schedule", "initial_factors", "uploaded_factors", "aggregate", "broadcast")
 def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_path):
     """A run that was stopped and taken up again has the bits of one that never was; another seed
@@ -186,6 +187,7 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_p
     assert gap(whole[2], other[-1]) > 1e-3
 
 
+@pytest.mark.every(2)
 @reads("schedule", "clip_groups", "precondition", "filter", "penalty", units=True)
 def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """Without clip and noise the run is the run without privacy.
@@ -291,6 +293,7 @@ def _finished(task, row, unit, plan):
     return run
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
 def test_deviates_unless_exact(row):
     """The deviation is below 1e-6 in every round exactly when the row claims so."""

@@ -27,6 +27,7 @@ def poisson(seed, rate=0.02, n=400):
     return [np.flatnonzero(row < rate) for row in np.random.default_rng(seed).random((50, n))]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_sound_steps_are_called_broken_no_more_often_than_stated():
     """Fault: an error rate that is asserted only: 40 reviews at a level of 20 %, where it shows."""

@@ -29,6 +29,7 @@ STEPS = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
 *SENTENCES, TEN_LINES = re.findall(r"```python\n(.*?)```", STEPS, re.S)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_eight_lines_print_what_stands_below_them(capsys):
     """Four kinds of arithmetic print the same digits. The ranges are wide, since a fifth may not:

@@ -74,11 +74,11 @@ quick: setup ## the tests that take no time, without format, lint and types
 PYTEST = $(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '$(WORKERS)*popen//python={warm}' \
 	--dist loadgroup --no-loadscope-reorder --max-worker-restart=8 -q --nbmake --nbmake-kernel=warm --nbmake-timeout=1200
 
-test: setup ## run every notebook and the tests
+test: setup ## run every notebook and the tests, but for some long cases
 	$(PYTEST) -m 'not further' $(NOTEBOOKS) tests
 
-# Of tests with many long cases `test` takes a part, and this all: CI runs both.
-trained: setup ## run five notebooks, every test that asserts what training made, and all cases of all
+# What `test` leaves out for its time, this runs; CI runs both.
+trained: setup ## run five notebooks, the tests that assert what training made, and what `test` leaves out
 	$(PYTEST) -m 'trains or further' $(TRAINED) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book

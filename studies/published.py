@@ -89,14 +89,19 @@ class Comparison:
         step = rate if self.unit == "adam" else rate * self.sigma * clip / self.batch
         return step / math.sqrt(self.averaged)
 
-    def noises(self) -> list[theory.OutputVariance]:
-        """The noise on an output at the quietest and the loudest end of the grid."""
+    def numbers(self) -> list[tuple[float, float]]:
+        """rho and v at the quietest and at the loudest end of the grid."""
         if not self.epsilon:
-            return [theory.OutputVariance(0.0, 0.0)] * 2
+            return [(0.0, 0.0)] * 2
         times = self.releases if self.mover == "both" else self.releases // 2
         found = [self.std(rate, clip) for rate in self.rate for clip in self.clip]
         return [
-            theory.output_variance(self.rank, self.d_in, x, x, times, times, self.scaling)
+            (
+                theory.noise_amplification(x, times, self.d_in),
+                theory.output_variance(
+                    self.rank, self.d_in, x, x, times, times, self.scaling
+                ).total,
+            )
             for x in (min(found), max(found))
         ]
 
@@ -135,8 +140,7 @@ def frame() -> pd.DataFrame:
     """A row a comparison: both numbers at both ends of its grid, what they say, and who led."""
     rows = []
     for one in comparisons():
-        quiet, loud = one.noises()
-        rho, v = [_rho(x) for x in (quiet, loud)], [quiet.total, loud.total]
+        rho, v = zip(*one.numbers(), strict=True)
         rows.append(
             {
                 "source": one.source,
@@ -156,10 +160,6 @@ def frame() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _rho(noise: theory.OutputVariance) -> float:
-    return noise.quadratic / noise.linear if noise.linear else 0.0
 
 
 def table(runs: Any) -> str:

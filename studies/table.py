@@ -282,8 +282,7 @@ def judged(cards: list[dict[str, Any]]) -> str:
                 words,
                 str(len(ends)),
                 str(ends["predicted"].nunique()),
-                f"{(off**2).mean() ** 0.5:.2f}",
-                f"{ends['found'].std(ddof=0):.2f}",
+                *(f"{error:.2f}" for error in errors_of(ends)),
                 f"{off.mean():+.2f}",
                 _worst(off),
                 f"{(off.abs() <= 1).sum()} of {len(off)}",
@@ -308,17 +307,20 @@ def judged_otherwise(cards: list[dict[str, Any]]) -> str:
             ends.drop(index=[*KNOWN], errors="ignore"),
             ends.drop(index=[*KNOWN, "local"], errors="ignore"),
         ]
-        lines.append([in_words(name), *map(_two_errors, parts)])
+        lines.append([in_words(name)])
+        for part in parts:
+            both = "{:.2f} and {:.2f}, {} rows".format(*errors_of(part), len(part))
+            lines[-1].append(both if len(part) else "none")
     return markdown_table(lines)
 
 
-def _two_errors(ends: pd.DataFrame) -> str:
-    """The errors of v and of the rows' own mean, and of how many rows they are."""
-    if ends.empty:
-        return "none"
+def errors_of(ends: pd.DataFrame) -> tuple[float, float]:
+    """The root mean square errors of v and of one rate for all rows, the mean of the ends found.
+
+    Args: ends: of rows, at least one, as `ends_of` has them. Returns: both, in octaves.
+    """
     off = ends["predicted"] - ends["found"]
-    error, spread = (off**2).mean() ** 0.5, ends["found"].std(ddof=0)
-    return f"{error:.2f} and {spread:.2f}, {len(ends)} rows"
+    return (off**2).mean() ** 0.5, float(ends["found"].std(ddof=0))
 
 
 def _worst(off: pd.Series) -> str:

@@ -183,6 +183,10 @@ def test_the_page_says_what_the_texts_found_so_far():
     )
     apart = (np.log2(one / other) ** 2).mean() ** 0.5
     assert f"are {apart:.2f} octaves apart in the root mean square" in page
+    too_large = 2 ** off["v"].filter(like="sentiment", axis=0).max()
+    too_small = 2 ** -off["v"].filter(like="texts-768", axis=0).min()
+    said = "up to {:.1f} times too large on short texts, up to {:.1f} times too small in layers"
+    assert said.format(too_large, too_small) in page
     farthest = off["v"].abs()
     _, slug = farthest.idxmax()
     said = f"The farthest end is {farthest.max():.2f} octaves away: {fl.methods.get(slug).name}"

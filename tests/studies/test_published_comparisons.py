@@ -20,12 +20,12 @@ def decided(runs: Any) -> Any:
 
 @pytest.mark.parametrize("place", [0, 13, 18, 23, 31, 36, 40])
 def test_the_frame_is_that_of_the_settings(place):
-    """Calibrated and published noise multipliers, a grid, AdamW, turns, and no privacy; by the
-    formula of the page, and not by the function that the study calls."""
+    """Calibrated and published noise multipliers, a grid, AdamW, turns, and no privacy; the frame
+    and the study's own numbers against the formula of the page."""
     one, row = published.comparisons()[place], RUNS.iloc[place]
     assert (one.source, one.data, one.epsilon) == (row["source"], row["data"], row["epsilon"])
     times = one.releases if one.mover == "both" else one.releases // 2
-    for end, pick in (("low", min), ("high", max)):
+    for (end, pick), computed in zip((("low", min), ("high", max)), one.numbers(), strict=True):
         sigma = row["noise_multiplier"]
         tau = (
             pick(one.rate)
@@ -36,6 +36,7 @@ def test_the_frame_is_that_of_the_settings(place):
         v = one.scaling**2 * one.rank / 3 * times * tau**2 * (1 + rho)
         expected = (rho, v) if one.epsilon else (0, 0)
         assert (row[f"rho_{end}"], row[f"v_{end}"]) == pytest.approx(expected, rel=5e-3)
+        assert computed == pytest.approx(expected, rel=5e-3)
     if one.epsilon and one.unit != "adam":
         assert one.sigma == pytest.approx(row["noise_multiplier"], rel=1e-3)
 

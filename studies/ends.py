@@ -18,7 +18,9 @@ Nine rates by half octaves lie around the geometric mean of the ends that v and 
 privacy around that of the curvature. Without privacy v and u predict no end, with it the curvature
 predicts the end of training without noise. Cells of texts need the files that `studies.sentiment`
 names; their noise is computed from committed frames. Their curvature was committed later than all
-else, but before any run on texts; those runs are in results/ends-texts.csv.
+else, but before any run on texts; those runs are in results/ends-texts.csv. The first of them were
+trained in float32, the others with the frozen maps in bfloat16, which takes less than half of the
+time. Two settings were trained both ways (results/ends-both-ways.csv).
 
 Registered beside the rules: v is nearer than u where alpha / r or the rank is not that of the cell
 at the centre; the mean error of v at K = 5 and K = 20 tells whether a factor 1 + (K - 1)/T belongs
@@ -53,6 +55,10 @@ METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora")
 RULES = ["v", "u", "curvature"]
 INPUTS = {"digits": 64, "sentiment": 384, "texts-768": 768}
 """Task -> inputs of every adapted layer."""
+PRECISION = {"digits": "float32", "sentiment": "bfloat16", "texts-768": "bfloat16"}
+"""Task -> precision of the frozen maps."""
+BOTH_WAYS = RESULTS / "ends-both-ways.csv"
+"""Runs of `FRAMES` once more, with frozen maps in bfloat16."""
 CONTROL = RESULTS / "ends-control.csv"
 BEYOND = {"fedlora": 1.074, "ffa-lora": 3.38}
 """Rates of the centre's grid at which noise ruins a run, 0.9 and 1.4 octaves behind the end."""
@@ -146,10 +152,12 @@ def predict_ends(name: str, case: Case) -> pd.DataFrame:
 def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
     """Runs four methods at nine rates; what the store has is not run again.
 
-    Returns: cell, method, seed, lr (of B), validation, and accuracy on test.
+    Returns: cell, method, seed, lr (of B), validation, accuracy on test, and precision.
     """
     middles = pd.read_csv(PREDICTED).query("cell == @name").set_index("method")["middle"]
+    precision = PRECISION[case.task[0]]
     options: Any = {"lora": fl.Lora(**case.lora), "store": STORE, "progress": False, "jobs": 1}
+    options |= {"matmul_precision": precision}
     frames = []
     for seed in seeds:
         task, privacy, plan = setting(case, seed)
@@ -162,7 +170,8 @@ def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
             last = frame[(frame["round"] == plan.rounds) & (frame["layer"] == "all")]
             table = last.pivot(index="method", columns="measure", values="value").reset_index()
             frames.append(table.assign(cell=name, seed=seed, lr=table["method"].map(at)))
-    return pd.concat(frames)[["cell", "method", "seed", "lr", "validation", "accuracy"]]
+    runs = pd.concat(frames).assign(precision=precision)
+    return runs[["cell", "method", "seed", "lr", "validation", "accuracy", "precision"]]
 
 
 def run_control(slug: str, seed: int) -> pd.DataFrame:

@@ -131,6 +131,8 @@ class NumberAnswer(Reader):
         """Returns the answer with at least two axes: one row needs no second pair of brackets."""
         try:
             plain = answer.detach() if hasattr(answer, "detach") else answer
+            # As texts and this course write it.
+            plain = plain.replace("−", "-") if isinstance(plain, str) else plain
             numbers = np.atleast_2d(np.asarray(plain, float))
         except (TypeError, ValueError, RuntimeError):
             numbers = np.array([[math.nan]])

@@ -1,5 +1,6 @@
 """How far a server's product is from the mean of its clients' products, and the noise in it."""
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -242,9 +243,9 @@ class AggregationInput(NamedTuple):
 
 
 def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
-    """Returns the method, and a list that gets its server rule's input in every round.
+    """Returns the method, and a list that gets a copy of its server rule's input in every round.
 
-    Guarantees: the run has the bits it would have had
+    Guarantees: the run has the bits it would have had, whatever is written into the copies
         (tests/measures/test_measures.py::test_recording_changes_nothing).
     """
     rule = method.aggregate
@@ -253,7 +254,8 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
     # A subclass: the engine asks what kind of rule it is, what it keeps and what it sends.
     class Recorder(kind):
         def __call__(self, state, broadcast, uploads, weights):
-            self.inputs.append(AggregationInput(state, broadcast, dict(uploads), weights))
+            given = AggregationInput(state, broadcast, dict(uploads), weights)
+            self.inputs.append(copy.deepcopy(given))
             return rule(state, broadcast, uploads, weights)
 
     recorder: Any = object.__new__(Recorder)

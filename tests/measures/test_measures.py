@@ -86,7 +86,19 @@ def test_recording_changes_nothing():
     """
     for slug in ("ravan", "as-lora", "fedlora"):
         recorder, rounds = measures.record_aggregation(fl.methods.get(slug))
-        same_bits(play(tokens(), slug, None), play(tokens(), recorder, None))
+        records = play(tokens(), slug, None)
+        same_bits(records, play(tokens(), recorder, None))
+        recorder, inputs = measures.record_aggregation(fl.methods.get(slug))
+        spoiled = []
+        for record in fl.run(tokens(), recorder, None, PLAN, lora=LORA, seed=0):
+            spoiled.append(record)
+            for values in inputs[-1:]:
+                for kept in (values.state, values.broadcast):
+                    for tensor in kept.tensors.values():
+                        tensor.zero_()
+                for tensor in (*values.uploads.values(), values.weights):
+                    tensor.zero_()
+        same_bits(records, spoiled)
     assert len(rounds) == PLAN.rounds
     inputs = rounds[1]
     moves = []

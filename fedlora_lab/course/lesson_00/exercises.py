@@ -101,6 +101,11 @@ def in_turns_from_A(B, A, G, eta, gamma):
     return (new_B - B) @ (new_A - A)
 
 
+# Three products less than B A each, where only two of them are taken away.
+def base_missing(B, A, G, eta, gamma):
+    return coupling(B, A, G, eta, gamma) - B @ A
+
+
 # What the two gradients ask for; the coupling is what comes on top.
 def asked_for(B, A, G, eta, gamma):
     return -eta * gamma * (G @ A.T @ A + B @ B.T @ G)

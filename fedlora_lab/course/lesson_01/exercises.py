@@ -85,6 +85,11 @@ def full_training(G, A, gamma, lr):
     return -lr * G
 
 
+# W₀ is frozen.
+def both_kinds(G, A, gamma, lr):
+    return full_training(G, A, gamma, lr) + first_move(G, A, gamma, lr)
+
+
 # The move of B; the weight moves by that times A.
 def only_B(G, A, gamma, lr):
     return -lr * gamma * G @ A.T

@@ -24,9 +24,11 @@ def _many(rng):
 
 # So small that what comes out can be followed by hand.
 TWO_CLIENTS = np.array([[[1.0]], [[3.0]]]), np.array([[[2.0]], [[0.5]]]), np.array([1, 3])
+# Products of gaps are −4, −3 and 6: the worst pair is the last two.
+THREE_CLIENTS = np.array([[[0.0]], [[1.0]], [[3.0]]]), np.array([[[5.0]], [[1.0]], [[4.0]]])
 CALLS = {
     "02.1": Calls("B, A and n", TWO_CLIENTS, draw=_round),
-    "02.3": Calls("B and A", draw=_many, times=25),
+    "02.3": Calls("B and A", THREE_CLIENTS, draw=_many, times=25),
 }
 
 
@@ -69,6 +71,9 @@ def products_alike(B, A, n, weigh=lambda p: 0 * p + 1 / len(p)):
 weighed_twice = partial(products_alike, weigh=np.square)
 
 
+# One of the two in place of their difference.
+mean_product = vary(fedavg_round, then=lambda parts: (*parts[:2], parts[0] @ parts[1] - parts[2]))
+of_the_server = vary(fedavg_round, then=lambda parts: (*parts[:2], parts[0] @ parts[1]))
 # Every client counts alike, however few examples it holds.
 equal_weights = vary(fedavg_round, n=np.ones_like)
 # Mean of products less product of means: the opposite sign.
@@ -109,6 +114,28 @@ def longest_gaps(B, A):
         [np.linalg.norm(b - c) * np.linalg.norm(a - d) for c, d in zip(B, A)] for b, a in zip(B, A)
     ]
     return np.isin(np.arange(len(B)), np.unravel_index(np.argmax(sizes), (len(B), len(B)))) / 2
+
+
+def _worst_pair(sizes):
+    pair = np.unravel_index(np.argmax(sizes), np.shape(sizes))
+    return np.isin(np.arange(len(sizes)), pair) / 2
+
+
+# The products themselves may differ where D vanishes.
+def gap_of_products(B, A):
+    products = B @ A
+    return _worst_pair([[np.linalg.norm(x - y) for y in products] for x in products])
+
+
+# The largest singular value, where the root of the sum of all squares was asked for.
+def spectral(B, A):
+    pairs = [[(b - c) @ (a - d) for c, d in zip(B, A)] for b, a in zip(B, A)]
+    return _worst_pair([[np.linalg.norm(x, 2) for x in row] for row in pairs])
+
+
+# One factor alone does not decide.
+def gap_of_B(B, A):
+    return _worst_pair([[np.linalg.norm(x - y) for y in B] for x in B])
 
 
 # Weights of a mean add up to one.

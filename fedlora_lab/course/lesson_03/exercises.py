@@ -128,6 +128,21 @@ def without_half_mu(epsilon, mu):
     return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-epsilon / mu)
 
 
+# Solves μ z − μ²/2 > ε with the wrong sign.
+def minus_half_mu(epsilon, mu):
+    return ndtr(3 * mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
+
+
+# The two worlds change places, and the threshold stays.
+def worlds_exchanged(epsilon, mu):
+    return ndtr(-mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
+
+
+# The difference of the two chances, as at ε = 0.
+def without_the_factor(epsilon, mu):
+    return ndtr(mu / 2 - epsilon / mu) - ndtr(-mu / 2 - epsilon / mu)
+
+
 # What lies below the threshold.
 other_side = vary(delta, mu=np.negative)
 # The distance of the two worlds is 1 / σ, not σ.
@@ -166,6 +181,8 @@ def noise_over_signal(fpr, sigma, releases):
 
 # μ grows with the root of the number of releases.
 adds_up_mu = vary(tpr, releases=np.square)
+# N / σ² is the square of how far the worlds are apart.
+square_of_mu = vary(tpr, sigma=np.square, releases=np.square)
 # The quantile of the others who are not accused.
 upper_tail = vary(tpr, fpr=lambda fpr: 1 - fpr)
 

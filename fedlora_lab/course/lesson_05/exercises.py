@@ -49,9 +49,11 @@ SHORTER, LONGER = (
     )
     for gamma, G in ((0.5, [8.0]), (6.0, [1.0, 0.1]))
 )
+# One row along which A has length two: what is kept is 9 of 25.
+ONE_ROW = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
 CALLS = {
     "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", SHORTER, LONGER, draw=_round),
-    "05.2": Calls("change and A", draw=_change),
+    "05.2": Calls("change and A", ONE_ROW, draw=_change),
     "05.3": Calls("lr, C, alpha and new_alpha", draw=_settings),
 }
 
@@ -108,6 +110,13 @@ def clips_twice(B, A, G, *rest):
     return ffa_round(B, A, shorter, *rest)
 
 
+# One norm for a whole batch shortens every example by what all are long together.
+def clips_the_batch(B, A, G, gamma, lr, C, sigma, b, xi):
+    lengths = [gamma * np.linalg.norm(g @ A.T) for g in G]
+    shorter = [g * min(1, C / max(n, 1e-12)) for g, n in zip(G, lengths, strict=True)]
+    return ffa_round(B, A, shorter, gamma, lr, C, sigma, b, xi)
+
+
 # One example may be all of a sum.
 clips_the_sum = vary(ffa_round, G=lambda G: [g.sum(0)[None] for g in G])
 
@@ -157,6 +166,16 @@ def of_the_best_A(change, A):
 # Its coordinates along rows that are neither orthogonal nor of length one.
 def along_the_rows(change, A):
     return ((change @ A.T) ** 2).sum() / (change**2).sum()
+
+
+# The best B itself, whose length says nothing of B A.
+def of_the_best_B(change, A):
+    return ((change @ np.linalg.pinv(A)) ** 2).sum() / (change**2).sum()
+
+
+# The energy that is kept, not its share.
+def not_divided(change, A):
+    return kept_share(change, A) * (change**2).sum()
 
 
 # A share of the length, where the energy was asked for.

@@ -164,6 +164,23 @@ def gradient_once(B, A, gradient, combine, eta, gamma, S, T):
     return take_turns(B, A, gradient, combine, S * eta, gamma, 1, T)
 
 
+# The rule is told what did not move: A in B's turn, and B in A's.
+def own_factor_in_A(B, A, gradient, combine, *settings):
+    known = []
+
+    def rule(changes, frozen):
+        if np.shape(frozen) == np.shape(A):
+            known.append(frozen)
+        return combine(changes, known[-1])
+
+    return take_turns(B, A, gradient, rule, *settings)
+
+
+# The weight moves by γ B A.
+def change_without_gamma(B, A, gradient, combine, eta, gamma, S, T):
+    return take_turns(B, A, lambda change: gradient(change / gamma), combine, eta, gamma, S, T)
+
+
 # The mean is what a server without privacy does.
 def without_combine(B, A, gradient, combine, *settings):
     return take_turns(B, A, gradient, lambda changes, frozen: changes.mean(0), *settings)
@@ -195,6 +212,16 @@ every_round = partial(_energy, releases=lambda T: (T, T))
 exchanged = partial(_energy, releases=lambda T: (T // 2, T - T // 2))
 # A is noised in its own rounds.
 A_is_clean = partial(_energy, releases=lambda T: (T - T // 2, 0))
+
+
+# A release of B meets the releases of A before it and after it.
+def _half_of_the_pairs(T, tau, d_out, d_in, r, gamma, pairs):
+    linear = A_is_clean(T, tau, d_out, d_in, r, gamma)
+    return linear + gamma**2 * d_out * d_in * r * tau**4 * pairs(T)
+
+
+b_after_a = partial(_half_of_the_pairs, pairs=lambda T: (T - T // 2) * (T - T // 2 - 1) / 2)
+a_after_b = partial(_half_of_the_pairs, pairs=lambda T: (T // 2) * (T // 2 + 1) / 2)
 # A's entries are uniform in ± 1/√d_in.
 start_of_one = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=1)
 # An odd last round is B's.
@@ -272,3 +299,8 @@ def variance_falls_once(tau, eta, h):
 # Where the ball is, not what it costs.
 def mean_square_alone(tau, eta, h):
     return 2 * price(tau, eta, h) / h
+
+
+# The push has come since.
+def before_the_push(tau, eta, h):
+    return (1 - eta * h) ** 2 * price(tau, eta, h)

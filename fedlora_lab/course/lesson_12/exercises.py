@@ -157,6 +157,16 @@ def not_divided(m, g, v, epsilon, delta):
     return min(1, tail + 2 * m * delta * (1 - tail))
 
 
+# `range(1, v)` leaves out v: where one guess is right, that is the only i.
+def ends_before_v(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v - 1, g, right)
+    gains = [(binom.sf(v - i - 1, g, right) - tail) / i for i in range(1, v)]
+    return min(1, tail + 2 * m * delta * max(gains, default=0.0))
+
+
 # A bound on a chance that is more than one says nothing.
 def without_limit(m, g, v, epsilon, delta):
     from scipy.stats import binom

@@ -45,6 +45,19 @@ def _lose(rng, values, masks, modulus, lost):
 
 # Three clients of one number each, which a difference is shown at.
 THREE = np.array([[1], [2], [4]]), np.array([[[0], [3], [7]], [[3], [0], [6]], [[7], [6], [0]]]), 11
+# Four, of whom two are lost.
+FOUR = (
+    np.array([[1], [2], [4], [5]]),
+    np.array(
+        [
+            [[0], [3], [7], [1]],
+            [[3], [0], [6], [8]],
+            [[7], [6], [0], [2]],
+            [[1], [8], [2], [0]],
+        ]
+    ),
+    13,
+)
 # One update of each kind is asked at every check, under two clips: one could be mistaken for 1.
 SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
 LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 2.0, 1.5, 20, 4, np.ones(5)
@@ -111,6 +124,17 @@ def noise_clipped_along(update, clip, sigma, uploads, colluding, z):
 def nothing_over_nothing(update, clip, sigma, uploads, colluding, z):
     length = np.linalg.norm(update)
     return not_clipped(update / length * min(length, clip), clip, sigma, uploads, colluding, z)
+
+
+# A share's variance in place of its standard deviation.
+def share_of_the_variance(update, clip, sigma, uploads, colluding, z):
+    clipped = noised_upload(update, clip, 0.0, uploads, colluding, z)
+    return clipped + (sigma * clip) ** 2 / (uploads - colluding) * z
+
+
+# The noise of those who collude is the one that does not count.
+def over_the_colluding(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, colluding, 0, z)
 
 
 # An update has one length, whatever its shape.
@@ -182,6 +206,21 @@ masks_added_again = vary(open_sum, masks=np.negative)
 
 
 # Of each pair one added the mask and one took it away.
+def signs_forgotten_added(uploads, masks, modulus, arrived):
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    return (uploads.sum(0) + masks[arrived][:, lost].sum((0, 1))) % modulus
+
+
+# Each lost client has left a mask with everyone who arrived.
+def first_lost_only(uploads, masks, modulus, arrived):
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    total = uploads.sum(0)
+    for k in arrived:
+        total = total + (masks[k, lost[0]] if lost[0] < k else -masks[k, lost[0]])
+    return total % modulus
+
+
+# Of each pair one added the mask and one took it away.
 def signs_forgotten(uploads, masks, modulus, arrived):
     lost = [j for j in range(len(masks)) if j not in arrived]
     return (uploads.sum(0) - masks[arrived][:, lost].sum((0, 1))) % modulus
@@ -190,6 +229,7 @@ def signs_forgotten(uploads, masks, modulus, arrived):
 # ---- how they are called
 
 ONE_LOST = _lose(np.random.default_rng(0), *THREE, [1])
+TWO_LOST = _lose(np.random.default_rng(0), *FOUR, [0, 2])
 CALLS = {
     "13.1": Calls(
         "update, clip, sigma, uploads, colluding and z",
@@ -200,5 +240,7 @@ CALLS = {
         draw=_draw_share,
     ),
     "13.2": Calls("values, masks and modulus", THREE, draw=_draw_masks),
-    "13.3": Calls("uploads, masks, modulus and arrived", ONE_LOST, draw=_draw_loss, times=25),
+    "13.3": Calls(
+        "uploads, masks, modulus and arrived", ONE_LOST, TWO_LOST, draw=_draw_loss, times=25
+    ),
 }

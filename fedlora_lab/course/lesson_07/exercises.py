@@ -25,7 +25,7 @@ def _least_squares(rng):
 
 
 def _pair(rng):
-    return rng.standard_normal((9, 4)), rng.standard_normal((4, 12))
+    return rng.standard_normal((9, 3)), rng.standard_normal((3, 12))
 
 
 def _energy(rng):
@@ -113,6 +113,21 @@ energies_left = partial(_worth, power=2, outer=1)
 whole_angle = partial(_worth, angle=1)
 # Lengths against energies.
 not_squared = partial(_worth, outer=1)
+# m is a share of the gradient's energy.
+def not_a_share(energy):
+    return worth(energy) * energy.sum() ** 2
+
+
+def mean_for_a_share(energy):
+    return worth(energy) * energy.mean() ** 2
+
+
+# v is a share of energy, in which the gain is squared.
+def gains_for_v(energy):
+    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+    return worth(energy) * np.mean(gain**2) / np.mean(gain)
+
+
 # A filter that removes everything would look best.
 noise_left_out = partial(_worth, left=1)
 # What the filter leaves of white noise in a row without end.
@@ -155,6 +170,27 @@ def a_first(B, A, gradients, lr_B, lr_A, C, steps):
         step = _mean_of_clipped(gradients(B, A)[s % 2], C)
         B, A = (B, A - lr_A * step) if s % 2 else (B - lr_B * step, A)
     return B, A
+
+
+# Turns come step by step.
+def b_then_a(B, A, gradients, lr_B, lr_A, C, steps):
+    for s in range(steps):
+        moves_a = s >= steps - steps // 2
+        step = _mean_of_clipped(gradients(B, A)[int(moves_a)], C)
+        B, A = (B, A - lr_A * step) if moves_a else (B - lr_B * step, A)
+    return B, A
+
+
+# Long gradients stay as they are, and short ones become as long as C.
+def lengthens(B, A, gradients, *settings):
+    C = settings[2]
+
+    def longer(*factors):
+        for g in gradients(*factors):
+            yield g * np.maximum(1, C / np.linalg.norm(g, axis=(1, 2), keepdims=True))
+
+    settings = *settings[:2], 1e9, settings[3]
+    return local_steps(B, A, lambda *at: [*longer(*at)], *settings)
 
 
 # What is short is lengthened, and a clip lengthens nothing.

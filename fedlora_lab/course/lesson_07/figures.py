@@ -56,7 +56,8 @@ def coupling(
     plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
     plane.set(xlim=(-0.2, 1.6), ylim=(0.4, 1.6), xlabel="b", ylabel="a")
     plane.set_title(f"Two numbers, learning rate {lr:g}")
-    right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step", ylabel="|b·a − 1|")
+    right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step")
+    right.set_ylabel("|b·a − 1| (10⁻⁶ where less)")
     nearer = min(labels, key=lambda label: label.y).text
     right.set_title(f"{nearer.capitalize()} the error ends smaller")
     style.label_ends(right, labels)

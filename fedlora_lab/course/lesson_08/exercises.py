@@ -103,6 +103,12 @@ def zero_left_out(width, reach, quantile):
     return quantile(np.linspace(1 - reach, reach, 2**width)) / quantile(reach)
 
 
+# Each side begins at zero, with a step too few above it.
+def zero_twice(width, reach, quantile):
+    side = quantile(np.linspace(0.5, reach, 2 ** (width - 1)))
+    return np.concatenate([-side[::-1], side]) / quantile(reach)
+
+
 # At the probabilities 0 and 1 the quantile is infinite.
 up_to_one = vary(levels, reach=1.0)
 
@@ -150,6 +156,28 @@ def largest_with_its_sign(x, levels, block):
     return np.concatenate(
         [part.max() * not_divided(part / part.max(), levels, block) for part in parts]
     )
+
+
+# A negative scale puts a block on mirrored levels, which are not the same ones.
+def signed_scale(x, levels, block):
+    parts = [x[i : i + block] for i in range(0, len(x), block)]
+    scales = [part[np.abs(part).argmax()] for part in parts]
+    pairs = zip(parts, scales, strict=True)
+    return np.concatenate([scale * not_divided(part / scale, levels, block) for part, scale in pairs])
+
+
+# The length of a block is more than its largest number.
+def by_the_length(x, levels, block):
+    parts = [x[i : i + block] for i in range(0, len(x), block)]
+    scales = [np.linalg.norm(part) for part in parts]
+    pairs = zip(parts, scales, strict=True)
+    return np.concatenate([scale * not_divided(part / scale, levels, block) for part, scale in pairs])
+
+
+# The level above is as far away as the level below.
+def rounds_up(x, levels, block):
+    scale = scale_of_each(x, block)
+    return levels[np.searchsorted(levels, x / scale).clip(0, len(levels) - 1)] * scale
 
 
 # The level below is up to a whole step away.

@@ -110,6 +110,19 @@ def turned(scores):
     return -lower_ends(scores)
 
 
+# The spread about the mean of the same seeds is too small by a root of n / (n − 1).
+def spread_of_all(scores):
+    m, n = scores.shape
+    best = scores.mean(axis=1).argmax()
+    means = np.delete(scores - scores[best], best, axis=0).mean(axis=1)
+    return means + (upper_ends(scores) - means) * ((n - 1) / n) ** 0.5
+
+
+# Valid where the intervals are independent, which those of pairs are not.
+def by_sidak(scores):
+    return _ends_at(scores, lambda m: 0.05 / (1 - 0.95 ** (2 / (m * (m - 1)))))
+
+
 # Each interval leaves 5 % over the number of pairs on one side alone.
 one_sided = partial(_ends_at, pairs=lambda m: m * (m - 1) / 4)
 

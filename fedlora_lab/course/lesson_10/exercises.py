@@ -88,6 +88,17 @@ def sums_of_values(B, A):
     return values[A.shape[1] :].sum() / values.sum()
 
 
+# A product of one client, or of the mean factors, has rank r: nothing of it is cut off.
+def nothing_lost(B, A):
+    return 0.0
+
+
+# One value of many.
+def largest_alone(B, A):
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    return values[A.shape[1]] / values[0]
+
+
 # Energies, where lengths were asked for.
 squared = vary(share_lost, then=np.square)
 

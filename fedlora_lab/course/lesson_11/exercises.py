@@ -35,7 +35,7 @@ def _head(rng):
 
 
 # Calls of few numbers, which a difference is shown at.
-TWO_ROWS = np.array([[0.4, -0.1, 0.3], [-2.1, 1.1, -0.9]])
+TWO_ROWS = np.array([[1.4, -0.5, 0.9], [-2.1, 1.1, -0.4]])
 ONE_INPUT = (
     np.array([[1.0, 2.0, 2.0], [-2.0, -4.0, -4.0 + 1e-9]]),
     np.array([[3.0, 0.0, 4.0], [0.5, 1.0, 1.0], [2.0, 1.0, -2.0]]),
@@ -43,10 +43,20 @@ ONE_INPUT = (
 )
 AS_MANY_AS_ROWS = _batch(np.random.default_rng(0), full=1.0)
 THREE_CLASSES = np.outer([0.25, 0.25, -0.5], [1.0, 3.0])
+# With noise more rows than one are negative, or none is.
+TWO_NEGATIVE = np.array([[0.3], [-0.1], [-0.6], [0.2]])
+NONE_NEGATIVE = np.array([[0.3], [0.05], [0.4]])
 CALLS = {
     "11.1": Calls("the gradient G", (TWO_ROWS,), draw=_noised, standard=_direction),
     "11.2": Calls("G, candidates and n", ONE_INPUT, AS_MANY_AS_ROWS, draw=_batch),
-    "11.4": Calls("the gradient G", (THREE_CLASSES,), draw=_head, times=8),
+    "11.4": Calls(
+        "the gradient G",
+        (THREE_CLASSES,),
+        (TWO_NEGATIVE,),
+        (NONE_NEGATIVE,),
+        draw=_head,
+        times=8,
+    ),
 }
 
 
@@ -60,6 +70,11 @@ def read(G):
 # A row is the input only without noise and where its error is not zero.
 def first_row(G):
     return G[0]
+
+
+# The loudest copy is noised like the others.
+def loudest_row(G):
+    return G[norm(G, axis=1).argmax()]
 
 
 # The weights of the rows have both signs.
@@ -105,6 +120,8 @@ def columns_for_rows(G, candidates, n):
 
 # A share of energies.
 energies = vary(outside, then=np.square)
+# Lengths at a right angle add up as squares.
+one_minus_inside = vary(outside, then=lambda share: 1 - (1 - share**2).clip(min=0) ** 0.5)
 # What lies inside.
 inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
 
@@ -119,6 +136,16 @@ def label(G):
 # The gradient of the right class is the negative one.
 def raised_most(G):
     return G.sum(axis=1).argmax()
+
+
+# Under noise the loudest row may be another.
+def loudest(G):
+    return norm(G, axis=1).argmax()
+
+
+# Under noise more than one may be negative.
+def first_negative(G):
+    return (G.sum(axis=1) < 0).argmax()
 
 
 # A short row says that the model was sure, not which label was right.

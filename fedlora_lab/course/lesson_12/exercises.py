@@ -157,6 +157,15 @@ def not_divided(m, g, v, epsilon, delta):
     return min(1, tail + 2 * m * delta * (1 - tail))
 
 
+# The chance of exactly v right guesses.
+def exactly_v(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v - 1, g, right)
+    return min(1, p_value(m, g, v, epsilon, delta) - tail + binom.pmf(v, g, right))
+
+
 # `range(1, v)` leaves out v: where one guess is right, that is the only i.
 def ends_before_v(m, g, v, epsilon, delta):
     from scipy.stats import binom

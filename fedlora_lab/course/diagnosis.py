@@ -747,9 +747,12 @@ def _example(calls: Calls) -> str:
 
 
 def call_in_words(names: Sequence[str], case: Case) -> str:
-    """Names the arguments of a call, but for functions among them: "n = 3, C = 0.5"."""
-    pairs = zip(names, case, strict=True)
-    return ", ".join(f"{name} = {_text(value)}" for name, value in pairs if not callable(value))
+    """Names the arguments of a call: "n = 3, C = 0.5"; of functions those that have ``in_words``."""
+    said = [
+        (name, getattr(value, "in_words", "") if callable(value) else _text(value))
+        for name, value in zip(names, case, strict=True)
+    ]
+    return ", ".join(f"{name} = {text}" for name, text in said if text)
 
 
 def _unlike(one: float, other: float) -> tuple[str, str]:

@@ -27,7 +27,17 @@ def _plans(rng):
     n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
     work = float(np.median([b * N for b, N in plans]))
     plans += [(1, int(work) + 1), (1, int(work / K)), (1, n)]
-    return plans, lambda q, N: base + slope * q * np.sqrt(N), n, K, d, work
+    return plans, _multiplier(base, slope), n, K, d, work
+
+
+def _multiplier(base, slope):
+    """A function of q and N that says of itself what it computes."""
+
+    def sigma(q, N):
+        return base + slope * q * np.sqrt(N)
+
+    sigma.in_words = f"the function {base:.4g} + {slope:.4g} q √N" if slope else f"always {base:g}"
+    return sigma
 
 
 def _scores(rng):
@@ -50,9 +60,11 @@ TWO_MODELS = (
     4.0,
     np.array([0.5, -0.2]),
 )
+# The second plan is too much work.
+TWO_PLANS = [(2, 4), (4, 9)], _multiplier(1.0, 0.0), 8, 4, 16, 20
 CALLS = {
     "14.1": Calls("sites and labels", FIVE_ROWS, draw=_table),
-    "14.2": Calls("plans, sigma, n, K, d and work", draw=_plans),
+    "14.2": Calls("plans, sigma, n, K, d and work", TWO_PLANS, draw=_plans),
     "14.4": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
 }
 

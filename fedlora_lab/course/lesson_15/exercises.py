@@ -39,6 +39,9 @@ def mean_step(examples, seed):
     return {"weight": released[:1], "bias": released[1:]}
 
 
+mean_step.in_words = "one that divides by the size of the batch"
+
+
 def _far_at(place):
     """A call of three examples: the one at a place moves the step most, and is the shortest."""
     batch = [np.array([3.0, 0.0]), np.array([4.0, 0.5])]
@@ -102,6 +105,11 @@ def sensitivity(step, batch, seed, C):
         squares = sum(((full[name] - without[name]) ** 2).sum() for name in full)
         moved.append(np.sqrt(squares))
     return max(moved) / C
+
+
+# A distance is the root of the squares' sum.
+def without_the_root(step, batch, seed, C):
+    return (sensitivity(step, batch, seed, C) * C) ** 2 / C
 
 
 # Two noises differ, and hide what the example did.
@@ -235,6 +243,30 @@ def at_least_expected(rows, C, sigma, expected, z):
 def clips_each_tensor(rows, C, sigma, expected, z):
     halves = np.split(rows, 2, axis=1)
     total = np.concatenate([_clipped(half, C) for half in halves], axis=1).sum(0)
+    return (total + sigma * C * z) / expected
+
+
+# One example may be all of a sum.
+def clips_the_sum(rows, C, sigma, expected, z):
+    return mean_gradient(rows.sum(0, keepdims=True), C, sigma, expected, z)
+
+
+# A clip by the square is too hard above 1 and too loose below.
+def by_the_square(rows, C, sigma, expected, z):
+    squares = (rows**2).sum(1, keepdims=True)
+    total = (rows * np.minimum(1, C / np.maximum(squares, 1e-12))).sum(0)
+    return (total + sigma * C * z) / expected
+
+
+# The noise tells how many were drawn.
+def noise_over_the_batch(rows, C, sigma, expected, z):
+    return mean_gradient(rows, C, 0, expected, z) + sigma * C * z / max(len(rows), 1)
+
+
+# Keeps the promise, and shortens rows that are within C.
+def half_of_the_square_each(rows, C, sigma, expected, z):
+    halves = np.split(rows, 2, axis=1)
+    total = np.concatenate([_clipped(half, C / 2**0.5) for half in halves], axis=1).sum(0)
     return (total + sigma * C * z) / expected
 
 

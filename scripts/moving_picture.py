@@ -77,7 +77,8 @@ def record(page: Any) -> tuple[Film, Image.Image]:
             page.evaluate("rounds => { for (let i = 0; i < rounds; i++) pg.step(); }", ROUNDS)
             film.take(STEP)
         film.milliseconds[-1] = END
-    bottom = page.locator(".lane .maps").first.evaluate("e => e.getBoundingClientRect().bottom + 8")
+    # The next heading of the middle column begins right below.
+    bottom = page.locator(".lane .maps").first.evaluate("e => e.getBoundingClientRect().bottom - 2")
     page.set_viewport_size({"width": WIDTH, "height": int(bottom)})
     return film, Film(page).take(END, int(bottom))
 

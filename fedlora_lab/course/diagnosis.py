@@ -239,8 +239,11 @@ def _rounded(calls: Calls) -> str:
 def _nearly(calls: Calls) -> str:
     """A result that no description explains and that is within `NEAR` of the right one."""
     for numbers, goal in _pairs(calls):
-        size = abs(goal).max(initial=0.0)
-        if not size or not abs(numbers - goal).max(initial=0.0) <= NEAR * size:
+        known = np.isfinite(goal)
+        if not np.array_equal(numbers[~known], goal[~known], equal_nan=True):
+            return ""
+        size = abs(goal[known]).max(initial=0.0)
+        if not size or not abs((numbers - goal)[known]).max(initial=0.0) <= NEAR * size:
             return ""
     return (
         "your result is within 0.1 % of the right one in every call: it may be rounded, a constant "

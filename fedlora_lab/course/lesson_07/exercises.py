@@ -113,6 +113,8 @@ energies_left = partial(_worth, power=2, outer=1)
 whole_angle = partial(_worth, angle=1)
 # Lengths against energies.
 not_squared = partial(_worth, outer=1)
+
+
 # m is a share of the gradient's energy.
 def not_a_share(energy):
     return worth(energy) * energy.sum() ** 2

@@ -163,7 +163,9 @@ def signed_scale(x, levels, block):
     parts = [x[i : i + block] for i in range(0, len(x), block)]
     scales = [part[np.abs(part).argmax()] for part in parts]
     pairs = zip(parts, scales, strict=True)
-    return np.concatenate([scale * not_divided(part / scale, levels, block) for part, scale in pairs])
+    return np.concatenate(
+        [scale * not_divided(part / scale, levels, block) for part, scale in pairs]
+    )
 
 
 # The length of a block is more than its largest number.
@@ -171,7 +173,9 @@ def by_the_length(x, levels, block):
     parts = [x[i : i + block] for i in range(0, len(x), block)]
     scales = [np.linalg.norm(part) for part in parts]
     pairs = zip(parts, scales, strict=True)
-    return np.concatenate([scale * not_divided(part / scale, levels, block) for part, scale in pairs])
+    return np.concatenate(
+        [scale * not_divided(part / scale, levels, block) for part, scale in pairs]
+    )
 
 
 # The level above is as far away as the level below.

@@ -60,11 +60,11 @@ TWO_MODELS = (
     4.0,
     np.array([0.5, -0.2]),
 )
-# The second plan is too much work.
-TWO_PLANS = [(2, 4), (4, 9)], _multiplier(1.0, 0.0), 8, 4, 16, 20
+# The second plan is too much work by one gradient; the third is far too much.
+THREE_PLANS = [(2, 4), (3, 7), (1, 61)], _multiplier(1.0, 0.0), 40, 4, 16, 20
 CALLS = {
     "14.1": Calls("sites and labels", FIVE_ROWS, draw=_table),
-    "14.2": Calls("plans, sigma, n, K, d and work", TWO_PLANS, draw=_plans),
+    "14.2": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
     "14.4": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
 }
 

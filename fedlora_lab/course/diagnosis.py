@@ -750,7 +750,7 @@ def _example(calls: Calls) -> str:
 
 
 def call_in_words(names: Sequence[str], case: Case) -> str:
-    """Names the arguments of a call: "n = 3, C = 0.5"; of functions those that have ``in_words``."""
+    """Names the arguments of a call: "n = 3, C = 0.5"; of functions those with ``in_words``."""
     said = [
         (name, getattr(value, "in_words", "") if callable(value) else _text(value))
         for name, value in zip(names, case, strict=True)

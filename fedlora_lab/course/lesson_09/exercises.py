@@ -112,7 +112,7 @@ def turned(scores):
 
 # The spread about the mean of the same seeds is too small by a root of n / (n − 1).
 def spread_of_all(scores):
-    m, n = scores.shape
+    n = scores.shape[1]
     best = scores.mean(axis=1).argmax()
     means = np.delete(scores - scores[best], best, axis=0).mean(axis=1)
     return means + (upper_ends(scores) - means) * ((n - 1) / n) ** 0.5

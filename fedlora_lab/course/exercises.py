@@ -290,6 +290,17 @@ class Calls(Reader):
         return diagnosis.differs(self.call, answer, solution, self.cases, several)
 
 
+class Spoken:
+    """A function among the arguments of a call, with the words that stand for it in an answer."""
+
+    def __init__(self, function: Callable[..., Any], in_words: str) -> None:
+        self.function = function
+        self.in_words = in_words
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.function(*given, **named)
+
+
 def vary(
     function: Function, then: Callable[[Any], Any] = lambda result: result, **changes: Any
 ) -> Function:

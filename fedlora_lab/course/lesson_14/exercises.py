@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_lab.course.exercises import Calls, vary
+from fedlora_lab.course.exercises import Calls, Spoken, vary
 
 
 def _table(rng):
@@ -36,8 +36,8 @@ def _multiplier(base, slope):
     def sigma(q, N):
         return base + slope * q * np.sqrt(N)
 
-    sigma.in_words = f"the function {base:.4g} + {slope:.4g} q √N" if slope else f"always {base:g}"
-    return sigma
+    words = f"the function {base:.4g} + {slope:.4g} q √N" if slope else f"always {base:g}"
+    return Spoken(sigma, words)
 
 
 def _scores(rng):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_lab.course.exercises import Calls, vary
+from fedlora_lab.course.exercises import Calls, Spoken, vary
 
 
 def _steps(rng, scale=None):
@@ -39,14 +39,14 @@ def mean_step(examples, seed):
     return {"weight": released[:1], "bias": released[1:]}
 
 
-mean_step.in_words = "one that divides by the size of the batch"
+DIVIDES_BY_THE_BATCH = Spoken(mean_step, "one that divides by the size of the batch")
 
 
 def _far_at(place):
     """A call of three examples: the one at a place moves the step most, and is the shortest."""
     batch = [np.array([3.0, 0.0]), np.array([4.0, 0.5])]
     batch.insert(place, np.array([0.0, 1.0]))
-    return mean_step, batch, 7, 2.0
+    return DIVIDES_BY_THE_BATCH, batch, 7, 2.0
 
 
 def _fits(rng, count=None):

@@ -48,7 +48,7 @@ def served_by(serve: Serve) -> Method:
     Args: serve: (B, A) of a layer -> mean B, mean A and the residual, as in exercise 10.1.
     Guarantees: test_lesson_10.py::test_the_readers_server_trains_as_the_library_s.
     """
-    return methods.FedExLoRA.replace(name="my server", aggregate=_Served(serve))
+    return methods.FedExLoRA.replace(name="exact server (10.1)", aggregate=_Served(serve))
 
 
 @style.paper()

@@ -128,6 +128,8 @@ def ranges_of_rates(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
     axes[0].set_ylim(len(slugs) - 0.5, -0.5)
     for epsilon, colour in colours.items():
         style.draw_dots(axes[-1], [], [], colour, 6, label=f"ε = {epsilon:g}")
+    style.draw_dots(axes[-1], [], [], style.GREY, 11, marker="*", label="best")
+    axes[-1].plot([], [], "s", ms=11, mfc="none", mec=style.INK, label="predicted end")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ends = rates.groupby(["unit", "epsilon", "method"])["lr"].max()
     hits = int((ends == predicted.reindex(ends.index)).sum())

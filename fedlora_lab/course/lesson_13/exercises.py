@@ -70,7 +70,7 @@ TABLE = np.array([[3.0, 0.0, 1.0], [0.0, 4.0, -1.0]]), 2.0, 1.5, 20, 4, np.ones(
 
 
 def noised_upload(update, clip, sigma, uploads, colluding, z):
-    clipped = update * min(1, clip / np.linalg.norm(update))
+    clipped = update * min(1, clip / max(np.linalg.norm(update), 1e-12))
     honest = uploads - colluding
     return clipped + sigma * clip / np.sqrt(honest) * z
 

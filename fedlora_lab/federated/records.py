@@ -192,6 +192,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
 
 @explain_arguments()
 @in_usual_torch
+@adapters.matmuls("float32")  # as a run scores its model
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:
@@ -218,6 +219,7 @@ def predict(
 
 @explain_arguments()
 @in_usual_torch
+@adapters.matmuls("float32")
 def generate(
     task: Task,
     record: Round,

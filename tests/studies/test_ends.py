@@ -176,6 +176,12 @@ def test_the_page_says_what_the_texts_found():
     words = dict(enumerate(("none", "one", "two", "three", "four", "five", "six")))
     said = f"It is in {words[len(changed)]} of these four settings. With all six, v is nearer in"
     assert f"{said} {words[len(nearer)]}." in page
+    behind = words[len(errors) - len(nearer)]
+    assert f"In {behind} of these six the earlier rule is nearer." in readme
+    assert f"in {behind} of these six settings the earlier rule is nearer" in _finding()
+    assert judged.loc["v", "high"] > judged.loc["u", "low"]  # "overlap"
+    largest = errors.filter(like="scaling 8", axis=0)
+    assert (largest["u"] < largest["v"]).all() and len(largest) == 2
     singles = [
         np.log2(ends.with_measured(part)["found"] / table["found"]).dropna()
         for _, part in runs.groupby("seed")

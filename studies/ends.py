@@ -19,7 +19,7 @@ privacy around that of the curvature. Without privacy v and u predict no end, wi
 predicts the end of training without noise. Cells of texts need the files that `studies.sentiment`
 names; their noise is computed from committed frames. Their curvature was committed later than all
 else, but before any run on texts; those runs are in results/ends-texts.csv. The first of them were
-trained in float32, the others with the frozen maps in bfloat16, which takes less than half of the
+trained in float32, the others with the frozen maps in bfloat16, which takes about half of the
 time. Two settings were trained both ways (results/ends-both-ways.csv).
 
 Registered beside the rules: v is nearer than u where alpha / r or the rank is not that of the cell

@@ -113,7 +113,7 @@ def longest_gaps(B, A):
     sizes = [
         [np.linalg.norm(b - c) * np.linalg.norm(a - d) for c, d in zip(B, A)] for b, a in zip(B, A)
     ]
-    return np.isin(np.arange(len(B)), np.unravel_index(np.argmax(sizes), (len(B), len(B)))) / 2
+    return _worst_pair(sizes)
 
 
 def _worst_pair(sizes):

@@ -1,5 +1,7 @@
 """Right and wrong answers to the exercises of notebook 08: a code, a copy, a step, an attack."""
 
+from functools import partial
+
 import numpy as np
 from scipy.special import ndtri
 
@@ -150,32 +152,21 @@ def not_divided(x, levels, block):
     return levels[np.abs(x[:, None] - levels).argmin(1)]
 
 
-# Where the largest magnitude is a negative number's, the levels do not reach it.
-def largest_with_its_sign(x, levels, block):
+def _scaled_by(x, levels, block, scale_of):
+    """`receive` with another scale of a block, a function of its numbers."""
     parts = [x[i : i + block] for i in range(0, len(x), block)]
-    return np.concatenate(
-        [part.max() * not_divided(part / part.max(), levels, block) for part in parts]
-    )
+    scaled = [scale_of(part) * not_divided(part / scale_of(part), levels, block) for part in parts]
+    return np.concatenate(scaled)
+
+
+# Where the largest magnitude is a negative number's, the levels do not reach it.
+largest_with_its_sign = partial(_scaled_by, scale_of=np.max)
 
 
 # A negative scale puts a block on mirrored levels, which are not the same ones.
-def signed_scale(x, levels, block):
-    parts = [x[i : i + block] for i in range(0, len(x), block)]
-    scales = [part[np.abs(part).argmax()] for part in parts]
-    pairs = zip(parts, scales, strict=True)
-    return np.concatenate(
-        [scale * not_divided(part / scale, levels, block) for part, scale in pairs]
-    )
-
-
+signed_scale = partial(_scaled_by, scale_of=lambda part: part[np.abs(part).argmax()])
 # The length of a block is more than its largest number.
-def by_the_length(x, levels, block):
-    parts = [x[i : i + block] for i in range(0, len(x), block)]
-    scales = [np.linalg.norm(part) for part in parts]
-    pairs = zip(parts, scales, strict=True)
-    return np.concatenate(
-        [scale * not_divided(part / scale, levels, block) for part, scale in pairs]
-    )
+by_the_length = partial(_scaled_by, scale_of=np.linalg.norm)
 
 
 # The level above is as far away as the level below.

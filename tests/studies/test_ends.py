@@ -151,7 +151,7 @@ def test_the_page_says_what_the_texts_found():
         task, scaling = str(cell).split(", scaling ")
         label = {"sentiment": "short texts", "texts-768": "768 inputs"}[task]
         assert f"| {label}, α/r = {scaling} | {seeds[cell]} | FedLoRA |" in page
-    judged = ends.judge(runs)
+    judged: Any = ends.judge(runs)
     intervals = {rule: "{:.2f} octaves [{:.2f}, {:.2f}]".format(*judged.loc[rule]) for rule in "vu"}
     said = f"v is off by {intervals['v']}, u by {intervals['u'].replace(' octaves', '')}, and"
     curvature = "{:.2f} [{:.2f}, {:.2f}]".format(*judged.loc["curvature"])

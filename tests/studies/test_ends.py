@@ -182,11 +182,11 @@ def test_the_page_says_what_the_texts_found():
     assert judged.loc["v", "high"] > judged.loc["u", "low"]  # "overlap"
     largest = errors.filter(like="scaling 8", axis=0)
     assert (largest["u"] < largest["v"]).all() and len(largest) == 2
-    singles = [
-        np.log2(ends.with_measured(part)["found"] / table["found"]).dropna()
+    singles: Any = [
+        np.log2((ends.with_measured(part)["found"] / table["found"]).dropna())
         for _, part in runs.groupby("seed")
     ]
-    scatter = (pd.concat(singles) ** 2).mean() ** 0.5
+    scatter: Any = (pd.concat(singles) ** 2).mean() ** 0.5
     assert f"The end of a single seed lies {scatter:.2f} octaves from that of all" in page
     too_large = 2 ** off["v"].filter(like="sentiment", axis=0).max()
     too_small = 2 ** -off["v"].filter(like="texts-768", axis=0).min()
@@ -219,7 +219,7 @@ def test_the_page_says_what_the_precision_of_the_frozen_maps_changes():
         ends.with_measured(both.assign(validation=both[name])[[*columns, "validation"]])["found"]
         for name in ("validation", "validation_again")
     ]
-    largest = np.log2(found[0] / found[1]).abs().max()
+    largest = np.abs(np.log2(found[0] / found[1])).max()
     assert f"and their ends by {largest:.2f} octaves at most" in page
 
 

@@ -327,7 +327,7 @@ def _first_line(error: BaseException, function: Function) -> str:
     """Describes an error in one line, with the line of the function in which it came up."""
     text = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
     if "empty sequence" in text or "zero-size array" in text:
-        text += " (a range or an array has nothing in it there)"
+        text += " (nothing is there: is a range empty?)"
     code = getattr(function, "__code__", None)
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):

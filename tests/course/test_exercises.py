@@ -144,6 +144,12 @@ def test_a_function_that_changes_its_arguments_spoils_no_later_call():
             lambda x: None if x > 1 else x,
             "your function returns nothing where x = 2; let it end with `return`",
         ),
+        (
+            lambda x: np.max(np.zeros(0)),
+            "your function of x stops with ValueError in its line 1: zero-size array to reduction "
+            "operation maximum which has no identity (nothing is there: is a range empty?), "
+            "where x = 1",
+        ),
         (lambda x: x + 1j, "numbers should come out of your function, not complex ones"),
         (lambda x: np.array(["calm"]), "numbers should come out of your function, not words"),
         (

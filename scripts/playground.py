@@ -298,8 +298,11 @@ Cell = tuple[str, float, float, int]
 
 
 def cells() -> list[Cell]:
-    """What is run: each method over the rates, and what else the stories show."""
+    """What is run: each method over the rates, what else the stories show, and what notebook 05
+    says of the rates at ε = 1.
+    """
     swept = [(slug, 8.0, rate, 2) for slug in METHODS for rate in RATES]
+    swept += [(slug, 1.0, rate, 2) for slug in ("fedlora", "ffa-lora") for rate in RATES]
     shown = [
         (slug, epsilon_of(act), rate_of(act), 2)
         for story in STORIES

@@ -17,6 +17,8 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.course import playground
+from fedlora_lab.course.lesson_04 import figures as lesson
+from fedlora_lab.course.widgets.scene import COLOURS
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.filters import identity
@@ -378,6 +380,8 @@ def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
 
 def test_the_page_says_what_its_pictures_show(page):
     """The product written out, an empty chart explained, one axis for a story, a slider in use."""
+    bound = f"v = {tuned_rates.OUTPUT_VARIANCE}"
+    page.locator("figcaption", has_text="Predicted end of the range").get_by_text(bound).wait_for()
     ticks = page.locator("[data-chart=accuracy] text[text-anchor=end]")
     page.evaluate("pg.act(0, 0); pg.play(false)")
     page.locator("[data-round]", has_text="0 /").wait_for()
@@ -395,13 +399,56 @@ def test_the_page_says_what_its_pictures_show(page):
         "Its adapter: (B + noise) (A + noise) = learned + noise on B + noise on A + noise × noise",
     ]
     page.evaluate("pg.change({noise: 6})")
-    page.locator("[data-chart=rate] text", has_text="there is no limit to show").wait_for()
+    page.locator("[data-chart=rate] text", has_text="no end is predicted").wait_for()
     adapters.last.get_by_text("noise × noise").wait_for(state="detached")
     texts = [" ".join(text.split()) for text in adapters.all_inner_texts()]
     assert texts == ["Its adapter: B A = learned"] * 2
     assert page.locator("[data-knob=bits]").is_visible()
     page.evaluate("pg.change({methods: ['ffa-lora', 'fedlora'], noise: 4})")
     assert page.locator("[data-knob=bits]").is_hidden()
+
+
+def test_the_parts_of_the_product_have_the_colours_of_lesson_04(page):
+    """In words, in the area over the rounds and in the formula."""
+    page.emulate_media(color_scheme="light")
+    page.evaluate("pg.change({methods: ['fedlora', 'ffa-lora'], rate: 10}); pg.step(); pg.step()")
+    lane = page.locator("[data-lane='0']")
+    lane.locator("polygon").nth(3).wait_for()
+    places = ("figcaption", ".expansion span[style]", "polygon")
+    code = "all => all.map(e => [e.textContent, getComputedStyle(e)[e.points ? 'fill' : 'color']])"
+    words, formula, areas = (lane.locator(place).evaluate_all(code) for place in places)
+    rgb = [tuple(bytes.fromhex(COLOURS[name][1:])) for name in lesson.COLOURS.values()]
+    expected = [f"rgb{colour}" for colour in rgb]
+    for seen in (words, formula, areas):
+        assert [colour for _, colour in seen] == expected
+    assert [text.split(maxsplit=2)[-1] for text, _ in words][1:] == list(lesson.WORDS.values())
+
+
+def test_a_small_rate_shows_what_notebook_05_says(browser, tmp_path):
+    """Of seed 0; a browser whose last digits differ may read a few of 360 digits otherwise."""
+    path = tmp_path / "playground.html"
+    path.write_text(playground.page("small rate"), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.evaluate("window.pg = document.querySelector('[data-fedlora-playground]').playground")
+    words = [page.locator(f"[data-words={knob}]").inner_text() for knob in ("rate", "noise")]
+    assert words == ["0.1", "1"]
+    seen = page.evaluate(
+        """() => [[2, 7], [4, 7], [6, 7], [8, 7], [4, 0], [4, 15]].map(([rate, rank]) => {
+            pg.change({rate, rank});
+            while (pg.lanes[0].round < pg.problem.rounds) pg.step();
+            return pg.lanes.flatMap(({history, known}) => [history.at(-1).accuracy, known.end]);
+        })"""
+    )
+    start = page.evaluate("pg.lanes[0].history[0].accuracy")
+    page.close()
+    first, double, fourfold, most, low, high = np.array(seen)  # accuracy and end of each method
+    assert min(first[0], first[2]) > start + 0.02 and abs(first[0] - first[2]) < 0.02
+    assert double[0] < start - 0.02 and double[2] > start + 0.01
+    assert abs(fourfold[2] - start) < 0.02 and most[2] < start - 0.02
+    gains = high - low
+    assert [gains[0], gains[2]] == pytest.approx([-0.18, 0.04], abs=0.02)
+    assert max(gains[1], gains[3]) < 0
 
 
 def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):
@@ -437,7 +484,7 @@ onerror = onunhandledrejection = event => parent.postMessage(String(event.reason
     for (const element of document.querySelectorAll('div')) {{
         const address = URL.createObjectURL(new Blob([{module}], {{type: 'text/javascript'}}));
         const {{default: widget}} = await import(address);
-        await widget.render({{model: {{}}, el: element}});
+        await widget.render({{model: {{get: () => ({{}})}}, el: element}});
         element.querySelector('[data-do=step]').click();
     }}
     const every = (name, say) => Array.from(document.querySelectorAll(name), say);
@@ -481,9 +528,10 @@ def test_the_page_is_one_small_file(page):
 
 
 def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
-    cells = ["import fedlora_lab as fl", "fl.course.widgets.playground()"]
+    cells = ["import fedlora_lab as fl", 'fl.course.widgets.playground("small rate")']
     with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:
         output = notebook.run(1)
+        output.locator("[data-words=rate]", has_text="0.1").wait_for()
         output.locator(PLAY).click()
         output.locator("[data-round]").filter(has_text=re.compile(r"^[3-9] /")).wait_for()
         output.locator(PLAY).click()

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import playground as script
 import pytest
+from PIL import Image
 
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.course import playground
+from fedlora_lab.course.lesson_04 import figures as lesson
+from fedlora_lab.course.widgets.scene import COLOURS
 
 TABLES = json.loads((playground.HERE / "tables.json").read_text(encoding="utf-8"))
 
@@ -23,6 +27,27 @@ def test_digits_methods_colours_and_limits_are_those_of_the_library():
 def test_the_page_that_is_opened_by_a_double_click_is_the_package_s():
     expected = playground.page()
     assert script.PAGE.read_text(encoding="utf-8") == expected, "python scripts/playground.py page"
+
+
+def test_pictures_of_the_page_keep_the_colours_of_the_parts():
+    """Fault: among few colours the noise on A was drawn in the red of wrong answers."""
+    stills = [start.still for start in playground.STARTS.values()]
+    for path in (*stills, script.ROOT / "docs" / "figures" / "playground.gif"):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        drawn = {f"#{bytes(colour).hex().upper()}" for colour in np.unique(pixels, axis=0)}
+        assert {COLOURS[name] for name in lesson.COLOURS.values()} <= drawn, path.name
+
+
+def test_a_start_is_known_to_the_widget_and_to_the_site():
+    widget = fl.course.widgets.playground("small rate")
+    start = widget.get_state("start")["start"]
+    assert start == {"noise": 1, "rate": 2}
+    html = widget._repr_mimebundle_()[0]["text/html"]
+    widget.close()
+    assert f"""data-fedlora-playground='{json.dumps(start)}'""" in html
+    with pytest.raises(ValueError, match="start='none': expected 'large rate' or 'small rate'"):
+        fl.course.widgets.playground("none")
 
 
 @pytest.mark.slow

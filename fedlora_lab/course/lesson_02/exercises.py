@@ -24,8 +24,8 @@ def _many(rng):
 
 # So small that what comes out can be followed by hand.
 TWO_CLIENTS = np.array([[[1.0]], [[3.0]]]), np.array([[[2.0]], [[0.5]]]), np.array([1, 3])
-# Products of gaps are −4, −3 and 6: the worst pair is the last two.
-THREE_CLIENTS = np.array([[[0.0]], [[1.0]], [[3.0]]]), np.array([[[5.0]], [[1.0]], [[4.0]]])
+# Products of gaps are −4, 6 and −3: the worst pair is neither the first nor the last.
+THREE_CLIENTS = np.array([[[1.0]], [[0.0]], [[3.0]]]), np.array([[[1.0]], [[5.0]], [[4.0]]])
 CALLS = {
     "02.1": Calls("B, A and n", TWO_CLIENTS, draw=_round),
     "02.3": Calls("B and A", THREE_CLIENTS, draw=_many, times=25),

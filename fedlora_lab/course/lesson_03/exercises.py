@@ -82,6 +82,11 @@ def clips_each_number(g, C, sigma, b, xi):
     return (np.clip(g, -C, C).sum(axis=0) + sigma * C * xi) / b
 
 
+# The noise is divided rightly, and the sum by a private number.
+def divides_the_sum_by_the_drawn(g, C, sigma, b, xi):
+    return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
+
+
 # Silence tells that nobody was drawn.
 def silent_if_empty(g, C, sigma, b, xi):
     return release(g, C, sigma, b, xi) * (len(g) > 0)
@@ -210,6 +215,20 @@ at_order_2, at_order_8, at_order_64 = (partial(_best, orders=[order]) for order 
 # A loss above ε comes with λ − 1 in the exponent.
 order_not_less_one = partial(_best, less=0)
 largest_bound = partial(_best, choose=max)
+
+
+# The least of all real orders: 1 + the root of 2 σ² log(1/δ) / N.
+def best_real_order(sigma, releases, delta):
+    spent = releases / (2 * sigma**2)
+    return spent + 2 * math.sqrt(spent * math.log(1 / delta))
+
+
+# The logarithm of a moment is the divergence times λ − 1.
+def moment_for_divergence(sigma, releases, delta):
+    return min(
+        releases * order * (order - 1) / (2 * sigma**2) + math.log(1 / delta) / (order - 1)
+        for order in range(2, 65)
+    )
 
 
 # Tight for Gaussian noise, and another way.

@@ -137,6 +137,11 @@ def _turns(*given, word, sent=lambda t: "", whole=False, kept=1):
     return B, A
 
 
+# A pseudo-gradient: where the server adds, it leads the wrong way.
+def old_less_new(B, A, gradient, combine, *settings):
+    return take_turns(B, A, gradient, lambda changes, at: -combine(-changes, at), *settings)
+
+
 # B's turn comes first: while B is zero A has no gradient.
 a_first = partial(_turns, word=lambda t, s: "AB"[t % 2])
 # The mean of the products is missed again.
@@ -228,6 +233,14 @@ start_of_one = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=1
 half_rounds = partial(_energy, releases=lambda T: (T / 2, T / 2))
 # B starts at zero, A does not.
 start_of_zero = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=0)
+
+
+# A's noise is not as long as A's start.
+def product_a_third(T, tau, d_out, d_in, r, gamma):
+    given = T, tau, d_out, d_in, r, gamma
+    return A_is_clean(*given) + start_of_zero(*given) / 3
+
+
 # Independent noise adds up in squares.
 lengths_added = partial(_energy, releases=lambda T: ((T - T // 2) ** 2, (T // 2) ** 2))
 

@@ -8,24 +8,28 @@ from fedlora_lab.course.exercises import Calls
 
 
 def _least_squares(rng):
-    """Factors, and the gradients of |B A x - y|^2 / 2 for eight examples, half of them short."""
-    x = rng.standard_normal((8, 5))
-    y = 2 * rng.standard_normal((8, 4))
+    """Factors, and the gradients of |B A x - y|^2 / 2 for eight examples, half of them short.
+
+    Each example has three places, or its gradients would have rank one and one length in all norms.
+    """
+    x = rng.standard_normal((8, 3, 5)) / 3**0.5
+    y = 2 * rng.standard_normal((8, 3, 4)) / 3**0.5
     y[::2] *= 0.05
     x[::2] *= 0.3
 
     def gradients(B, A):
         h = x @ (B @ A).T - y
-        return h[:, :, None] * (x @ A.T)[:, None], (h @ B)[:, :, None] * x[:, None]
+        return h.swapaxes(1, 2) @ (x @ A.T), (h @ B).swapaxes(1, 2) @ x
 
-    B = 0.5 * rng.standard_normal((4, 2))
-    A = rng.standard_normal((2, 5))
+    B = 0.5 * rng.standard_normal((4, 3))
+    A = rng.standard_normal((3, 5))
     rates = rng.uniform(0.2, 0.3), rng.uniform(0.05, 0.1)
     return B, A, gradients, *rates, rng.uniform(0.8, 1.2), int(rng.integers(4, 8))
 
 
 def _pair(rng):
-    return rng.standard_normal((9, 3)), rng.standard_normal((3, 12))
+    rows, columns, rank = (int(rng.integers(*ends)) for ends in ((7, 12), (10, 15), (2, 5)))
+    return rng.standard_normal((rows, rank)), rng.standard_normal((rank, columns))
 
 
 def _energy(rng):
@@ -54,12 +58,11 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
-def _filtered(g_B, g_A, mode):
-    """`filtered` with other numbers beyond the ends, as `numpy.pad` names them."""
-    weights = np.array([1, 4, 6, 4, 1]) / 16
+def _filtered(g_B, g_A, mode="symmetric", weights=(1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)):
+    """`filtered` with other weights, or numbers beyond the ends, as `numpy.pad` names them."""
 
     def along_rows(g):
-        padded = np.pad(g, ((0, 0), (2, 2)), mode=mode)
+        padded = np.pad(g, ((0, 0), (len(weights) // 2,) * 2), mode=mode)
         return np.array([np.convolve(row, weights, "valid") for row in padded])
 
     return along_rows(g_B.T).T, along_rows(g_A)
@@ -71,6 +74,15 @@ zeros = partial(_filtered, mode="constant")
 reflected = partial(_filtered, mode="reflect")
 edge_held = partial(_filtered, mode="edge")
 wrapped = partial(_filtered, mode="wrap")
+# Weights of a mean add up to one.
+not_divided = partial(_filtered, weights=(1, 4, 6, 4, 1))
+# LA-LoRA's weights are those of three neighbours, taken twice.
+three_neighbours = partial(_filtered, weights=(1 / 4, 1 / 2, 1 / 4))
+equal_weights = partial(_filtered, weights=(1 / 5,) * 5)
+
+
+def filtered_twice(g_B, g_A):
+    return filtered(*filtered(g_B, g_A))
 
 
 def along_the_rank(g_B, g_A):
@@ -224,6 +236,23 @@ def stale(B, A, gradients, lr_B, lr_A, C, steps):
         if s + 1 < steps:  # A's step takes the gradients from before B's
             A = A - lr_A * _mean_of_clipped(g_A, C)
     return B, A
+
+
+# A matrix may have many directions of length C, and be longer than C.
+def spectral_norm(B, A, gradients, *settings):
+    C = settings[2]
+
+    def shortened(*factors):
+        for g in gradients(*factors):
+            yield g * np.minimum(1, C / np.linalg.norm(g, 2, axis=(1, 2), keepdims=True))
+
+    settings = *settings[:2], 1e9, settings[3]
+    return local_steps(B, A, lambda *at: [*shortened(*at)], *settings)
+
+
+# Only one factor is released in a step.
+def half_the_bound(B, A, gradients, lr_B, lr_A, C, steps):
+    return local_steps(B, A, gradients, lr_B, lr_A, C / 2**0.5, steps)
 
 
 # The factor that does not move takes its share of the clip norm.

@@ -224,6 +224,11 @@ def missing_as_zero(psi, sent, uploads, weights, eta):
     return psi + eta * (weights @ uploads - sent)
 
 
+# The same, and what the rounding took counts as movement.
+def towards_the_plain_mean(psi, sent, uploads, weights, eta):
+    return psi + eta * (weights @ uploads - psi)
+
+
 # Who answered then sets how much one client counts.
 without_weights = vary(server_step, weights=lambda weights: np.ones_like(weights) / len(weights))
 weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())

@@ -58,6 +58,11 @@ def unpaired(one, other, freedom=2):
 unpaired_of_one = partial(unpaired, freedom=1)
 
 
+# How uncertain the mean is, which an interval multiplies by t.
+def standard_error(one, other):
+    return (one - other).std(ddof=1) / len(one) ** 0.5
+
+
 # Few seeds: the spread is itself uncertain.
 def normal(one, other):
     return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
@@ -129,6 +134,16 @@ one_sided = partial(_ends_at, pairs=lambda m: m * (m - 1) / 4)
 
 # Student's t is wider than the normal distribution.
 normal_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, quantile=lambda p, n: ndtri(p))
+
+
+# What a seed does to both methods is counted as noise.
+def unpaired_ends(scores):
+    m, n = scores.shape
+    means = scores.mean(axis=1)
+    best = means.argmax()
+    errors = ((scores.var(axis=1, ddof=1) + scores[best].var(ddof=1)) / n) ** 0.5
+    ends = means - means[best] + student.ppf(1 - 0.05 / (m * (m - 1)), 2 * (n - 1)) * errors
+    return np.delete(ends, best)
 
 
 # A method is tied where its gap may be zero: the upper end.

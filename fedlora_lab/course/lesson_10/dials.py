@@ -45,7 +45,7 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
     )
     times = f"{ratio:.3g}" if 0.01 < ratio < 100 else "many" if ratio > 1 else "next to no"
     return [drawn], [
-        f"{clients} clients, σ = {noise:g}; without noise averaging misses {missed:g} %. ",
+        f"{clients} clients, σ = {noise:g}; without noise averaging misses {missed:g} % of B̄ Ā. ",
         f"The exact server's squared error is {times} times that of averaged factors. ",
         f"At width 4096 and rank 8 it sends {1 + min(clients, 256)} times FedLoRA's bytes down. ",
         "The linear part takes the clients' factors as alike; where they have moved apart, that of "

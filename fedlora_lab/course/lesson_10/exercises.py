@@ -53,6 +53,12 @@ def summed_gaps(B, A):
     return mean_B, mean_A, len(B) * residual
 
 
+# The means are right, and the mean of the products is not divided.
+def summed_products(B, A):
+    mean_B, mean_A, _ = serve(B, A)
+    return mean_B, mean_A, (B @ A).sum(0) - mean_B @ mean_A
+
+
 # Adds the gap a second time in place of closing it.
 deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
 
@@ -81,6 +87,16 @@ def not_relative(B, A):
 share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
 # The norm of what is left, where that of the mean product was asked for.
 over_the_kept = vary(share_lost, then=lambda share: share / (1 - share**2) ** 0.5)
+
+
+# The squares of lengths add up, and not the lengths.
+lengths_subtracted = vary(share_lost, then=lambda share: 1 - (1 - share**2) ** 0.5)
+
+
+# The rank of the notebook's runs, for any rank.
+def always_four(B, A):
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    return np.linalg.norm(values[4:]) / np.linalg.norm(values)
 
 
 def sums_of_values(B, A):
@@ -127,6 +143,12 @@ def variance_for_std(z_B, z_A, tau):
 
 # The mean of products comes second.
 servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
+
+
+# The expected ratio, where that of these numbers was asked for.
+def times_the_clients(z_B, z_A, tau):
+    averaged = noise_kept(z_B, z_A, tau)[0]
+    return averaged, len(z_B) * averaged
 
 
 # Each product's energy, where that of their mean was asked for.

@@ -53,7 +53,7 @@ def served_by(serve: Serve) -> Method:
 
 @style.paper()
 def mean_and_gap() -> style.Picture:
-    """Draws the noises of two clients, and the same draws as their mean and half their difference.
+    """Draws the noises of two clients, and the same draws turned: √2 times mean and gap.
 
     Normal noises have a round cloud, which looks the same turned; those of a square do not. In both
     mean and gap are uncorrelated.
@@ -67,12 +67,12 @@ def mean_and_gap() -> style.Picture:
     for row, (name, cloud) in enumerate(clouds.items()):
         one, other = axes[2 * row : 2 * row + 2]
         colour = (style.INK, style.SERIES[0])[row]
-        turned = np.stack([cloud.mean(1), (cloud[:, 0] - cloud[:, 1]) / 2])
+        turned = 2**0.5 * np.stack([cloud.mean(1), (cloud[:, 0] - cloud[:, 1]) / 2])
         for ax, (x, y) in ((one, cloud.T), (other, turned)):
             ax.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
-            ax.set_aspect("equal", "datalim")
+            ax.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xticks=(-2, 0, 2), yticks=(-2, 0, 2))
         one.set(xlabel="client 1", ylabel="client 2", title=name)
-        other.set(xlabel="their mean", ylabel="gap to the mean", title="the same, turned")
+        other.set(xlabel="√2 · their mean", ylabel="√2 · gap to the mean", title="the same, turned")
         for ax in (one, other):
             ax.title.set_fontsize(9.5)
     style.headline(figure, "Mean and gap are uncorrelated; for normal noise they are independent")

@@ -116,6 +116,23 @@ def wrong_on_both_sides(inside, outside, threshold, *rest):
     return max(0, *_logarithms(outside >= threshold, inside <= threshold, *rest))
 
 
+# A score of a run with the canary that lies at the threshold does not show it.
+def miss_at_the_threshold(inside, outside, threshold, *rest):
+    return max(0, *_logarithms(outside > threshold, inside < threshold, *rest))
+
+
+# The lower end of a rate of errors bounds no rate from above.
+def parameters_of_the_lower_end(inside, outside, threshold, delta, significance):
+    from scipy.stats import beta
+
+    def lower_end(errors, runs):
+        return beta.ppf(1 - significance / 2, errors, runs - errors + 1)
+
+    fpr = lower_end((outside > threshold).sum(), len(outside))
+    fnr = lower_end((inside <= threshold).sum(), len(inside))
+    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
 # A rate of right guesses in place of a rate of errors bounds nothing.
 def hits_for_errors(inside, outside, threshold, delta, significance):
     return threshold_audit(outside, inside, threshold, delta, significance)

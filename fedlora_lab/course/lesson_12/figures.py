@@ -23,7 +23,7 @@ CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
 REACHED = (2**0.5, 1.5, 2.0, 3.0)
 MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 HARDLY_FOUND = (2**0.5, 1.5)
-LUCKIEST = (5000, 10_000, 20_000, 40_000, 60_000, 100_000)
+LUCKIEST = (5000, 9000, 20_000, 44_000, 60_000, 100_000)
 """Canaries among which are those at which most audits find the two."""
 REPEATS = 200
 """Simulated audits of each number of canaries."""
@@ -110,8 +110,8 @@ def reach_table(epsilon: float) -> pd.DataFrame:
     """Computes how far the best attacker's audit gets with more canaries, bound of any mechanism.
 
     The attacker reads every canary from a noised number of its own and has as many right guesses
-    as he expects, at the number of guesses that suits him best. Single audits scatter around this
-    one; see `luck_table`. With many canaries the p-value tends to ``2 δ / max φ (α - π)``, where a
+    as he expects, rounded down, at the number of guesses that suits him best. Single audits scatter
+    around this one; see `luck_table`. With many canaries the p-value tends to ``2 δ / max φ (α - π)``, where a
     share α of the guesses about a share φ of the coins is right, and luck gives π: below it no
     number of canaries goes for good.
 
@@ -126,17 +126,17 @@ def reach_table(epsilon: float) -> pd.DataFrame:
         ahead = right - guessed * expit(epsilon)
         limit = 2 * bounds.DELTA / ahead.max()
         for canaries in MORE_CANARIES:
-            wanted = guessed[ahead.argmax(), None]
+            wanted = guessed[ahead.argmax(), None] * canaries
             # Few canaries need a larger share of them than the best of many.
             if canaries <= 100_000:
                 wanted = wanted * np.geomspace(1 / 30, 30, 80)
-            shares = wanted[wanted * canaries >= 5].clip(max=1)
-            correct = np.interp(-shares, -guessed, right)
+            few = np.arange(60, min(canaries, 400)) if canaries <= 10_000 else []
+            guesses = np.unique(np.concatenate([wanted, few]).clip(5, canaries).astype(int))
+            # Of whole guesses, so that a louder bug has more right ones at each number of them.
+            correct = canaries * np.interp(-guesses / canaries, -guessed, right)
             values = [
-                bounds.one_run_p_value(
-                    canaries, int(canaries * share), int(canaries * r), epsilon, bounds.DELTA
-                )
-                for share, r in zip(shares, correct, strict=True)
+                bounds.one_run_p_value(canaries, int(g), int(v), epsilon, bounds.DELTA)
+                for g, v in zip(guesses, correct, strict=True)
             ]
             rows.append((leak, canaries, min(values), limit))
     return pd.DataFrame(rows, columns=["leak", "canaries", "value", "limit"])

@@ -103,6 +103,14 @@ def clips_the_noised(update, clip, sigma, uploads, colluding, z):
 
 # Those who collude take their noise out again.
 relies_on_all = vary(noised_upload, colluding=0)
+
+
+# All of the noise less what the colluding know, and not one client's share of it.
+def what_would_be_left(update, clip, sigma, uploads, colluding, z):
+    left = sigma * np.sqrt((uploads - colluding) / uploads)
+    return noised_upload(update, clip, left, 1, 0, z)
+
+
 # Each client adds all the noise: as if nobody else did.
 whole_noise = vary(noised_upload, uploads=1, colluding=0)
 

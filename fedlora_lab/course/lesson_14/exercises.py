@@ -151,6 +151,22 @@ def of_all_sites(plans, sigma, n, K, d, work):
     return compare_plans(plans, lambda q, N: sigma(q / K, N), n, K, d, work)
 
 
+# A site computes its own gradients, whatever the others do.
+def all_sites_work(plans, sigma, n, K, d, work):
+    return compare_plans(plans, sigma, n, K, d, work / K)
+
+
+# The noises of N releases add up as well as their signals.
+def one_noise_for_all(plans, sigma, n, K, d, work):
+    ratios = compare_plans(plans, sigma, n, K, d, work)
+    return [ratio / np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
+
+
+# A site divides its sum by b, and so the noise in it.
+def sum_not_divided(plans, sigma, n, K, d, work):
+    return [b * ratio for ratio, (b, _) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
+
+
 # What a site can pay for it need not leave out.
 below_the_limit = vary(compare_plans, work=lambda work: np.nextafter(work, 0))
 # More work than can be paid for.

@@ -145,8 +145,8 @@ function quantised(x, levels) { // each block of 64 numbers is scaled by its lar
 }
 
 // What is known before a run, from public numbers alone: the variance v that the noise of all its
-// releases puts on an output of the layer, for inputs of mean square one, and the rate at which v
-// is where by the library's rule a range of rates ends.
+// releases puts on an output of the layer, for inputs of mean square one, and the predicted end of
+// the range of rates: the rate at which v has the library's value.
 
 function forecast(problem, {method, rate, clip, rank, split, noise, rounds = problem.rounds}) {
   const {steps, batch, scaling, bound} = problem;
@@ -458,12 +458,12 @@ function skeleton(id, knobs, {methods, stories}) {
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 204)}
-    ${chart("rate", 'Known before the run: the largest safe rate<span class="known"></span>', 180)}${chart("deviation", "What averaging misses of the mean of products", 120)}</div>${lane(1)}</div>
+    ${chart("rate", 'Predicted end of the range of rates<span class="known"></span>', 180)}${chart("deviation", "Deviation: what averaging gets wrong", 120)}</div>${lane(1)}</div>
     <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
 
-export function mountPlayground(home, tables) {
+export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fedloraPlayground || "{}")) {
   const problem = unpack(tables);
   const knobs = knobsOf(problem);
   const id = `fl-playground-${Math.random().toString(36).slice(2)}`; // a cell has a module of its own
@@ -471,7 +471,7 @@ export function mountPlayground(home, tables) {
   const all = name => [...home.querySelectorAll(name)];
   home.classList.add("fl-dial", "fl-playground");
   home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem)}`;
-  const state = {...FIRST, ...JSON.parse(home.dataset.fedloraPlayground || "{}")}; // what a page begins with
+  const state = {...FIRST, ...start}; // what a page begins with
   let lanes = [];
   let earlier = [];
   let story = null;
@@ -521,12 +521,12 @@ export function mountPlayground(home, tables) {
       input.setAttribute("aria-valuetext", words(state[key]));
       write(find(`[data-words=${key}]`), words(state[key]));
     }
-    all(".end").forEach((mark, i) => { // on the slider: where the predicted range of each method ends
+    all(".end").forEach((mark, i) => { // on the slider: the predicted end of each method's range
       const {end} = lanes[i].known;
       const place = Math.log(end / STOPS.rate[0]) / Math.log(STOPS.rate.at(-1) / STOPS.rate[0]);
       mark.style.left = `calc(8px + (100% - 16px) * ${Math.min(2, place)})`;
       mark.style.background = ink(state.methods[i]);
-      mark.hidden = !(place >= 0 && place <= 1);
+      Object.assign(mark, {title: `${lanes[i].row.name}: predicted end of the range, ${short(end)}`, hidden: !(place >= 0 && place <= 1)});
     });
     find("[data-knob=bits]").parentElement.style.visibility = lanes.some(lane => lane.levels) ? "" : "hidden";
     write(find("[data-do=play]"), running ? "Pause" : lanes[0].round === 0 ? "Start" : !isOver() ? "Go on" : hasNext() ? "Next" : "Start again");
@@ -702,9 +702,9 @@ export function mountPlayground(home, tables) {
         {kind: "line", x: [end, end], y: [0, 1], colour, dash: "4 4", width: 1.2},
         {kind: "text", x: end, y: height, words: `${lane.row.name}: ${short(end)}`, colour, bold: true, dx: 6, dy: 4});
     });
-    if (!isPrivate()) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "without noise there is no limit to show", colour: "soft", anchor: "middle"});
+    if (!isPrivate()) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "without noise no end is predicted", colour: "soft", anchor: "middle"});
     draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: SHARES, marks, margin: {right: 20}},
-      lanes.map(({row, known}) => `${row.name}: largest safe rate by its noise ${short(known.end)}, noise on an output v = ${short(known.v)} at this rate`).join(". "));
+      isPrivate() ? lanes.map(({row, known}) => `${row.name}: predicted end of the range of rates ${short(known.end)}, noise on an output v = ${short(known.v)} at this rate`).join(". ") : "Without noise no end of the range of rates is predicted");
   }
 
   function paintLane(lane, i) {
@@ -742,7 +742,7 @@ export function mountPlayground(home, tables) {
     let low = records.map(() => 0);
     const marks = PARTS.map(([colour], n) => {
       const high = records.map((record, i) => low[i] + shareOf(record, n));
-      const mark = {kind: "area", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], colour, opacity: 0.85};
+      const mark = {kind: "area", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], colour, opacity: 1};
       low = high;
       return mark;
     });
@@ -783,11 +783,11 @@ export function mountPlayground(home, tables) {
     write(find(".say"), sentence());
     // Read out at rest only: a screen reader cannot follow ten rounds a second.
     if (!running && round) write(find(".unseen"), sentence());
-    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(lane.known.v)}</b>`);
+    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${short(lane.known.v)} for ${escaped(lane.row.name)}</b>`);
     const best = lanes.map(({settings: {method}}) => problem.means[method].reduce((high, point) => point[1] > high[1] ? point : high)[0]);
     const cautious = lanes.every((lane, i) => best[i] > lane.known.end);
-    const caveat = ` ${cautious ? "It is cautious here: the" : "The"} faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}.`;
-    write(find(".known"), row ? `Safe means noise of variance v up to ${problem.bound} on an output; fl.suggest_lr stays below that. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.");
+    const caveat = ` ${cautious ? "The prediction is cautious here: the" : "The"} faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}.`;
+    write(find(".known"), row ? `Known before a run: the learning rate at which its noise has the variance v = ${problem.bound} on a layer's output; fl.suggest_lr suggests less. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.");
   }
 
   // One sentence: what just happened
@@ -809,9 +809,9 @@ export function mountPlayground(home, tables) {
     const noise = lane => !isPrivate() ? "" : share(lane) > 0.005 ? `, and noise × noise is ${bold(share(lane))} of its product` : ", and no noise meets noise in it";
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
-      if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
+      if (!isPrivate()) return `${untaught} Without noise no end of the range of good learning rates is predicted.`;
       const [first, second] = lanes.map(lane => `<b>${short(lane.known.end)}</b>`);
-      return `${untaught} By the noise, known before the run, a learning rate up to ${first} is safe for ${named(one)}, up to ${second} for ${named(two)}. Yours is <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
+      return `${untaught} The range of good learning rates is predicted to end at ${first} for ${named(one)} and at ${second} for ${named(two)}. Yours is <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
@@ -897,4 +897,4 @@ export function mountAll() {
   }
 }
 
-export default {render: ({el}) => mountPlayground(el, TABLES).close};
+export default {render: ({model, el}) => mountPlayground(el, TABLES, model.get("start")).close};

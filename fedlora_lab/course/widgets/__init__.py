@@ -24,8 +24,11 @@ __all__ = ["live", "playground"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 
-def playground() -> "Playground":
+def playground(start: str = "large rate") -> "Playground":
     """Returns a page in which two methods train side by side, in the browser alone.
+
+    Args: start: what it begins with: "large rate" is 1.6 at ε = 8, "small rate" 0.1 at ε = 1.
+    Raises: ``ValueError`` for any other start.
 
     >>> import fedlora_lab as fl
     >>> print(fl.course.widgets.playground())
@@ -33,4 +36,4 @@ def playground() -> "Playground":
     """
     from fedlora_lab.course.playground import Playground
 
-    return Playground()
+    return Playground(start)

@@ -277,14 +277,16 @@ def _draw_area(ax: Axes, mark: dict[str, Any], colour: str) -> None:
 
 
 def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    widths = np.subtract(mark["right"], mark["left"])
     ax.bar(
         mark["left"],
         mark["top"] - mark["bottom"],
-        mark["right"] - mark["left"],
+        widths,
         mark["bottom"],
         color=colour,
         align="edge",
-        edgecolor=style.CARD,
+        # An edge in the colour of the card would hide what is hardly wider than it.
+        edgecolor=style.CARD if np.max(np.abs(widths), initial=0) > 0.02 else colour,
         linewidth=0.4,
     )
 

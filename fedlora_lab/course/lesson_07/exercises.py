@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of notebook 07."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
-def _filtered(g_B, g_A, mode="symmetric", weights=(1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)):
+def _filtered(g_B, g_A, mode: Any = "symmetric", weights=(1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)):
     """`filtered` with other weights, or numbers beyond the ends, as `numpy.pad` names them."""
 
     def along_rows(g):

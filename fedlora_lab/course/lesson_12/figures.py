@@ -111,9 +111,9 @@ def reach_table(epsilon: float) -> pd.DataFrame:
 
     The attacker reads every canary from a noised number of its own and has as many right guesses
     as he expects, rounded down, at the number of guesses that suits him best. Single audits scatter
-    around this one; see `luck_table`. With many canaries the p-value tends to ``2 δ / max φ (α - π)``, where a
-    share α of the guesses about a share φ of the coins is right, and luck gives π: below it no
-    number of canaries goes for good.
+    around this one; see `luck_table`. With many canaries the p-value tends to
+    ``2 δ / max φ (α - π)``, where a share α of the guesses about a share φ of the coins is right,
+    and luck gives π: below it no number of canaries goes for good.
 
     Args: epsilon: stated; it sets the noise.
     Returns: columns leak, canaries, value (the p-value under ``epsilon``) and limit.

@@ -45,8 +45,13 @@ TWO_CLIENTS = (
     *(0.5, 1.0, 0.5, 2.0),
     *(np.array([[[x]], [[y]]]) for x, y in ((1.0, -0.5), (0.5, 2.0))),
 )
+SMALL_FACTORS = (
+    np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+    np.array([[2.0], [1.0]]),
+    0.5,
+)
 CALLS = {
-    "04.1": Calls("B, A and tau", draw=_factors),
+    "04.1": Calls("B, A and tau", SMALL_FACTORS, draw=_factors),
     "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
     "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, xi_B and xi_A", TWO_CLIENTS, draw=_round),
 }
@@ -81,6 +86,16 @@ def one_product(B, A, tau):
 # Both numbers of a product are noise, so its variance is τ⁴.
 def squared_once(B, A, tau):
     return linear(B, A, tau) + quadratic(B, A, tau) / tau**2
+
+
+# Noise falls on all rows of Ξ_B A and on all columns of B Ξ_A.
+def of_one_row(B, A, tau):
+    return tau**2 * ((A**2).sum() + (B**2).sum()) + quadratic(B, A, tau)
+
+
+# A sum over the r ranks, which is in the variance of an entry.
+def rank_squared(B, A, tau):
+    return linear(B, A, tau) + len(A) * quadratic(B, A, tau)
 
 
 # Energies are squared lengths.
@@ -122,6 +137,12 @@ def of_the_client_unit(lr, sigma, C, b, K, N, d_in):
 # An energy has τ².
 def tau_not_squared(lr, sigma, C, b, K, N, d_in):
     return 3 * d_in * N * lr * sigma * C / (b * np.sqrt(K))
+
+
+# The share of one energy in two, where their ratio was asked for.
+def share_of_both(*given):
+    rho = rho_of(*given)
+    return rho / (1 + rho)
 
 
 # Independent noise adds up in squares.
@@ -192,6 +213,12 @@ def weighted_by_the_drawn(*given, most=np.inf):
 
 # A client that sends nothing tells that it drew nothing.
 empty_ones_silent = partial(weighted_by_the_drawn, most=1)
+
+
+# Without noise an empty client shows that it drew nobody.
+def empty_ones_without_noise(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
+    noise = [[x * (len(g) > 0) for x, g in zip(xi, g_B)] for xi in (xi_B, xi_A)]
+    return private_round(B, A, g_B, g_A, lr, C, sigma, b, *noise)
 
 
 # Each client starts where the one before it ended.

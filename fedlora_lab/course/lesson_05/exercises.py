@@ -51,10 +51,12 @@ SHORTER, LONGER = (
 )
 # One row along which A has length two: what is kept is 9 of 25.
 ONE_ROW = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
+# Two rows that are not orthogonal span the plane, so all is kept.
+TWO_ROWS = np.array([[0.0, 5.0]]), np.array([[1.0, 0.0], [1.0, 1.0]])
 CALLS = {
     "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", SHORTER, LONGER, draw=_round),
-    "05.2": Calls("change and A", ONE_ROW, draw=_change),
-    "05.3": Calls("lr, C, alpha and new_alpha", draw=_settings),
+    "05.2": Calls("change and A", ONE_ROW, TWO_ROWS, draw=_change),
+    "05.3": Calls("lr, C, alpha and new_alpha", (0.9, 1.0, 8.0, 24.0), draw=_settings),
 }
 
 
@@ -139,6 +141,26 @@ def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
     return np.mean(of_each, 0)
 
 
+# A client that sends nothing tells that it drew nobody.
+def empty_ones_silent(B, A, G, gamma, lr, C, sigma, b, xi):
+    sent = [
+        ffa_round(B, A, [g], gamma, lr, C, sigma, b, [noise])
+        for g, noise in zip(G, xi, strict=True)
+        if len(g)
+    ]
+    return np.mean(sent, axis=0)
+
+
+# A matrix is as long as all its directions together.
+def spectral_norm(B, A, G, gamma, lr, C, sigma, b, xi):
+    lengths = [np.linalg.norm(np.nan_to_num(gamma * g @ A.T), 2, axis=(1, 2)) for g in G]
+    shorter = [
+        g * np.minimum(1, C / np.maximum(n, 1e-12))[:, None, None]
+        for g, n in zip(G, lengths, strict=True)
+    ]
+    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, xi)
+
+
 # ---- 05.2: what a frozen A keeps of a change
 
 
@@ -157,6 +179,14 @@ def without_the_inverse(change, A):
     return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
 
 
+def _of_length_one(A):
+    return A / np.linalg.norm(A, axis=1, keepdims=True)
+
+
+# Rows of length one are a basis of their span, but not an orthogonal one.
+rows_normalised = vary(without_the_inverse, A=_of_length_one)
+
+
 # The rows of A would have to be the leading singular vectors.
 def of_the_best_A(change, A):
     values = np.linalg.svd(change, compute_uv=False)
@@ -166,6 +196,9 @@ def of_the_best_A(change, A):
 # Its coordinates along rows that are neither orthogonal nor of length one.
 def along_the_rows(change, A):
     return ((change @ A.T) ** 2).sum() / (change**2).sum()
+
+
+along_normalised_rows = vary(along_the_rows, A=_of_length_one)
 
 
 # The best B itself, whose length says nothing of B A.
@@ -207,6 +240,17 @@ def rate_once(lr, C, alpha, new_alpha):
 def rate_multiplied(lr, C, alpha, new_alpha):
     c = new_alpha / alpha
     return lr * c**2, C * c
+
+
+# A larger α makes the step larger, not smaller.
+def rate_multiplied_once(lr, C, alpha, new_alpha):
+    return lr * new_alpha / alpha, C
+
+
+# The clip norm is a length, and lengths grow.
+def both_divided(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr / c, C / c
 
 
 # Two mistakes: both have to change, and the rate the other way.

@@ -665,7 +665,8 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
       const words = {noise: `ε ${short(problem.splits[0].noise[settings.noise]?.epsilon ?? Infinity)}`, clip: `C ${short(settings.clip)}`, rank: `r ${settings.rank}`, split: problem.splits[settings.split].words, seed: `seed ${settings.seed}`};
       if (row.quantised) words.bits = `${settings.bits} bits`;
       const others = Object.keys(words).filter(key => settings[key] !== lanes[0].settings[key]).map(key => words[key]);
-      const label = [others.length ? short(settings.rate) : `${row.name} ${short(settings.rate)}`, ...others].join(", ");
+      const name = others.length ? row.name.replace(/-?LoRA$/, "") : row.name; // what the margin has room for
+      const label = [`${name} ${short(settings.rate)}`, ...others].join(", ");
       return {...curve(one, "accuracy"), width: 1.2, opacity: 0.8, name: label, label, bold: false};
     });
     const start = lanes[0].history[0].accuracy;
@@ -695,7 +696,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
       const done = [...earlier, lane].filter(one => sameBut("rate", one.settings, lane.settings))
         .filter(one => one.history.length > problem.rounds)
         .map(one => [one.settings.rate, one.history.at(-1).accuracy]);
-      marks.push({kind: "dots", x: done.map(p => p[0]), y: done.map(p => p[1]), colour, size: 5});
+      marks.push({kind: "dots", x: done.map(p => p[0]), y: done.map(p => p[1]), colour, size: i ? 5 : 7}); // the second method's dots may lie on the first's
       if (end > range[1]) return;
       const height = 0.2 - 0.12 * i;
       marks.push({kind: "line", x: [range[0], end, end], y: [height, height, height + 0.06], colour, width: 4},

@@ -137,7 +137,9 @@ class NumberAnswer(Reader):
         except (TypeError, ValueError, RuntimeError):
             numbers = np.array([[math.nan]])
         if np.isnan(numbers).any() or (self.single and numbers.size != 1):
-            raise ValueError(f"{self.expected} expected")
+            # To Python 4,276,224 are three numbers.
+            commas = "; write it without commas" if self.single and numbers.size > 1 else ""
+            raise ValueError(f"{self.expected} expected{commas}")
         return numbers.reshape(1, 1) if self.single else numbers
 
     def is_mistake(self, result: np.ndarray, mistake: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check_number
-from fedlora_lab.methods.state import MODES, ParamKey, ServerState, Tensors, pad_to_rank
+from fedlora_lab.methods.state import MODES, ParamKey, ServerState, Tensors, pad_to_rank, with_signs
 
 Uploads = Tensors
 Shapes = Mapping[ParamKey, Sequence[int]]
@@ -348,6 +348,8 @@ def mean_product(
 def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Finds the leading singular vectors and values of left @ right: U (d_out, k), S (k,), V^T.
 
+    Each row of V^T has a sum of at least zero, so that every processor finds the same vectors.
+
     Args:
         left, right: (d_out, q) and (q, d_in); no (d_out, d_in) matrix is formed.
         rank: k, unless the smallest side of left and right is less.
@@ -356,7 +358,8 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
     tall, r = torch.linalg.qr(left)
     wide, c = torch.linalg.qr(right.T)
     u, s, v = torch.linalg.svd(r @ c.T, full_matrices=False)
-    return tall @ u[:, :rank], s[:rank], v[:rank] @ wide.T
+    left_vectors, right_vectors = with_signs(tall @ u[:, :rank], v[:rank] @ wide.T)
+    return left_vectors, s[:rank], right_vectors
 
 
 def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, with_signs
 
 # ---- what is clipped together
 
@@ -234,12 +234,9 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     most = min(weight.shape)
     check(rank <= most, "rank", rank, f"at most {most}, the smaller side of the weight")
     left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
-    # Singular vectors are given up to a sign, which may differ between machines: clients and
-    # server must start at the same point.
-    sign = torch.sign(right[:rank].sum(1))
-    sign = torch.where(sign == 0, torch.ones_like(sign), sign).unsqueeze(1)
-    values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
-    values["R"] = weight.new_zeros(rank, rank)
+    # Clients and server, perhaps on different machines, must start at the same point.
+    b, a = with_signs(left[:, :rank], right[:rank])
+    values = {"A": a, "B": b, "R": weight.new_zeros(rank, rank)}
     return {name: value.to(weight).contiguous() for name, value in values.items()}
 
 

@@ -211,6 +211,19 @@ def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return a, torch.nn.functional.pad(b, (0, missing))
 
 
+def with_signs(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns pairs of singular vectors so that each row of V^T has a sum of at least zero.
+
+    A pair is given up to its common sign, and libraries choose it differently on different
+    processors. The product does not change; but noise, which is drawn for the entries of a factor,
+    falls on the other side of it, and a run would end elsewhere.
+
+    Args: u: (d_out, k). v: V^T, (k, d_in).
+    """
+    sign = torch.where(v.sum(1) < 0, -1.0, 1.0).to(v)
+    return u * sign, v * sign.unsqueeze(1)
+
+
 def shape_at_rank(key: ParamKey, shape: Sequence[int], rank: int) -> tuple[int, ...]:
     """Returns the shape of what a client of this rank holds of a tensor.
 

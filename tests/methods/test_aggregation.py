@@ -70,6 +70,28 @@ def test_a_product_of_zero_breaks_nothing(rule):
     torch.testing.assert_close(after.tensors, state.tensors)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        aggregation.truncated_svd,
+        aggregation.split_product,
+        aggregation.retraction,
+        aggregation.shared_outputs,
+        aggregation.sketch,
+    ],
+    ids=repr,
+)
+def test_singular_vectors_have_one_sign_everywhere(rule):
+    """Noise falls on single entries of a factor: a run would hang on the signs of a library."""
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    residual = ParamKey("W", "layer")
+    for seed in range(0, 40, 2):
+        uploads = {A: random(3, 2, 7, seed=seed), B: random(3, 5, 2, seed=seed + 1)}
+        start = STATE.replace_tensors({residual: torch.zeros(5, 7, dtype=torch.float64)})
+        after = rule(start, start, uploads, weights)
+        assert (after.tensors[A].sum(1) > 0).all(), seed
+
+
 def test_what_is_common_is_told_from_what_is_sparse():
     """A matrix of rank 1 with large numbers in one entry of twenty. Of dense noise of the size of
     what is common most is called sparse.

@@ -229,6 +229,11 @@ def towards_the_plain_mean(psi, sent, uploads, weights, eta):
     return psi + eta * (weights @ uploads - psi)
 
 
+# A client that is missing did not receive the precise factors either.
+def missing_at_psi(psi, sent, uploads, weights, eta):
+    return psi + eta * (weights @ uploads + (1 - weights.sum()) * psi - sent)
+
+
 # Who answered then sets how much one client counts.
 without_weights = vary(server_step, weights=lambda weights: np.ones_like(weights) / len(weights))
 weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())

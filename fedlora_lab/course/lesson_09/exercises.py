@@ -80,6 +80,21 @@ one_side = partial(_half, level=0.95)
 one_degree_more = partial(_half, more=1)
 
 
+# NumPy's standard deviation divides by n unless it is told otherwise.
+def normal_and_spread_of_all(one, other):
+    return 1.96 * (one - other).std() / len(one) ** 0.5
+
+
+def one_side_and_spread_of_all(one, other):
+    n = len(one)
+    return student.ppf(0.95, n - 1) * (one - other).std() / n**0.5
+
+
+# A number that is right for one number of seeds.
+def of_twenty_seeds(one, other):
+    return student.ppf(0.975, 19) * (one - other).std(ddof=1) / len(one) ** 0.5
+
+
 def by_variance(one, other):
     return half_width(one, other) * (one - other).std(ddof=1)
 

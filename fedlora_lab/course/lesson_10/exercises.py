@@ -6,8 +6,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _uploads(rng):
-    """Sizes that have nothing to do with each other."""
-    clients, rank = int(rng.integers(3, 8)), int(rng.integers(2, 4))
+    """Sizes that have nothing to do with each other; the rank of `SMALL` is another."""
+    clients, rank = int(rng.integers(3, 8)), 2
     d_out, d_in = rng.permutation(np.arange(5, 12))[:2]
     return rng.standard_normal((clients, d_out, rank)), rng.standard_normal((clients, rank, d_in))
 
@@ -97,6 +97,19 @@ lengths_subtracted = vary(share_lost, then=lambda share: 1 - (1 - share**2) ** 0
 def always_four(B, A):
     values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
     return np.linalg.norm(values[4:]) / np.linalg.norm(values)
+
+
+def _from(values, first):
+    return np.linalg.norm(values[first:]) / np.linalg.norm(values)
+
+
+# NumPy counts from 0: the first r values end before values[r].
+def one_more_dropped(B, A):
+    return _from(np.linalg.svd((B @ A).mean(axis=0), compute_uv=False), A.shape[1] + 1)
+
+
+def one_kept_too_few(B, A):
+    return _from(np.linalg.svd((B @ A).mean(axis=0), compute_uv=False), A.shape[1] - 1)
 
 
 def sums_of_values(B, A):

@@ -204,6 +204,25 @@ def all_masks_removed(uploads, masks, modulus, arrived):
     return (uploads.sum(0) + np.einsum("kj,kji->i", signs, masks[arrived])) % modulus
 
 
+# A row's place says nothing of which of a pair has the smaller number.
+def position_for_number(uploads, masks, modulus, arrived):
+    total = uploads.sum(0)
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    for i, k in enumerate(arrived):
+        for j in lost:
+            total = total - masks[k, j] if j > i else total + masks[k, j]
+    return total % modulus
+
+
+def position_for_both(uploads, masks, modulus, arrived):
+    total = uploads.sum(0)
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    for i in range(len(arrived)):
+        for j in lost:
+            total = total - masks[i, j] if j > i else total + masks[i, j]
+    return total % modulus
+
+
 # Masks shared with the lost stay in the sum.
 def masks_left_in(uploads, masks, modulus, arrived):
     return uploads.sum(0) % modulus

@@ -665,8 +665,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
       const words = {noise: `ε ${short(problem.splits[0].noise[settings.noise]?.epsilon ?? Infinity)}`, clip: `C ${short(settings.clip)}`, rank: `r ${settings.rank}`, split: problem.splits[settings.split].words, seed: `seed ${settings.seed}`};
       if (row.quantised) words.bits = `${settings.bits} bits`;
       const others = Object.keys(words).filter(key => settings[key] !== lanes[0].settings[key]).map(key => words[key]);
-      const name = others.length ? row.name.replace(/-?LoRA$/, "") : row.name; // what the margin has room for
-      const label = [`${name} ${short(settings.rate)}`, ...others].join(", ");
+      const label = [`${others.length ? row.name.replace(/-?LoRA$/, "") : row.name} ${short(settings.rate)}`, ...others].join(", ");
       return {...curve(one, "accuracy"), width: 1.2, opacity: 0.8, name: label, label, bold: false};
     });
     const start = lanes[0].history[0].accuracy;

@@ -3,8 +3,8 @@
     python -m studies.copy_gradients    writes results/copy-gradients.csv, in a minute of one core
 
 FedLoRA trains on digits without privacy. After the first, fourth and last round its factors are
-rounded as FedLPP rounds them, to two and to four bits, and the gradient of the clients' mean loss is
-taken at the factors and at the copy.
+rounded as FedLPP rounds them, to two and to four bits, and the gradient of the clients' mean loss
+is taken at the factors and at the copy.
 """
 
 import numpy as np

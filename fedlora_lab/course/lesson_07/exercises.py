@@ -101,6 +101,10 @@ def a_alone(g_B, g_A):
     return g_B, filtered(g_B, g_A)[1]
 
 
+def b_alone(g_B, g_A):
+    return filtered(g_B, g_A)[0], g_A
+
+
 # ---- 07.3: the filter's worth
 
 
@@ -141,6 +145,12 @@ def mean_for_a_share(energy):
 def gains_for_v(energy):
     gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
     return worth(energy) * np.mean(gain**2) / np.mean(gain)
+
+
+# The mean of squares is more than the square of the mean.
+def mean_squared_for_v(energy):
+    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+    return worth(energy) * np.mean(gain**2) / np.mean(gain) ** 2
 
 
 # A filter that removes everything would look best.

@@ -90,6 +90,10 @@ def one_side_and_spread_of_all(one, other):
     return student.ppf(0.95, n - 1) * (one - other).std() / n**0.5
 
 
+def paired_spread_of_all(one, other):
+    return half_width(one, other) * ((len(one) - 1) / len(one)) ** 0.5
+
+
 # A number that is right for one number of seeds.
 def of_twenty_seeds(one, other):
     return student.ppf(0.975, 19) * (one - other).std(ddof=1) / len(one) ** 0.5
@@ -159,6 +163,22 @@ def unpaired_ends(scores):
     errors = ((scores.var(axis=1, ddof=1) + scores[best].var(ddof=1)) / n) ** 0.5
     ends = means - means[best] + student.ppf(1 - 0.05 / (m * (m - 1)), 2 * (n - 1)) * errors
     return np.delete(ends, best)
+
+
+def _ends_beside(scores, best):
+    m, n = scores.shape
+    gaps = np.delete(scores, best, axis=0) - scores[best]
+    factor = student.ppf(1 - 0.05 / (m * (m - 1)), n - 1)
+    return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
+
+
+# What one seed or the middle one gave is not what was asked.
+def best_by_one_score(scores):
+    return _ends_beside(scores, scores.max(axis=1).argmax())
+
+
+def best_by_median(scores):
+    return _ends_beside(scores, np.median(scores, axis=1).argmax())
 
 
 # A method is tied where its gap may be zero: the upper end.

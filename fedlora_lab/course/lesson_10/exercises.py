@@ -53,6 +53,10 @@ def summed_gaps(B, A):
     return mean_B, mean_A, len(B) * residual
 
 
+# What is asked for first comes first.
+A_before_B = vary(serve, then=lambda parts: (parts[1], parts[0], parts[2]))
+
+
 # The means are right, and the mean of the products is not divided.
 def summed_products(B, A):
     mean_B, mean_A, _ = serve(B, A)
@@ -101,6 +105,11 @@ def always_four(B, A):
 
 def _from(values, first):
     return np.linalg.norm(values[first:]) / np.linalg.norm(values)
+
+
+def first_dropped_alone(B, A):
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    return values[A.shape[1]] / np.linalg.norm(values)
 
 
 # NumPy counts from 0: the first r values end before values[r].

@@ -43,10 +43,13 @@ ANYTHING = 1000, 10, 7, 0.5, 0.01
 FEW_RIGHT = 10, 6, 2, 0.4, 0.02
 ONE_RIGHT = 10, 2, 1, 0.3, 0.01
 ALL_RIGHT = 20, 10, 10, 0.1, 0.01
+# The threshold lies beyond all scores: no canary is found, and nobody is accused.
+NONE_FOUND = np.zeros(20), np.zeros(30), 1.0, 0.01, 0.05
 CALLS = {
     "12.1": Calls(
         "inside, outside, threshold, delta and significance",
         FEW_RUNS,
+        NONE_FOUND,
         FEW_MISSED,
         NOTHING_SEEN,
         draw=_scores,
@@ -69,11 +72,23 @@ def threshold_audit(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
 
     def upper_end(errors, runs):
-        return beta.ppf(1 - significance / 2, errors + 1, runs - errors)
+        return beta.ppf(1 - significance / 2, errors + 1, runs - errors) if errors < runs else 1.0
 
     fpr = upper_end((outside > threshold).sum(), len(outside))
     fnr = upper_end((inside <= threshold).sum(), len(inside))
-    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+    return np.log(max(1, (1 - delta - fnr) / fpr, (1 - delta - fpr) / fnr))
+
+
+# A rate of which no more is known than that it is at most 1.
+def no_bound_where_all_are_missed(inside, outside, threshold, *rest):
+    if (inside <= threshold).all():
+        return np.nan
+    return threshold_audit(inside, outside, threshold, *rest)
+
+
+# The larger of two lower bounds is a lower bound, too.
+def smaller_bound(inside, outside, threshold, *rest):
+    return max(0, min(_logarithms(outside > threshold, inside <= threshold, *rest)))
 
 
 # Rates of few runs are luck: a bound takes their upper ends.

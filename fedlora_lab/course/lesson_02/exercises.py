@@ -26,9 +26,12 @@ def _many(rng):
 TWO_CLIENTS = np.array([[[1.0]], [[3.0]]]), np.array([[[2.0]], [[0.5]]]), np.array([1, 3])
 # Products of gaps are −4, 6 and −3: the worst pair is neither the first nor the last.
 THREE_CLIENTS = np.array([[[1.0]], [[0.0]], [[3.0]]]), np.array([[[1.0]], [[5.0]], [[4.0]]])
+# The first two clients' product of gaps is the longest by the Frobenius norm, and that of the first
+# and the third by the largest singular value.
+RANK_2 = tuple(np.array([np.zeros((2, 2)), np.eye(2), np.diag([x, 0.0])]) for x in (1.3, 1.0))
 CALLS = {
     "02.1": Calls("B, A and n", TWO_CLIENTS, draw=_round),
-    "02.3": Calls("B and A", THREE_CLIENTS, draw=_many, times=25),
+    "02.3": Calls("B and A", THREE_CLIENTS, RANK_2, draw=_many, times=25),
 }
 
 

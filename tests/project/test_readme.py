@@ -149,7 +149,7 @@ def test_what_was_found_is_what_the_frames_say():
     assert f"within {by_validation:.1f}. For 8 of 60 pairs" in sentences[1]
     assert f"by validation and with three seeds, up to {by_validation:.1f}." in page
     ours = f"In {many} settings of digits with privacy ours is off by [a factor of {off[0]}]"
-    rivals = f"Two other rules are off by {off[1]} and {off[2]};"
+    rivals = f"Two other rules are off by {off[1]} and {off[2]}."
     assert ours in sentences[2] and rivals in sentences[2]
     centre = ("scaling 2, rank 4", "epsilon 1", "5 clients", "20 clients")
     there = [2**error for error in ends.judge(runs[runs["cell"].isin(centre)])["error"]]

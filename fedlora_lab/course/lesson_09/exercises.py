@@ -121,10 +121,17 @@ def upper_ends(scores):
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
-def _ends_at(scores, pairs, sign=1, quantile=student.ppf):
-    """Ends that hold together for a number of pairs, a function of m; the lower ones for -1."""
+def _all_pairs(m):
+    return m * (m - 1) / 2
+
+
+def _ends_at(scores, pairs=_all_pairs, sign=1, quantile=student.ppf, score=np.mean):
+    """Ends that hold together for a number of pairs, a function of m; the lower ones for -1.
+
+    Args: score: of a method's accuracies, by which the best one is chosen.
+    """
     m, n = scores.shape
-    best = scores.mean(axis=1).argmax()
+    best = score(scores, axis=1).argmax()
     gaps = np.delete(scores, best, axis=0) - scores[best]
     factor = sign * quantile(1 - 0.025 / pairs(m), n - 1)
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
@@ -152,7 +159,7 @@ one_sided = partial(_ends_at, pairs=lambda m: m * (m - 1) / 4)
 
 
 # Student's t is wider than the normal distribution.
-normal_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, quantile=lambda p, n: ndtri(p))
+normal_ends = partial(_ends_at, quantile=lambda p, n: ndtri(p))
 
 
 # What a seed does to both methods is counted as noise.
@@ -165,24 +172,11 @@ def unpaired_ends(scores):
     return np.delete(ends, best)
 
 
-def _ends_beside(scores, best):
-    m, n = scores.shape
-    gaps = np.delete(scores, best, axis=0) - scores[best]
-    factor = student.ppf(1 - 0.05 / (m * (m - 1)), n - 1)
-    return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
-
-
 # What one seed or the middle one gave is not what was asked.
-def best_by_one_score(scores):
-    return _ends_beside(scores, scores.max(axis=1).argmax())
-
-
-def best_by_median(scores):
-    return _ends_beside(scores, np.median(scores, axis=1).argmax())
-
-
+best_by_one_score = partial(_ends_at, score=np.max)
+best_by_median = partial(_ends_at, score=np.median)
 # A method is tied where its gap may be zero: the upper end.
-lower_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, sign=-1)
+lower_ends = partial(_ends_at, sign=-1)
 # Many pairs are looked at: some gaps look large by luck.
 uncorrected = partial(_ends_at, pairs=lambda m: 1)
 # Every method has a gap to each of the others.

@@ -93,32 +93,32 @@ share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
 over_the_kept = vary(share_lost, then=lambda share: share / (1 - share**2) ** 0.5)
 
 
+def _share_of(B, A, which):
+    """The norm of some singular values of the mean product over that of all."""
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    return np.linalg.norm(values[which]) / np.linalg.norm(values)
+
+
 # The squares of lengths add up, and not the lengths.
 lengths_subtracted = vary(share_lost, then=lambda share: 1 - (1 - share**2) ** 0.5)
 
 
 # The rank of the notebook's runs, for any rank.
 def always_four(B, A):
-    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
-    return np.linalg.norm(values[4:]) / np.linalg.norm(values)
-
-
-def _from(values, first):
-    return np.linalg.norm(values[first:]) / np.linalg.norm(values)
+    return _share_of(B, A, slice(4, None))
 
 
 def first_dropped_alone(B, A):
-    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
-    return values[A.shape[1]] / np.linalg.norm(values)
+    return _share_of(B, A, A.shape[1])
 
 
 # NumPy counts from 0: the first r values end before values[r].
 def one_more_dropped(B, A):
-    return _from(np.linalg.svd((B @ A).mean(axis=0), compute_uv=False), A.shape[1] + 1)
+    return _share_of(B, A, slice(A.shape[1] + 1, None))
 
 
 def one_kept_too_few(B, A):
-    return _from(np.linalg.svd((B @ A).mean(axis=0), compute_uv=False), A.shape[1] - 1)
+    return _share_of(B, A, slice(A.shape[1] - 1, None))
 
 
 def sums_of_values(B, A):

@@ -1,6 +1,8 @@
 """Time a private step on a GPU beside the plain step and Opacus, on models of usual size.
 
     python -m benchmarks.gpu [--device cuda:1]    writes results/gpu-DEVICE.md
+    python -m benchmarks.gpu --rows               writes results/gpu-DEVICE-rows.csv: does each row
+                                                  of the table end on the GPU as on the CPU?
 
 Nothing is downloaded: weights are random, and a step takes as long whatever they are. Frozen linear
 maps multiply in bfloat16; factors, clip and noise are float32.
@@ -11,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import product
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -189,12 +192,46 @@ MiB at most:
 """
 
 
+def ends_of(slug: str, device: str) -> tuple[torch.Tensor, float]:
+    """All numbers of the factors, and the test accuracy, after four private rounds on digits."""
+    unit = "client" if slug == "fed-zo" else "example"
+    privacy = fl.Privacy(unit=unit, delta=1e-4, noise_multiplier=0.8)
+    plan = fl.Plan(rounds=4, local_steps=3, batch=16, lr=0.2)
+    *_, end = fl.run(fl.tasks.digits(), slug, privacy, plan, seed=0, device=device)
+    factors = [x.cpu().flatten() for pair in end.adapter.values() for x in pair]
+    return torch.cat(factors), end.metrics["accuracy"]
+
+
+def compare_rows(device: str) -> pd.DataFrame:
+    """Trains every row on the CPU and on a device, with the same noise.
+
+    Returns: a row each: method, how far the factors lie apart relative to their norm, and both
+        test accuracies.
+    """
+    rows = []
+    for slug in fl.methods.ALL:
+        (here, before), (there, after) = ends_of(slug, "cpu"), ends_of(slug, device)
+        rows.append((slug, float((there - here).norm() / here.norm()), before, after))
+    return pd.DataFrame(rows, columns=["method", "factors_apart", "accuracy_cpu", "accuracy"])
+
+
 @click.command(help=__doc__)
 @click.option("--device", default="cuda", help="Such as cuda or cuda:1.  [cuda]")
-def main(device: str) -> None:
+@click.option("--rows", is_flag=True, help="Compare rows with the CPU in place of timing steps.")
+def main(device: str, rows: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
     name = torch.cuda.get_device_name(device)
-    path = RESULTS / f"gpu-{name.lower().replace(' ', '-')}.md"
+    stem = f"gpu-{name.lower().replace(' ', '-')}"
+    if rows:
+        table = compare_rows(device)
+        table.to_csv(RESULTS / f"{stem}-rows.csv", index=False, float_format="%.3g")
+        click.echo(table.to_string(index=False))
+        return
+    time_all(device, name, RESULTS / f"{stem}.md")
+
+
+def time_all(device: str, name: str, path: Path) -> None:
+    """Measures every step, and writes the page after each."""
     rows = []
     for row in measure(device):
         rows.append(row)

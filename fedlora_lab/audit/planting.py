@@ -136,7 +136,8 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> OfCanaries:
     rows = per_example.gradients_at(
         run.spec.task, adapted, run.state.server.tensors, tuple(adapted.shapes), examples
     )
-    norms = row_norms({key: plan.rate(key.name) * plan.local_steps * x for key, x in rows.items()})
+    moves = {key: plan.rate(key.name) * plan.local_steps * x.cpu() for key, x in rows.items()}
+    norms = row_norms(moves)
     scale = run.clip_norm / norms.clamp(min=1e-12)
     # Rounded up, so that the clip acts; a larger weight would make the canary's training diverge.
     return scale.nan_to_num(CANARY_LOSS_WEIGHT).clamp(1, CANARY_LOSS_WEIGHT).ceil().long()

@@ -32,7 +32,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     y = encode_marks(plain)
     personal = run.state.personal
     if not personal or not run.spec.releases_steps:
-        return task.loss(predict(task, record, x), y).detach().double()
+        return task.loss(predict(task, record, x).cpu(), y).detach().double()
     # A client's own tensors belong to its model: each canary is judged by its client's.
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
@@ -40,7 +40,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
         values = dict(run.state.server.tensors)
         values |= {key: tensor[k] for key, tensor in personal.items()}
         outputs = per_example.model_outputs(task, run.prepared.adapted, values, take(x, of_client))
-        losses[of_client] = task.loss(outputs, y[of_client]).double()
+        losses[of_client] = task.loss(outputs.cpu(), y[of_client]).double()
     return losses
 
 
@@ -128,17 +128,23 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     owner = release if run.spec.releases_steps else torch.zeros_like(release)
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
+    adapted = run.prepared.adapted
+    start, received = (
+        {key: tensor if key.name == "mode" else tensor.to(adapted.device) for key, tensor in at}
+        for at in (released.start.items(), run.everyone.start.items())
+    )
     signal = per_example.per_example_gradients(
         canaries.task,
-        run.prepared.adapted,
-        released.start,
+        adapted,
+        start,
         tuple(seen),
         (take(x, who), encode_marks(y[who], canaries.weights[who])),
-        owner,
+        owner.to(adapted.device),
         run.spec.method,
-        run.everyone.start,
+        received,
     )
-    signal = {key: released.scale[key] * x for key, x in signal.items()}
+    # What was released lies on the CPU.
+    signal = {key: released.scale[key] * x.cpu() for key, x in signal.items()}
     clipped, white = clip_and_whiten(
         run.spec.method, run.clip_norm, signal, seen, released.start, owner
     )

@@ -624,9 +624,9 @@ def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:
 
 
 def initial_server(prepared: Prepared) -> ServerState:
-    """The server's tensors before the first round, with what the method's rule keeps there."""
+    """The server's tensors on the CPU before the first round, with what the method's rule keeps."""
     spec = prepared.spec
-    start = _start(spec, prepared.adapted)
+    start = {key: x.cpu() for key, x in _start(spec, prepared.adapted).items()}
     server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
     rule = spec.method.aggregate
     return rule.initial_state(server) if isinstance(rule, Rule) else server

@@ -466,7 +466,8 @@ def own_start(rule: "Callable | None", weight: Tensor, rank: int) -> Mapping[str
     """
     if rule is None:
         return {}
-    made: Any = rule(weight.clone(), rank)
+    # On the CPU: a decomposition on another device has other digits.
+    made: Any = rule(weight.cpu().clone(), rank)
     expected = "a mapping from 'A', 'B', ... to tensors"
     check(isinstance(made, Mapping), "initial_factors(...)", made, expected)
     d_out, d_in = weight.shape

@@ -445,13 +445,13 @@ def _beside_strange(
 
 def _strange(x: Tensor, i: int, scale: float) -> Tensor:
     """The same rows, but all except row i multiplied or, of whole numbers, exchanged."""
-    neighbours = [j for j in range(len(x)) if j != i]
+    neighbours = torch.tensor([j for j in range(len(x)) if j != i], dtype=torch.int64)
     x = x.clone()
     # Added as well: zero times anything is zero.
     if x.is_floating_point():
         x[neighbours] = (x[neighbours] + 1) * scale
     else:
-        x[neighbours] = x[[*neighbours[1:], neighbours[0]]]
+        x[neighbours] = x[neighbours.roll(-1)]
     return x
 
 

@@ -46,4 +46,5 @@ def adapted_for(task: Task, record: Trained) -> tuple[AdaptedModel, Tensors]:
     fits = task is trained_on or adapted_layers(task) == adapted_layers(trained_on)
     expected = f"{trained_on.name!r}, of which the record is, or a task of the same model"
     check(fits, "task", task.name, expected)
-    return adapt(task, lora), state.tensors
+    adapted = adapt(task, lora)
+    return adapted, {key: x.to(adapted.device) for key, x in state.tensors.items()}

@@ -17,7 +17,14 @@ from fedlora_lab.lora.source import Origin, Trained, adapted_for, require_source
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.modules import matching_modules
-from fedlora_lab.tasks.task import Examples, Task, concatenate, examples_to_judge, take
+from fedlora_lab.tasks.task import (
+    Examples,
+    Task,
+    concatenate,
+    examples_to_judge,
+    move_to_model,
+    take,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +55,8 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     def changed(*args: Any, **kwargs: Any) -> Any:
         return functional_call(model, weights, args, kwargs)
 
-    return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
+    x, y = move_to_model(data[0], model), move_to_model(data[1], model)
+    return task.loss(task.forward(changed, x), y).mean()  # type: ignore[arg-type]
 
 
 def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
@@ -127,7 +135,7 @@ def sample_first_steps(
     Args: gradient: G; rank: r >= 1; seed: of the draws of a Kaiming A.
     """
     check_whole("rank", rank, 1)
-    G = gradient.double()
+    G = gradient.double().cpu()
     start = Streams(seed).uniform((FIRST_DRAWS, rank, G.shape[1]), "first steps", rank) * 2 - 1
     A = start / G.shape[1] ** 0.5
     left = G @ A.mT
@@ -166,7 +174,8 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
         leaf = tensors[key].detach().clone().requires_grad_(key.name in "AB")
         moving += [leaf] if key.name in "AB" else []
         adapted.set_tensor(key, leaf)
-    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
+    data = examples_to_judge(task, record.ledger is not None) if data is None else data
+    x, y = (move_to_model(part, adapted.model) for part in data)
     # Fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         loss = task.loss(task.forward(adapted.model, x), y).mean()
@@ -176,7 +185,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
         def times_hessian(x: np.ndarray) -> np.ndarray:
             along = gradient @ torch.from_numpy(x.ravel()).to(gradient)
             image = torch.autograd.grad(along, moving, retain_graph=True)
-            return torch.cat([part.flatten() for part in image]).double().numpy()
+            return torch.cat([part.flatten() for part in image]).cpu().double().numpy()
 
         # A start of its own: with ARPACK's the number would differ from call to call.
         start = Streams(0).numpy("curvature").standard_normal(gradient.numel())
@@ -217,9 +226,10 @@ def private_gradients(origin: Origin, factors: str = "AB") -> Iterator[Tensors]:
     x, y = concatenate(task.clients)
     # In parts: all gradients at once would not fit into memory.
     for index in torch.arange(len(y)).split(256):
-        yield per_example.gradients_at(
+        rows = per_example.gradients_at(
             task, adapted, state.tensors, moving, (take(x, index), y[index])
         )
+        yield {key: row.cpu() for key, row in rows.items()}
 
 
 def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":

@@ -83,6 +83,18 @@ def quiet_log(name: str) -> Iterator[None]:
 # ---- Opacus
 
 
+def move_batch(batch: Foreign, device: torch.device) -> Foreign:
+    """Puts the tensors of a batch on a device: in lists, tuples and mappings, and of a class that
+    moves itself."""
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: move_batch(part, device) for name, part in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(move_batch(part, device) for part in batch)
+    return batch
+
+
 @dataclass
 class OpacusStep:
     """One step of a training loop with Opacus, from the state in which it was made.
@@ -151,9 +163,11 @@ class OpacusStep:
     def __call__(self, examples: Batch, seed: int) -> dict[str, Example]:
         self.reset()
         self.optimizer.step_hook = None  # the accountant counts no step of a review
+        # A loader hands out batches on the CPU, and a training loop moves them.
+        device = next(self.module.parameters()).device
         try:
             with seed_generators([self.optimizer], seed):
-                return self._released(self.collate(examples))
+                return self._released(move_batch(self.collate(examples), device))
         finally:
             self.reset()
 
@@ -217,7 +231,8 @@ def opacus(
     Args:
         module, optimizer, loader: as returned; clip, noise, denominator and rate are read there.
         criterion: (outputs, targets) -> loss; for ghost clipping the one that was returned.
-        loss: (module, batch) -> loss, where ``criterion(module(*inputs), target)`` is not it.
+        loss: (module, batch) -> loss, where ``criterion(module(*inputs), target)`` is not it. The
+            tensors of the batch are on the module's device.
         metrics: (loss, module, batch) -> what is logged or sent with every step, by name.
         steps, epsilon, delta: of the whole training, as you state them.
         draws, seed: see `fedlora_lab.review.step`.

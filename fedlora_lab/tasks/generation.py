@@ -166,7 +166,7 @@ class Generation:
                         do_sample=False,
                         use_cache=True,
                     )
-                    for i, written in zip(part, out[:, length:].tolist(), strict=True):
+                    for i, written in zip(part, out[:, length:].cpu().tolist(), strict=True):
                         texts[i] = self._read(written, ends)
         finally:
             base.generation_config = own_settings

@@ -15,7 +15,7 @@ from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import IGNORED, Metrics, next_token_loss, select_metrics
 from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
-from fedlora_lab.tasks.task import Task, base_digest, forward, take
+from fedlora_lab.tasks.task import Task, base_digest, forward, move_to_model, take
 
 
 @explain_arguments()
@@ -203,7 +203,7 @@ def _check_decoder(model: nn.Module, x: Mapping[str, Tensor]) -> None:
     changed[0, last] = int(changed[0, last] == 0)
     after = {**before, "input_ids": changed}
     with in_one_line(f"model={kind!r}: expected to accept the texts, but it says"):
-        outputs = [forward(model, part)[:, :last] for part in (before, after)]
+        outputs = [forward(model, move_to_model(part, model))[:, :last] for part in (before, after)]
     # What is masked adds nothing at all, so there is hardly anything to round.
     room = 1e-5 * float(outputs[0].abs().max())
     agrees = torch.allclose(*outputs, rtol=0, atol=room)

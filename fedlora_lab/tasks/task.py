@@ -60,6 +60,12 @@ def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Any:
     return {key: function(v) for key, v in x.items()} if isinstance(x, Mapping) else function(x)
 
 
+def move_to_model(x: Inputs, model: nn.Module) -> Any:
+    """Puts inputs where the model's first parameter is."""
+    device = next(model.parameters()).device
+    return map_inputs(lambda value: value.to(device), x)
+
+
 def named_tensors(examples: Examples) -> dict[str, Tensor]:
     """Lists the tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
     x, y = examples
@@ -511,7 +517,8 @@ def _outputs_of_few(task: Task, part: str) -> Tensor:
     count = len(rows)
     expected = f"expected to accept the {part} inputs, but it says"
     with in_one_line(f"model={type(task.model).__name__!r}: {expected}"), _named_tokens(task.model):
-        outputs = task.forward(task.model, take(x, torch.tensor(sorted(rows))))
+        few = move_to_model(take(x, torch.tensor(sorted(rows))), task.model)
+        outputs = task.forward(task.model, few)
     is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from places import ROOT
 
+import fedlora_lab as fl
 from benchmarks import gpu, peers
 from benchmarks.__main__ import page
 
@@ -18,6 +19,16 @@ def test_every_peer_is_measured_on_a_device():
     assert [row["step"] for row in rows] == [*peers.PEERS, *peers.PEERS]
     cell = r"\d+ / \d+ / \d+ / \d+ / \d+ \|"
     assert re.search(rf"\| decoder of 1 B \| {cell} {cell}\n", gpu.page(rows, "a processor"))
+
+
+def test_every_row_ended_on_the_gpu_as_on_the_cpu():
+    """All rows of today's table are in the committed frame, and the comparison has its columns."""
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / "gpu-nvidia-h200-rows.csv")
+    assert list(table["method"]) == list(fl.methods.ALL)
+    assert (table["accuracy"] == table["accuracy_cpu"]).all()
+    assert table["factors_apart"].max() < 1e-4
+    here, accuracy = gpu.ends_of("rolora", "cpu")
+    assert here.isfinite().all() and here.norm() > 1 and 0.5 < accuracy < 0.9
 
 
 def test_the_committed_page_is_that_of_the_committed_turns():

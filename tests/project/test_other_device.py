@@ -1,0 +1,181 @@
+"""Another device than the CPU: every tensor is where it is used, and the numbers are the same."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import toy_hubs
+from calls import Options
+from opacus import PrivacyEngine
+from other_device import DEVICE, There, other_device
+from torch import nn
+from toy_tasks import KEEPS_B, LORA, PLAN, gap, people, play, private, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.review.adapters import move_batch
+
+SETTINGS = {
+    "without privacy": (tokens(), None, PLAN, {}),
+    "clients": (tokens("head"), private("client"), PLAN, {}),
+    "a trusted server": (tokens("head"), private("client", trust="central"), PLAN, {}),
+    "persons": (people(), private("person"), PLAN, {}),
+    "two clients at once": (tokens("head"), private("example"), PLAN, {"chunk_clients": 2}),
+    "two examples at once": (tokens("head"), private("example"), PLAN, {"chunk_examples": 2}),
+    "some clients": (tokens(), private("client"), PLAN.replace(participation=0.7), {}),
+    "clients with Adam": (tokens(), None, PLAN.replace(optimizer=fl.AdamW()), {}),
+    "a server with Adam": (tokens(), None, PLAN.replace(server_optimizer=fl.Adam()), {}),
+}
+
+
+def test_tensors_of_two_devices_do_not_meet():
+    """What the other tests stand on."""
+    with other_device():
+        here, there = torch.ones(2, 3), torch.ones(2, 3).to(DEVICE)
+        assert there.device == DEVICE and there.cpu().equal(here)
+        assert isinstance(there[0] + 1, There) and float((there * 2).sum()) == 12
+        for mixed in (lambda: here + there, lambda: there @ here.T, lambda: here[there[0].long()]):
+            with pytest.raises(RuntimeError, match="device"):
+                mixed()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
+def test_a_row_runs_on_another_device(row):
+    """Fault: the server's first state lay on the device, and no run on a GPU got beyond it."""
+    given = tokens("head"), row, private("client" if row.slug == "fed-zo" else "example")
+    with other_device():
+        there = play(*given, device=DEVICE)[-1]
+    assert gap(play(*given)[-1], there) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_runs_on_another_device(name):
+    task, privacy, plan, options = SETTINGS[name]
+    given = task, "la-lora", privacy, plan
+    with other_device():
+        there = play(*given, device=DEVICE, **options)[-1]
+    assert gap(play(*given, **options)[-1], there) < 1e-12
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_on_another_device(tmp_path):
+    given = tokens("head"), "fedsa-lora", private("example"), PLAN.replace(rounds=3)
+    options: Options = {"lora": LORA, "seed": 0, "device": DEVICE}
+    with other_device():
+        whole = play(*given, **options)[-1]
+        run = fl.run(*given, checkpoint=tmp_path, **options)
+        for _ in range(2):
+            next(run)
+        run.close()
+        resumed = play(*given, resume=tmp_path, **options)[-1]
+    assert gap(whole, resumed) == 0
+
+
+@pytest.mark.slow
+def test_a_model_may_lie_on_another_device():
+    """Without ``device`` a run is where the model is; the data may stay on the CPU."""
+    task = tokens("head")
+    here = play(task, "fedsvd", private("example"))[-1]
+    with other_device():
+        moved = replace(task, model=deepcopy(task.model).to(DEVICE))
+        there = play(moved, "fedsvd", private("example"))[-1]
+    assert gap(here, there) < 1e-12
+
+
+# ---- what is not a run
+
+
+@pytest.mark.slow
+def test_measures_of_a_model_on_another_device():
+    """Fault: they put the model's inputs on the CPU."""
+
+    def measured(task):
+        row, given = fl.measures.record_aggregation(fl.methods.FedLoRA)
+        *_, end = play(task, row, None)
+        layer = given[0].state.layers[0]
+        slope = fl.measures.gradients(task, end, layer).W
+        return [
+            float(slope.norm()),
+            float(fl.measures.sample_first_steps(slope, 2).along.mean()),
+            fl.measures.flatness(task, end),
+            fl.measures.alignment(given[0]),
+            float(fl.measures.full_updates(task, steps=2)[layer].norm()),
+            fl.measures.gradient_spectra(end)["energy"].sum(),
+            float(fl.predict(task, end, task.test[0]).double().square().mean()),
+        ]
+
+    with other_device():
+        moved = replace(tokens(), model=deepcopy(tokens().model).to(DEVICE))
+        there = measured(moved)
+    assert there == pytest.approx(measured(tokens()), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", ["fedlora", "fedsa-lora"])
+def test_an_audit_runs_on_another_device(slug):
+    """Fault: canaries' traces were taken on the CPU."""
+    task, privacy = tokens(), private("example", 0.5)
+    given = task, slug, privacy, PLAN
+    options: Options = {"canaries": 20, "lora": LORA, "seed": 0}
+    here = fl.audit.run_audit(*given, **options)
+    with other_device():
+        there = fl.audit.run_audit(*given, device=DEVICE, **options)
+    assert str(there) == str(here)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(toy_hubs.NO_PAD)
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_model_of_transformers_may_lie_on_another_device(kind):
+    """Fault: it was refused, since it was tried on inputs that lay on the CPU."""
+    task = toy_hubs.answers() if kind == "llama" else toy_hubs.task(kind)
+    code = toy_hubs.tokenizer(kind)
+    plan = fl.Plan(rounds=1, local_steps=1)
+    with other_device():
+        model = deepcopy(task.model).to(DEVICE)
+        options: Options = {"clients": 3, "tokenizer": code, "public_test": True}
+        if kind == "llama":
+            columns: Options = {"prompt": "question", "answer": "answer"}
+            moved = fl.tasks.prompts(model, toy_hubs.questions(), **columns, **options)
+        else:
+            columns = {"text": "text", "label": "label"}
+            moved = fl.tasks.hub(model, toy_hubs.texts(), **columns, **options)
+        *_, end = fl.run(moved, "rolora", private("example"), plan, seed=0)
+        assert 0 < end.metrics["loss"] < 10
+        if kind == "llama":
+            assert len(fl.generate(moved, end, ["good film"])) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_review_of_opacus_moves_batches_to_the_model():
+    """Fault: a sound training on a GPU was called broken, since its batches lay on the CPU."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 6)
+    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+    with other_device():
+        net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).to(DEVICE)
+        parts: Any = PrivacyEngine().make_private(
+            module=net,
+            optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+            data_loader=torch.utils.data.DataLoader(data, batch_size=10, shuffle=True),
+            noise_multiplier=1.1,
+            max_grad_norm=1.0,
+        )
+        options: Options = {"steps": 100, "epsilon": 3.4, "delta": 1e-5, "draws": 16}
+        module, optimizer, loader = parts
+        found = fl.review.opacus(module, optimizer, loader, nn.CrossEntropyLoss(), **options)
+    assert found.sound, found
+
+
+def test_a_batch_is_moved_whole():
+    """Lists, tuples and mappings in one another; what is no tensor stays as it is."""
+    with other_device():
+        batch = {"x": [torch.ones(2), (torch.zeros(1), "word")], "n": 3}
+        moved = move_batch(batch, DEVICE)
+    assert isinstance(moved["x"][0], There) and isinstance(moved["x"][1][0], There)
+    assert moved["x"][1][1] == "word" and moved["n"] == 3

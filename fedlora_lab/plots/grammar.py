@@ -117,7 +117,7 @@ def intervals(
         title, xlabel: the finding, and what is measured, with its unit.
         reference: a value to compare with, drawn as a vertical line.
         number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
-        colours: value of ``hue`` -> colour.
+        colours: value of ``hue``, or of ``by`` where there is none -> colour.
         comparisons: for how many of them the intervals hold together (Bonferroni). Those of a frame
             of means are drawn as they are.
         ax: of a figure of your own, which gets no caption; no ``panel`` then.

@@ -4,6 +4,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import flower_runs
 import pytest
 import torch
 import toy_hubs
@@ -179,3 +180,14 @@ def test_a_batch_is_moved_whole():
         moved = move_batch(batch, DEVICE)
     assert isinstance(moved["x"][0], There) and isinstance(moved["x"][1][0], There)
     assert moved["x"][1][1] == "word" and moved["n"] == 3
+
+
+@pytest.mark.slow
+def test_sites_of_a_federation_may_train_on_another_device():
+    """Over Flower's messages, which carry tensors of the CPU."""
+    terms = methods.get("fedsa-lora"), flower_runs.protected("example")
+    here = flower_runs.by_messages(tokens("head"), *terms)
+    with other_device():
+        moved = replace(tokens("head"), model=deepcopy(tokens("head").model).to(DEVICE))
+        there = flower_runs.by_messages(moved, *terms)
+    assert flower_runs.apart(here, there) < 1e-12

@@ -90,7 +90,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON
 
 
 @pytest.mark.parametrize(
-    ("backend", "package"), [("threading", "joblib"), ("ray", "ray"), ("dask", "distributed")]
+    ("backend", "package"),
+    [
+        ("threading", "joblib"),
+        pytest.param("ray", "ray", marks=pytest.mark.further),
+        ("dask", "distributed"),
+    ],
 )
 def test_a_backend_of_joblib_around_a_call_is_used(backend, package, one_by_one, tmp_path):
     """Without another word: threads of this process, or a cluster, here of two workers."""
@@ -237,6 +242,7 @@ def runs_on(pid):
         return False
 
 
+@pytest.mark.further
 def test_workers_end_with_a_comparison_that_is_killed(tmp_path):
     """Nothing tells them; what is in the store is whole."""
     script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"

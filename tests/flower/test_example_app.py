@@ -45,6 +45,7 @@ def ended(home):
                     process.kill()
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.waits
 def test_the_page_of_the_example_app_walks(tmp_path):

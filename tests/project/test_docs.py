@@ -89,6 +89,7 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
     assert tight.noise_multiplier < names["bound"].noise_multiplier, "its own accountant is asked"
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_comparison_for_a_paper_runs(tmp_path, monkeypatch, capsys):
     """From the row to the table, which has each method's own rate at either epsilon."""

@@ -42,6 +42,7 @@ def test_tensors_of_two_devices_do_not_meet():
                 mixed()
 
 
+@pytest.mark.every(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
 def test_a_row_runs_on_another_device(row):
@@ -151,6 +152,7 @@ def test_a_model_of_transformers_may_lie_on_another_device(kind):
             assert len(fl.generate(moved, end, ["good film"])) == 1
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_review_of_opacus_moves_batches_to_the_model():

@@ -10,7 +10,7 @@ from scipy import stats
 import fedlora_lab as fl
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots.style import name
-from studies import rates, suggested_sentences
+from studies import rates, suggested_unseen
 
 GRID = np.array([0.1, 0.2, 0.4, 0.8])
 
@@ -116,10 +116,10 @@ def test_the_example_of_a_model_in_two_pieces_runs(monkeypatch):
 
 def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
     """Half of the test sentences chose the best rate, and the costs are of the other half."""
-    runs = pd.read_csv(suggested_sentences.FILE)
+    runs = pd.read_csv(suggested_unseen.frame_of("sentences"))
     assert (runs["epsilon"] <= runs["budget"]).all()
     page = rates.PAGE.read_text("utf-8")
-    costs = suggested_sentences.costs(runs)
+    costs = suggested_unseen.costs(runs)
     for key, row in costs.iterrows():
         budget, slug = key  # type: ignore
         cells = [f"{budget:g}", name(slug), *(f"{cost:.1f}" for cost in row)]
@@ -136,7 +136,7 @@ def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
         return t_interval((here[best] - here[octave]).to_numpy())[1]
 
     assert f"with 0.2 ± {half(1.0, 'fedlora', 0):.1f}" in words
-    halves = [half(1.0, slug, -2) for slug in suggested_sentences.METHODS]
+    halves = [half(1.0, slug, -2) for slug in suggested_unseen.METHODS]
     assert f"an interval of ± {min(halves):.0f} to {max(halves):.0f} points" in words
 
 

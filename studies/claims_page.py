@@ -54,8 +54,8 @@ WIDTH = 140
 """Columns of the page."""
 COUNTS = """Papers on federated LoRA make claims, and {all} of them are kept here with their
 sources. Which of them do small models on real data show? Our studies decide {decided}: {holds}
-hold, {opposite} come out opposite, and for {same} a lead of the size asked for is ruled out. **No
-verdict says anything about a paper's own setting.**"""
+hold, {opposite} come out opposite, and for {same} a lead above {limit} % of what training can gain
+is ruled out. **No verdict says anything about a paper's own setting.**"""
 EXAMPLE = """The claim is *{claim}*, by reviewers' reading of {number}.
 The nearest study is `{study}` at ε = 1, which has texts with every example protected. {seeds} seeds
 of FFA-LoRA are paired with {seeds} of FedLoRA, each method at its own tuned rate.
@@ -179,6 +179,7 @@ def page(table: pd.DataFrame) -> str:
         holds=holds,
         opposite=opposite,
         same=same,
+        limit=math.ceil(100 * table.loc[table["verdict"] == SAME, "high_together"].max()),
     )
     rest = (
         wrapped(f"*{verdict}*, {counts.get(verdict, 0)} claims. {text}", "- ")

@@ -14,6 +14,7 @@ import pytest
 import toy_hubs
 from calls import Options
 from places import ROOT
+from scipy.stats import t
 
 import fedlora_lab as fl
 from fedlora_lab._utils.statistics import t_interval
@@ -75,7 +76,7 @@ def test_what_was_found_is_what_the_frames_say():
     digits = rate[rate["place"].str.contains("example|client")]
     assert digits["lowest"].lt(digits["before"]).sum() == 4 and len(digits) == 15
     apart = f"{digits['apart'].max():.0f} points"
-    near = f"within {math.ceil(rate['apart_tuned'].max())} points"
+    near = f"within {digits['apart_tuned'].max():.1f} points"
     chosen = f"{max(apart_where_others_choose(part) for _, part in rates.places()):.1f}"
     halves = []
     for place, part in rates.places():
@@ -89,6 +90,8 @@ def test_what_was_found_is_what_the_frames_say():
     pairs = pairs[pairs["place"].isin(digits["place"])]
     equal = f"for {sum(pairs['verdict'] == 'equal')} of the {len(pairs)} pairs"
     verdicts = pd.read_csv(results / "claims.csv")["verdict"].value_counts()
+    limits = pd.read_csv(results / "claims.csv").groupby("verdict")["high_together"].max()
+    ruled_out = math.ceil(100 * limits["no difference of that size"])
     holds, *refuted = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"decide {holds + sum(refuted)}"
     undecided = verdicts[["cannot tell", "no gain to see here", "not measured here"]].sum()
@@ -117,13 +120,14 @@ def test_what_was_found_is_what_the_frames_say():
     numbers = [
         spread,
         equal,
-        f"In {many} settings of digits with privacy",
+        f"In {many} settings of digits with every example protected, eleven of them at ε = 8",
         f"v is off by a factor of {off[0]} (root mean square), the earlier rule by {off[1]}",
         f"the curvature by {off[2]}.",
         f"rates from {found.min():.2f} to {found.max():.1f}",
         f"Where four seeds choose for the fifth it is {chosen} points",
-        *(apart, near, f"Of {verdicts.sum()} claims", decided, f"{holds} hold, {refuted[0]} come"),
-        f"for {refuted[1]} a lead",
+        f"within {math.ceil(digits['apart_tuned'].max())} points",
+        *(apart, f"Of {verdicts.sum()} claims", decided, f"{holds} hold, {refuted[0]} come"),
+        f"for {refuted[1]} a lead above {ruled_out} % of what training can gain",
         f"Another {verdicts['true by construction']} are true by construction",
         f"{verdicts['the setting does not carry the claim']} were measured at another ε",
         f"The other {undecided} were not decided",
@@ -146,11 +150,27 @@ def test_what_was_found_is_what_the_frames_say():
             for name, found in card["settings"].items():
                 rows[name].append(100 * found["accuracy"])
     by_validation = max(np.ptp(rows[name]) for name in rows if name.startswith("digits"))
-    assert f"within {by_validation:.1f}. For 8 of 60 pairs" in sentences[1]
+    half = (pairs["high"] - pairs["low"]) / 2 * t.ppf(0.975, 4) / t.ppf(0.95, 4)
+    differ = f"{(pairs['mean'].abs() > half).sum()} of the {len(pairs)} differences"
+    open_pairs = pairs[pairs["verdict"] != "equal"]
+    assert open_pairs["place"].str.startswith("client").all()
+    assert f"{differ} are significant at 5 % each, and for {len(open_pairs)}" in sentences[1]
+    assert f"they end within {by_validation:.1f}." in sentences[1]
+    assert f"or within {chosen} where four seeds choose" in sentences[1]
+    shares = 100 * digits["apart_tuned"] / digits["gained"]
+    assert f"{shares.min():.0f} to {shares.max():.0f} % of what training gains" in sentences[1]
+    assert f"each ± {min(halves):.0f} to {max(halves):.0f}." in sentences[0]
     assert f"by validation and with three seeds, up to {by_validation:.1f}." in page
-    ours = f"In {many} settings of digits with privacy ours is off by [a factor of {off[0]}]"
-    rivals = f"Two other rules are off by {off[1]} and {off[2]}."
-    assert ours in sentences[2] and rivals in sentences[2]
+    ours = f"{many} settings of digits with every example protected, eleven of them at ε = 8,"
+    assert f"In {ours} ours is off by [a factor of {off[0]}]" in sentences[2]
+    assert f"Two other rules are off by {off[1]} and {off[2]}." in sentences[2]
+    # FFA-LoRA over α/r and rank: the nine ends that v had to follow over α/r.
+    bound = runs["cell"].str.startswith("scaling") & (runs["method"] == "ffa-lora")
+    nine = runs[bound].groupby("cell").ngroups
+    rest = [2**error for error in ends.judge(runs[~bound])["error"]]
+    assert (nine, runs.groupby(["cell", "method"]).ngroups) == (9, 48)
+    assert f"they are off by {rest[0]:.1f} and {rest[1]:.1f})" in sentences[2]
+    assert f"they are off by {rest[0]:.2f} and {rest[1]:.2f}." in page
     centre = ("scaling 2, rank 4", "epsilon 1", "5 clients", "20 clients")
     there = [2**error for error in ends.judge(runs[runs["cell"].isin(centre)])["error"]]
     assert f"are off by {there[0]:.2f} and {there[1]:.2f}. The rule" in page
@@ -174,7 +194,7 @@ def test_what_was_found_is_what_the_frames_say():
     one_rate = 2 ** errors[-1][1]
     assert f"off by {on_sentences:.1f}, where one rate for all rows would have been off by" in page
     assert f"would have been off by {one_rate:.1f}; which" in page and one_rate < on_sentences
-    claims = (f"Of {verdicts.sum()} claims", decided, "[three hold]")
+    claims = (f"Of {verdicts.sum()} claims", decided, "[three hold]", f"above {ruled_out} %")
     assert all(number in sentences[3] for number in claims)
     assert holds == 3
     assert f"runs {len(fl.methods.table())} methods and variants" in " ".join(README.split())

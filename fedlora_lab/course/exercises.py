@@ -386,6 +386,8 @@ def _to_arrays(returned: Answer) -> Result:
         kind = "complex ones" if np.iscomplexobj(returned) else type(returned).__name__
         if isinstance(returned, np.ndarray) and returned.dtype.kind in "US":
             kind = "words"
+        if isinstance(returned, Mapping):
+            kind = "a dict: several results go into a list"
         raise ValueError(f"numbers should come out of your function, not {kind}") from None
 
 

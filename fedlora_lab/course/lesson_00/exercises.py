@@ -50,6 +50,12 @@ def noise_alone(B, A, U, V):
     return theory.deviation_matrix(B, A), theory.deviation_matrix(U, V)
 
 
+# B and A are the factors before the noise.
+def noise_taken_off(B, A, U, V):
+    D_data = theory.deviation_matrix(B - U, A - V)
+    return D_data, theory.deviation_matrix(B, A) - D_data
+
+
 # Gives the whole deviation in the place of the noise's part.
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
 

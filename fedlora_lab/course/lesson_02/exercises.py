@@ -136,6 +136,13 @@ def spectral(B, A):
     return _worst_pair([[np.linalg.norm(x, 2) for x in row] for row in pairs])
 
 
+# The two clients farthest from the mean need not be the two farthest from each other.
+def farthest_from_the_mean(B, A):
+    gaps = (B - B.mean(axis=0)) @ (A - A.mean(axis=0))
+    pair = np.argsort(np.linalg.norm(gaps, axis=(1, 2)))[-2:]
+    return np.isin(np.arange(len(B)), pair) / 2
+
+
 # One factor alone does not decide.
 def gap_of_B(B, A):
     return _worst_pair([[np.linalg.norm(x - y) for y in B] for x in B])

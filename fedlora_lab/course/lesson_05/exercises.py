@@ -225,6 +225,12 @@ def same_run(lr, C, alpha, new_alpha):
     return lr / c**2, C * c
 
 
+# A client's change of B is shorter by c, an example's gradient longer.
+def of_clients(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr / c**2, C / c
+
+
 # Both have to change, and the rate by c twice.
 def rate_once_and_clip_left(lr, C, alpha, new_alpha):
     return lr * alpha / new_alpha, C

@@ -181,6 +181,18 @@ def own_factor_in_A(B, A, gradient, combine, *settings):
     return take_turns(B, A, gradient, rule, *settings)
 
 
+# The same in both turns.
+def own_factor(B, A, gradient, combine, *settings):
+    known = {"B": B, "A": A}
+
+    def rule(changes, frozen):
+        still, moved = ("A", "B") if np.shape(frozen) == np.shape(A) else ("B", "A")
+        known[still] = frozen
+        return combine(changes, known[moved])
+
+    return take_turns(B, A, gradient, rule, *settings)
+
+
 # The weight moves by γ B A.
 def change_without_gamma(B, A, gradient, combine, eta, gamma, S, T):
     return take_turns(B, A, lambda change: gradient(change / gamma), combine, eta, gamma, S, T)
@@ -265,6 +277,12 @@ def clips_the_factor(dB, A, C, sigma, xi):
 def transposed(dB, A, C, sigma, xi):
     plain = release(dB, A, C, 0, xi)
     return plain + sigma * C * xi @ A.T / len(dB)
+
+
+# Nor does the transpose undo the product with A.
+def transposed_whole(dB, A, C, sigma, xi):
+    moved = release(dB, A, C, sigma, xi) @ A  # the clipped sum and the noise, within A's rows
+    return moved @ A.T
 
 
 # The first r columns of the noise have the law of plain noise.

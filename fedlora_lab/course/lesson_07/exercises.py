@@ -41,7 +41,7 @@ def _energy(rng):
 
 CALLS = {
     "07.1": Calls("g_B and g_A", draw=_pair),
-    "07.3": Calls("energy", draw=_energy),
+    "07.3": Calls("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
     "07.4": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
 }
 

@@ -77,6 +77,11 @@ def loudest_row(G):
     return G[norm(G, axis=1).argmax()]
 
 
+# Rows with little of the input are mostly noise, and count as much as the others.
+def signed_mean(G):
+    return (np.sign(G @ G[0])[:, None] * G).mean(0)
+
+
 # The weights of the rows have both signs.
 def mean_row(G):
     return G.mean(0)

@@ -209,6 +209,21 @@ def still_over_the_batch(rows, C, sigma, expected, z):
     return mean_gradient(rows, C, sigma, max(len(rows), 1), z)
 
 
+# The same without a case for the empty batch.
+def over_the_rows(rows, C, sigma, expected, z):
+    return (_clipped(rows, C).sum(0) + sigma * C * z) / len(rows)
+
+
+# The noise has the right size, and the signal still tells how many were drawn.
+def signal_over_the_rows(rows, C, sigma, expected, z):
+    return _clipped(rows, C).sum(0) / max(len(rows), 1) + sigma * C * z / expected
+
+
+# The same without a case for the empty batch.
+def signal_over_no_rows(rows, C, sigma, expected, z):
+    return _clipped(rows, C).sum(0) / len(rows) + sigma * C * z / expected
+
+
 # What is short is lengthened, and a clip lengthens nothing.
 normalises = vary(mean_gradient, rows=lambda rows: 1e9 * rows)
 

@@ -10,7 +10,7 @@ from scipy import stats
 import fedlora_lab as fl
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots.style import name
-from studies import rates, suggested_unseen
+from studies import RESULTS, quiet_rates, rates, suggested_unseen
 
 GRID = np.array([0.1, 0.2, 0.4, 0.8])
 
@@ -157,3 +157,28 @@ def test_the_page_says_what_within_six_points_means():
     most = differ[pairs["place"] == "client, ε = 8"].sum()
     said = "Of the {} differences {} are significant at 5 % each, {} of them"
     assert said.format(len(pairs), differ.sum(), most) in words
+
+
+def test_the_page_says_which_methods_fall_without_noise():
+    """Fault: the page said of every method that noise ends its range."""
+    quiet, noised = (
+        100 * frame.pivot_table("accuracy", "method", "lr")
+        for frame in (
+            pd.read_csv(quiet_rates.FRAME),
+            pd.read_csv(RESULTS / "rates.csv").query("unit == 'example' and epsilon == 8"),
+        )
+    )
+    words = " ".join(rates.PAGE.read_text("utf-8").split())
+
+    for table in (quiet, noised):
+        first, second, third = (
+            f"{table.loc[slug, 1.6]:.0f}" for slug in ("fedlora", "fedlpp", "rolora")
+        )
+        assert f"read {first}, {second} and {third} %" in words
+    for table, join in ((quiet, "read"), (noised, "noise, and")):
+        two = [f"{table.loc[slug, 3.2]:.0f}" for slug in ("ffa-lora", "la-lora")]
+        assert f"{join} {two[0]} and {two[1]} %" in words
+    deer = quiet.loc["deer", 1.6], noised.loc["deer", 1.6]
+    assert f"reads {deer[0]:.0f} % without noise and {deer[1]:.0f} % with it" in words
+    lost = (quiet.max(axis=1) - quiet[3.2])[["fedlora", "fedlpp", "rolora"]]
+    assert f"lose {lost.min():.0f} to {lost.max():.0f} points" in words

@@ -140,6 +140,38 @@ def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
     assert f"an interval of ± {min(halves):.0f} to {max(halves):.0f} points" in words
 
 
+def test_the_page_says_what_the_suggested_rate_costs_on_mnist():
+    """Validation scans chose the best rate; the costs are of test scans."""
+    runs = pd.read_csv(suggested_unseen.frame_of("mnist"))
+    assert (runs["epsilon"] <= runs["budget"]).all() and len(runs) == 120
+    page = rates.PAGE.read_text("utf-8").split("### Judged on MNIST")[1].split("\n### ")[0]
+    costs = suggested_unseen.costs(runs)
+    for key, row in costs.iterrows():
+        budget, slug = key  # type: ignore
+        cells = [f"{budget:g}", name(slug), *(f"{cost:.1f}" for cost in row)]
+        assert "| " + " | ".join(cells) + " |" in page
+    words = " ".join(page.split())
+    paid = costs[0]
+    said = f"with {paid.min():.1f} to {paid.max():.1f} points and {paid.mean():.1f} on average"
+    assert said in words and (paid <= 4).all(), "the first prediction held"
+    failed = (costs[2] <= 3).sum()
+    assert failed == 4 and "**this failed** in four of the eight cases" in words
+    scores = 100 * runs.pivot(
+        index=["budget", "method", "seed"], columns="octave", values="accuracy"
+    )
+    chosen = runs.groupby(["budget", "method", "octave"])["validation"].mean().unstack()
+    best = chosen.idxmax(axis=1)
+    assert (best == 1).sum() == 7 and best[8.0, "ffa-lora"] == 2
+    halves, open_cases = [], 0
+    for case, octave in best.items():
+        here = scores.loc[case]
+        mean, half = t_interval((here[octave] - here[0]).to_numpy())
+        halves.append(half)
+        open_cases += mean + half > 4
+    assert f"± {min(halves):.1f} to {max(halves):.1f} points" in words
+    assert f"in {open_cases} of the eight cases" in words
+
+
 def test_the_page_says_what_within_six_points_means():
     """The margin as a share of what training gains, and how many pairs differ significantly."""
     words = " ".join(rates.PAGE.read_text("utf-8").split())

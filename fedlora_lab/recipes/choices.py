@@ -43,7 +43,7 @@ LOCAL_STEPS = 5
 SMALLEST_BATCH = 4
 LARGEST_BATCH = 64
 LARGEST_RATE = 3.2
-"""The largest rate that was best in a committed search, at rank 4 and alpha 8."""
+"""The largest rate that was best in the committed search on texts, at rank 4 and alpha 8."""
 CLIENT_RATE = 0.125
 """The rate that was best in most searches of the client unit, at rank 4 and alpha 8."""
 HELD_OUT = 0.2

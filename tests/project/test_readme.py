@@ -51,7 +51,7 @@ def test_the_eight_lines_print_what_stands_below_them(capsys):
 
 
 def test_the_page_is_short_and_fits_its_column():
-    assert len(README.splitlines()) <= 135
+    assert len(README.splitlines()) <= 140
     code = re.findall(r"```\w+\n(.*?)```", README, re.S)
     assert max(len(line) for block in code for line in block.splitlines()) <= 88
     assert (ROOT / "docs" / "figures" / "playground.gif").stat().st_size <= 1_500_000
@@ -76,7 +76,7 @@ def test_what_was_found_is_what_the_frames_say():
     digits = rate[rate["place"].str.contains("example|client")]
     assert digits["lowest"].lt(digits["before"]).sum() == 4 and len(digits) == 15
     apart = f"{digits['apart'].max():.0f} points"
-    near = f"within {digits['apart_tuned'].max():.1f} points"
+    near = f"{digits['apart_tuned'].min():.1f} to {digits['apart_tuned'].max():.1f} points apart"
     chosen = f"{max(apart_where_others_choose(part) for _, part in rates.places()):.1f}"
     halves = []
     for place, part in rates.places():
@@ -155,12 +155,19 @@ def test_what_was_found_is_what_the_frames_say():
     open_pairs = pairs[pairs["verdict"] != "equal"]
     assert open_pairs["place"].str.startswith("client").all()
     assert f"{differ} are significant at 5 % each, and for {len(open_pairs)}" in sentences[1]
-    assert f"they end within {by_validation:.1f}." in sentences[1]
-    assert f"or within {chosen} where four seeds choose" in sentences[1]
+    of_gain = []
+    for place in protocol.SETTINGS:
+        six = [c["settings"][place] for c in table.load_cards() if c["method"] in table.KNOWN]
+        ends_of_six = [found["accuracy"] for found in six]
+        of_gain.append(100 * np.ptp(ends_of_six) / (max(ends_of_six) - six[0]["start"]))
+    of_gain = f"{min(of_gain):.0f} to {max(of_gain):.0f} %"
+    assert f"they end within {by_validation:.1f}, which is {of_gain} of it." in sentences[1]
+    assert f"or at most {chosen} where four seeds choose" in sentences[1]
     shares = 100 * digits["apart_tuned"] / digits["gained"]
     assert f"{shares.min():.0f} to {shares.max():.0f} % of what training gains" in sentences[1]
     assert f"each ± {min(halves):.0f} to {max(halves):.0f}." in sentences[0]
-    assert f"by validation and with three seeds, up to {by_validation:.1f}." in page
+    said = f"by validation and with three seeds, up to {by_validation:.1f}, and there the distance"
+    assert f"{said} is {of_gain} of what training gains." in page
     ours = f"{many} settings of digits with every example protected, eleven of them at ε = 8,"
     assert f"In {ours} ours is off by [a factor of {off[0]}]" in sentences[2]
     assert f"Two other rules are off by {off[1]} and {off[2]}." in sentences[2]
@@ -187,9 +194,17 @@ def test_what_was_found_is_what_the_frames_say():
         for rows in [found.query("not beyond")]
     ]
     wider = f"{min(with_it):.1f} to {max(with_it):.1f}"
-    said = f"ours is off by factors of {wider} on digits and of {on_sentences:.1f} on sentences,"
-    assert said in sentences[2]
-    assert f"with the mended row as first predicted it is {wider}." in page
+    # The predictions of Local and of Fed-ZO as they were committed first, over the ends found.
+    first = zip((1.43, 1.53, 0.95, -0.33), (2.35, 1.99, 2.05, 0.07), (1.36, 0.54, -2.57, -3.84))
+    all_first = []
+    for found, gaps in zip(judged, first):
+        rows = found.query("not beyond").drop(index="local", errors="ignore")
+        off_by = [*(rows["predicted"] - rows["found"]), *gaps]
+        all_first.append(2 ** float(np.sqrt(np.mean(np.square(off_by)))))
+    widest = f"{min(all_first):.1f} to {max(all_first):.1f}"
+    said = f"ours is off by factors of {wider} on digits ({widest} with two predictions"
+    assert said in sentences[2] and f"and of {on_sentences:.1f} on sentences," in sentences[2]
+    assert f"it is {wider}, and {widest} with Local and Fed-ZO as first predicted, too" in page
     assert f"by a factor of {span} in its four settings of digits" in page
     one_rate = 2 ** errors[-1][1]
     assert f"off by {on_sentences:.1f}, where one rate for all rows would have been off by" in page

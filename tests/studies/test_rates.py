@@ -10,7 +10,7 @@ from scipy import stats
 import fedlora_lab as fl
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots.style import name
-from studies import RESULTS, quiet_rates, rates, suggested_unseen
+from studies import RESULTS, exact_quiet, quiet_rates, rates, suggested_unseen
 
 GRID = np.array([0.1, 0.2, 0.4, 0.8])
 
@@ -214,3 +214,16 @@ def test_the_page_says_which_methods_fall_without_noise():
     assert f"reads {deer[0]:.0f} % without noise and {deer[1]:.0f} % with it" in words
     lost = (quiet.max(axis=1) - quiet[3.2])[["fedlora", "fedlpp", "rolora"]]
     assert f"lose {lost.min():.0f} to {lost.max():.0f} points" in words
+
+
+def test_the_exact_server_without_privacy_is_behind_at_the_rates_of_averaged_factors():
+    """The frame that notebook 10 reads: twenty pairs, FedLoRA's those of the study."""
+    runs = pd.read_csv(exact_quiet.FRAME)
+    assert runs.groupby("method")["seed"].nunique().eq(20).all()
+    assert set(runs["method"]) == set(exact_quiet.ROWS)
+    exact = runs[runs["method"] == "fedex-lora"]["deviation"].max()
+    averaged = runs[runs["method"] == "fedlora"]["deviation"].mean()
+    assert exact < 1e-6 < 0.003 < averaged < 0.01
+    study = pd.read_csv(RESULTS / "digits-example.csv").query("method == 'fedlora'")
+    free = study[study["epsilon"].isna()]
+    assert (free["lr"] == exact_quiet.RATES["B"]).all() and (free["ratio"] == 0.5).all()

@@ -37,10 +37,6 @@ MENDED = ("fedsa-lora",)
 """Rows whose predictions were mended after their runs, and so judge nothing."""
 KNOWN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 """Rows whose ends on digits were known from study `rates` when the predictions were written."""
-OTHER_SIGNS = ("fedask", "fedmomentum", "flexlora")
-"""Rows whose cards are older than the signs that `methods` gives to singular vectors. Noise falls
-on other sides of their factors now. In 24 runs that were made again the accuracy moved by -0.004 in
-the mean, with a standard deviation of 0.023."""
 WORDS = Path(__file__).with_name("table_page.md")
 """The page without its tables."""
 FIGURES = ROOT / "docs" / "figures"

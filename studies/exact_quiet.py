@@ -18,6 +18,8 @@ ROWS = ("fedlora", "fedex-lora")
 RATES = {"A": 0.08, "B": 0.16}
 """Those of FedLoRA in the study."""
 SEEDS = range(20)
+ROUNDS = (1, 5, 10, 20)
+"""After which the share of the mean product that the server misses is kept."""
 
 
 def main() -> None:
@@ -29,9 +31,12 @@ def main() -> None:
     frame = fl.compare(
         task, list(ROWS), None, plan, list(SEEDS), evaluate_every=plan.rounds, **options
     )
-    rows = frame[(frame["layer"] == "all") & (frame["round"] == plan.rounds)]
-    table = rows.pivot(index=["method", "seed"], columns="measure", values="value")
-    runs = table[["accuracy", "deviation"]].reset_index()
+    rows = frame[frame["layer"] == "all"]
+    last = rows[(rows["round"] == plan.rounds) & (rows["measure"] == "accuracy")]
+    runs = last.set_index(["method", "seed"])[["value"]].rename(columns={"value": "accuracy"})
+    missed = rows[(rows["measure"] == "deviation") & rows["round"].isin(ROUNDS)]
+    by_round = missed.pivot(index=["method", "seed"], columns="round", values="value")
+    runs = runs.join(by_round.rename(columns="deviation_{}".format)).reset_index()
     runs.to_csv(FRAME, index=False, float_format="%.4g")
     print(fl.report.paired_difference(runs, "fedex-lora", "fedlora"))
 

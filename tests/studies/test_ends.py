@@ -190,9 +190,10 @@ def test_the_page_says_what_the_texts_found():
     assert f"The end of a single seed lies {scatter:.2f} octaves from that of all" in page
     too_large = 2 ** off["v"].filter(like="sentiment", axis=0).max()
     too_small = 2 ** -off["v"].filter(like="texts-768", axis=0).min()
-    said = "off by up to {:.1f} times on short texts, mostly too large, by up to {:.1f} times in layers"
-    assert said.format(too_large, too_small) in page
-    short, wide = (off["v"].filter(like=name, axis=0) for name in ("sentiment", "texts-768"))
+    said = f"off by up to {too_large:.1f} times on short texts, mostly too large, by up to"
+    assert f"{said} {too_small:.1f} times in layers" in page
+    kinds: Any = [off["v"].filter(like=name, axis=0) for name in ("sentiment", "texts-768")]
+    short, wide = kinds
     assert (short > 0).mean() > 0.5 > (wide > 0).mean(), "mostly"
     assert short.abs().max() == short.max() and wide.abs().max() == -wide.min()
     farthest = off["v"].abs()

@@ -1,6 +1,7 @@
 """Accuracy over the learning rate: plateaus of made-up curves, and the committed prediction."""
 
 import doctest
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,7 @@ def test_the_page_says_what_the_suggested_rate_costs_on_mnist():
     assert (best == 1).sum() == 7 and best[8.0, "ffa-lora"] == 2
     halves, open_cases = [], 0
     for case, octave in best.items():
-        here = scores.loc[case]
+        here: Any = scores.loc[case]  # type: ignore
         mean, half = t_interval((here[octave] - here[0]).to_numpy())
         halves.append(half)
         open_cases += mean + half > 4
@@ -193,13 +194,14 @@ def test_the_page_says_what_within_six_points_means():
 
 def test_the_page_says_which_methods_fall_without_noise():
     """Fault: the page said of every method that noise ends its range."""
-    quiet, noised = (
+    tables: Any = (
         100 * frame.pivot_table("accuracy", "method", "lr")
         for frame in (
             pd.read_csv(quiet_rates.FRAME),
             pd.read_csv(RESULTS / "rates.csv").query("unit == 'example' and epsilon == 8"),
         )
     )
+    quiet, noised = tables
     words = " ".join(rates.PAGE.read_text("utf-8").split())
 
     for table in (quiet, noised):
@@ -221,9 +223,9 @@ def test_the_exact_server_without_privacy_is_behind_at_the_rates_of_averaged_fac
     runs = pd.read_csv(exact_quiet.FRAME)
     assert runs.groupby("method")["seed"].nunique().eq(20).all()
     assert set(runs["method"]) == set(exact_quiet.ROWS)
-    exact = runs[runs["method"] == "fedex-lora"]["deviation"].max()
-    averaged = runs[runs["method"] == "fedlora"]["deviation"].mean()
-    assert exact < 1e-6 < 0.003 < averaged < 0.01
+    missed = runs.groupby("method").mean(numeric_only=True).filter(like="deviation_")
+    assert missed.loc["fedex-lora"].max() < 1e-6
+    assert missed.loc["fedlora"].between(0.003, 0.4).all()
     study = pd.read_csv(RESULTS / "digits-example.csv").query("method == 'fedlora'")
     free = study[study["epsilon"].isna()]
     assert (free["lr"] == exact_quiet.RATES["B"]).all() and (free["ratio"] == 0.5).all()

@@ -223,7 +223,7 @@ def test_the_exact_server_without_privacy_is_behind_at_the_rates_of_averaged_fac
     runs = pd.read_csv(exact_quiet.FRAME)
     assert runs.groupby("method")["seed"].nunique().eq(20).all()
     assert set(runs["method"]) == set(exact_quiet.ROWS)
-    missed = runs.groupby("method").mean(numeric_only=True).filter(like="deviation_")
+    missed: Any = runs.groupby("method").mean(numeric_only=True).filter(like="deviation_")
     assert missed.loc["fedex-lora"].max() < 1e-6
     assert missed.loc["fedlora"].between(0.003, 0.4).all()
     study = pd.read_csv(RESULTS / "digits-example.csv").query("method == 'fedlora'")

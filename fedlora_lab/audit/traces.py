@@ -129,19 +129,15 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
     adapted = run.prepared.adapted
-    start, received = (
-        {key: tensor if key.name == "mode" else tensor.to(adapted.device) for key, tensor in at}
-        for at in (released.start.items(), run.everyone.start.items())
-    )
     signal = per_example.per_example_gradients(
         canaries.task,
         adapted,
-        start,
+        adapted.on_device(released.start),
         tuple(seen),
         (take(x, who), encode_marks(y[who], canaries.weights[who])),
         owner.to(adapted.device),
         run.spec.method,
-        received,
+        adapted.on_device(run.everyone.start),
     )
     # What was released lies on the CPU.
     signal = {key: released.scale[key] * x.cpu() for key, x in signal.items()}

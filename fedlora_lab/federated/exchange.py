@@ -115,15 +115,8 @@ def begin_clients(
         personal: key -> (clients, ...), what they kept.
     """
     spec = prepared.spec
-    device = prepared.adapted.device
-    start = {
-        # Modes stay on the CPU, where the schedule reads them.
-        key: x if key.name == "mode" else x.to(device, non_blocking=True)
-        for key, x in tensors_received(spec, ids, sent).items()
-    }
-    params = dict(start)
-    for key, x in personal.items():
-        params[key] = x.to(device, non_blocking=True)
+    start = prepared.adapted.on_device(tensors_received(spec, ids, sent))
+    params = start | prepared.adapted.on_device(personal)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
     return ClientBatch(ids, params, start, privatizer_state=state)

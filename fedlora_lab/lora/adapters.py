@@ -223,6 +223,13 @@ class AdaptedModel:
         module, attribute = self.places.get(key) or self.optional[key]
         setattr(module, attribute, rows)
 
+    def on_device(self, values: Tensors) -> TensorDict:
+        """The values where the model is; modes stay on the CPU, where the schedule reads them."""
+        return {
+            key: x if key.name == "mode" else x.to(self.device, non_blocking=True)
+            for key, x in values.items()
+        }
+
     def place(self, values: Tensors) -> None:
         """Sets one value of each tensor for all examples; the model then computes with them."""
         for key in self.select_keys(values):

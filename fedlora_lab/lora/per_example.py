@@ -223,7 +223,7 @@ def gradients_at(
         task, adapted, moving: as of `per_example_gradients`.
         values: one of each tensor. examples: n of them.
     """
-    params = {key: tensor[None].to(adapted.device) for key, tensor in values.items()}
+    params = {key: tensor[None] for key, tensor in adapted.on_device(values).items()}
     owner = torch.zeros(len(examples[1]), dtype=torch.int64, device=adapted.device)
     return per_example_gradients(task, adapted, params, moving, examples, owner)
 

@@ -47,4 +47,4 @@ def adapted_for(task: Task, record: Trained) -> tuple[AdaptedModel, Tensors]:
     expected = f"{trained_on.name!r}, of which the record is, or a task of the same model"
     check(fits, "task", task.name, expected)
     adapted = adapt(task, lora)
-    return adapted, {key: x.to(adapted.device) for key, x in state.tensors.items()}
+    return adapted, adapted.on_device(state.tensors)

@@ -83,18 +83,6 @@ def quiet_log(name: str) -> Iterator[None]:
 # ---- Opacus
 
 
-def move_batch(batch: Foreign, device: torch.device) -> Foreign:
-    """Puts the tensors of a batch on a device: in lists, tuples and mappings, and of a class that
-    moves itself."""
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: move_batch(part, device) for name, part in batch.items()}
-    if type(batch) in (list, tuple):
-        return type(batch)(move_batch(part, device) for part in batch)
-    return batch
-
-
 @dataclass
 class OpacusStep:
     """One step of a training loop with Opacus, from the state in which it was made.
@@ -163,11 +151,13 @@ class OpacusStep:
     def __call__(self, examples: Batch, seed: int) -> dict[str, Example]:
         self.reset()
         self.optimizer.step_hook = None  # the accountant counts no step of a review
+        from accelerate.utils import send_to_device  # slow to import
+
         # A loader hands out batches on the CPU, and a training loop moves them.
         device = next(self.module.parameters()).device
         try:
             with seed_generators([self.optimizer], seed):
-                return self._released(move_batch(self.collate(examples), device))
+                return self._released(send_to_device(self.collate(examples), device))
         finally:
             self.reset()
 

@@ -26,7 +26,8 @@ def test_every_row_ended_on_the_gpu_as_on_the_cpu():
     table = pd.read_csv(ROOT / "benchmarks" / "results" / "gpu-nvidia-h200-rows.csv")
     assert list(table["method"]) == list(fl.methods.ALL)
     assert (table["accuracy"] == table["accuracy_cpu"]).all()
-    assert table["factors_apart"].max() < 1e-4
+    apart = table.set_index("method")["factors_apart"]
+    assert apart["fed-zo"] < 3e-5 and apart.drop("fed-zo").max() < 1e-6
     here, accuracy = gpu.ends_of("rolora", "cpu")
     assert here.isfinite().all() and here.norm() > 1 and 0.5 < accuracy < 0.9
 

@@ -16,7 +16,6 @@ from toy_tasks import KEEPS_B, LORA, PLAN, gap, people, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.review.adapters import move_batch
 
 SETTINGS = {
     "without privacy": (tokens(), None, PLAN, {}),
@@ -47,7 +46,7 @@ def test_tensors_of_two_devices_do_not_meet():
 @pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
 def test_a_row_runs_on_another_device(row):
     """Fault: the server's first state lay on the device, and no run on a GPU got beyond it."""
-    given = tokens("head"), row, private("client" if row.slug == "fed-zo" else "example")
+    given = tokens("head"), row, private("example")
     with other_device():
         there = play(*given, device=DEVICE)[-1]
     assert gap(play(*given)[-1], there) < 1e-12
@@ -173,15 +172,6 @@ def test_a_review_of_opacus_moves_batches_to_the_model():
         module, optimizer, loader = parts
         found = fl.review.opacus(module, optimizer, loader, nn.CrossEntropyLoss(), **options)
     assert found.sound, found
-
-
-def test_a_batch_is_moved_whole():
-    """Lists, tuples and mappings in one another; what is no tensor stays as it is."""
-    with other_device():
-        batch = {"x": [torch.ones(2), (torch.zeros(1), "word")], "n": 3}
-        moved = move_batch(batch, DEVICE)
-    assert isinstance(moved["x"][0], There) and isinstance(moved["x"][1][0], There)
-    assert moved["x"][1][1] == "word" and moved["n"] == 3
 
 
 @pytest.mark.slow

@@ -207,8 +207,8 @@ def test_what_was_found_is_what_the_frames_say():
         off_by = [*(rows["predicted"] - rows["found"]), *gaps]
         all_first.append(2 ** float(np.sqrt(np.mean(np.square(off_by)))))
     widest = f"{min(all_first):.1f} to {max(all_first):.1f}"
-    said = f"ours is off by factors of {wider} on digits ({widest} with the first"
-    assert said in sentences[2] and f"and of {on_sentences:.1f} on sentences," in sentences[2]
+    said = f"ours is off by factors of {wider} on digits and of {on_sentences:.1f} on sentences."
+    assert said in sentences[2] and f"it is {widest} on digits." in sentences[2]
     assert f"it is {wider}, and {widest} with Local and Fed-ZO as first predicted, too" in page
     assert f"by a factor of {span} in its four settings of digits" in page
     one_rate = 2 ** errors[-1][1]

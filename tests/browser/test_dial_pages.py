@@ -71,6 +71,7 @@ def test_dials_turn_on_a_page_without_a_kernel(browser, tmp_path):
     page.close()
 
 
+@pytest.mark.further
 def test_a_film_plays_and_pauses(browser, tmp_path):
     """From the first round on when it stands at the last."""
     page = static(browser, tmp_path, ["film"])

@@ -424,6 +424,7 @@ def test_the_parts_of_the_product_have_the_colours_of_lesson_04(page):
     assert [text.split(maxsplit=2)[-1] for text, _ in words][1:] == list(lesson.WORDS.values())
 
 
+@pytest.mark.further
 def test_a_small_rate_shows_what_notebook_05_says(browser, tmp_path):
     """Of seed 0; a browser whose last digits differ may read a few of 360 digits otherwise."""
     path = tmp_path / "playground.html"

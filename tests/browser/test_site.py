@@ -77,6 +77,7 @@ def test_a_long_table_is_sorted_by_the_column_that_is_pressed(page, site):
     assert column(3)[0] == "0.75" and column(3)[-1] in ("none", "no common product")
 
 
+@pytest.mark.further
 def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     """Fault: a formula or a signature that pushes a narrow page sideways, or a font that is not in
     the site.

@@ -94,7 +94,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON
     [
         ("threading", "joblib"),
         pytest.param("ray", "ray", marks=pytest.mark.further),
-        ("dask", "distributed"),
+        pytest.param("dask", "distributed", marks=pytest.mark.further),
     ],
 )
 def test_a_backend_of_joblib_around_a_call_is_used(backend, package, one_by_one, tmp_path):
@@ -224,6 +224,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.further
 def test_an_interrupt_loses_no_finished_run_and_says_what_is_missing(tmp_path):
     script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"
     script.write_text(STOPPED)

@@ -71,6 +71,7 @@ def run_page(page, **names):
     return names
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_adding_a_method_runs(tmp_path, monkeypatch):
     """Its rows pass the contract: test_adding_a_method_is_adding_its_row, and test_contract.py has
@@ -105,6 +106,7 @@ def test_a_comparison_for_a_paper_runs(tmp_path, monkeypatch, capsys):
     assert "Capped B" in page and "lr chosen by accuracy" in page
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
 def test_the_page_on_review_finds_what_it_says():

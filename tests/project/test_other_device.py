@@ -130,7 +130,7 @@ def test_an_audit_runs_on_another_device(slug):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(toy_hubs.NO_PAD)
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.further)])
 def test_a_model_of_transformers_may_lie_on_another_device(kind):
     """Fault: it was refused, since it was tried on inputs that lay on the CPU."""
     task = toy_hubs.answers() if kind == "llama" else toy_hubs.task(kind)

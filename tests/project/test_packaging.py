@@ -115,6 +115,7 @@ distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
 """
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_wheel_is_whole_and_runs_elsewhere_without_jupyter(tmp_path):
     """Unpacked in an empty folder, before the checkout on the path. It is built from a copy, for

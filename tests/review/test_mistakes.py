@@ -48,6 +48,7 @@ def test_the_line_lies_between_broken_and_sound(name):
 NUMERAL = re.compile(r"(?<![\w.])[<>]? ?-?\d[\d,.]*(?:e[+-]?\d+)?")
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_page_is_that_of_the_catalogue():
     """Fault: words that were changed in one of two places. Numbers may differ a little by machine:

@@ -9,6 +9,7 @@ import pytest
 from studies import copy_gradients
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_run_of_the_committed_frame_is_found_again():
     """Rounding is a step: a number at its edge may fall to either side on another processor."""

@@ -11,6 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab.tasks.sentences import FOLDER, LABELS, TEST, sentences
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_every_sentence_is_used_once():
     """By its label, and nothing of the test is a client's; who tests depends on the seed."""
@@ -40,6 +41,7 @@ def test_the_folder_is_the_one_of_its_card():
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 6e6
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.trains
 def test_a_language_model_learns_under_privacy():

@@ -154,6 +154,12 @@ other_side = vary(delta, mu=np.negative)
 sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
 
+# The two worlds one apart, whatever μ is, and the right threshold.
+def one_apart(epsilon, mu):
+    threshold = epsilon / mu + mu / 2
+    return ndtr(1 - threshold) - math.exp(epsilon) * ndtr(-threshold)
+
+
 # ---- 03.3: the best attack
 
 
@@ -241,6 +247,11 @@ def newer_conversion(sigma, releases, delta):
     orders = np.arange(2, 65)
     rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
     return theory.rdp_to_epsilon(orders, rdp, delta)[0]
+
+
+# Each term at its own best order.
+def terms_apart(sigma, releases, delta):
+    return 2 * releases / (2 * sigma**2) + math.log(1 / delta) / 63
 
 
 # Pays for δ in every release.

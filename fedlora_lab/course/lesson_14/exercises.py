@@ -144,6 +144,8 @@ def over_one_clip(plans, sigma, n, K, d, work):
 
 # Standard deviations fall with the root of K.
 divided_by_K = vary(compare_plans, K=np.square)
+# The server averages K independent noises.
+of_one_site = vary(compare_plans, K=1)
 
 
 # Each site draws from its own examples, not from those of all.

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 
+import pytest
 from dial_cases import DIALS, SETUP, make_dial
 from lab import THEMES, accessibility_faults, open_notebook
 

@@ -327,7 +327,7 @@ def _choose_method(
         reason = "both factors: without noise none has to rest"
     else:
         row = methods.RoLoRA
-        reason = "turns: their mean is exact, and no place measured left them far behind"
+        reason = "turns: exact mean; among the best on MNIST, up to 4 points behind on texts"
     settings.tell("method", row.slug, reason)
     return row
 

@@ -213,7 +213,7 @@ class Task:
         head = ", ".join(head_names(self.head)) or None
         return (
             f"Task({self.name!r}: clients {len(self.sizes)} of {min(self.sizes)} to "
-            f"{max(self.sizes)} examples, test {len(self.test[1])}, frozen parameters "
+            f"{max(self.sizes)} examples, test {len(self.test[1])}, model parameters "
             f"{parameters:,}, adapters on {', '.join(self.targets)}, head {head})"
         )
 

@@ -115,6 +115,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.further
 def test_dials_turn_in_jupyter(browser, lab):
     """Nothing jumps or sticks out while they do, in either theme."""
     with open_notebook(browser, lab, "dials.ipynb", CELLS) as notebook:

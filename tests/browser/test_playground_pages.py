@@ -133,6 +133,7 @@ def far(values, expected):
     return gap / (np.linalg.norm(expected) or 1.0)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("slug", SLUGS)
 def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, slug):
     """Factors, residual, accuracy of server and copy, deviation; and its noise adds up."""

@@ -32,7 +32,9 @@ def test_what_stands_below_is_loaded_when_a_reader_comes_near(page, site):
     assert late <= {*loaded}
 
 
-@pytest.mark.parametrize("name", ["index.html", LESSON, "api/attacks.html"])
+@pytest.mark.parametrize(
+    "name", ["index.html", pytest.param(LESSON, marks=pytest.mark.further), "api/attacks.html"]
+)
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """The front page, a lesson whose dials turn, with hints and outcomes unfolded, and a page of
     signatures: WCAG 2.1 AA in either theme.

@@ -117,7 +117,7 @@ TABLE = re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \|(.*?)\| (.*) \|$", PAGE.read_
 USUAL = [(use, kind, *cells) for use, kinds, *cells in TABLE[1:] for kind in kinds.split()]
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.slow
 @pytest.mark.parametrize(("use", "kind", "targets", "head", "equal"), USUAL)
 def test_usual_models_do_as_their_table_says(use, kind, targets, head, equal):

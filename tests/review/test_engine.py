@@ -40,7 +40,7 @@ def reviewed(row="fedlora", unit="example", **options):
     return fl.review.engine(**setup(row, unit), **options)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", planted_bugs.PLANTED)
 def test_every_planted_bug_is_found(name, monkeypatch):
@@ -55,7 +55,7 @@ def test_every_planted_bug_is_found(name, monkeypatch):
     assert check in found.broken | found.not_as_claimed
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "bug", "check"),
@@ -70,7 +70,7 @@ def test_every_broken_clip_is_found(row, bug, check):
     assert check in reviewed(row, bug=bug).broken
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "unit", "index"), KINDS)
 def test_no_row_is_blamed(row, unit, index):

@@ -48,7 +48,7 @@ def private_parts(kind="flat"):
     return module, optimizer, loader, criterion, engine
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["flat", "per_layer", "ghost", "peft"])

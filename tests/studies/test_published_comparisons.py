@@ -18,6 +18,7 @@ def decided(runs: Any) -> Any:
     return runs.query("by_rho != 'open' and ahead in ('moved', 'frozen')")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("place", [0, 13, 18, 23, 31, 36, 40])
 def test_the_frame_is_that_of_the_settings(place):
     """Calibrated and published noise multipliers, a grid, AdamW, turns, and no privacy; the frame

@@ -12,8 +12,8 @@ LAYER = "blocks.1.value"
 @pytest.mark.slow
 @pytest.mark.trains
 def test_the_published_clip_is_left_by_little_in_the_federation_of_the_lesson():
-    """What the text says beside the dial of 1.8: in B's first turn 0.7, in its others 1.0 to 1.4, and
-    in A's turns below 0.5.
+    """What the text says beside the dial of 1.8: 0.7 in B's first turn, 1.0 to 1.4 in its
+    others, below 0.5 in A's turns.
     """
     task = fl.tasks.digits(clients=60, targets=(LAYER,))
     plan = fl.Plan(rounds=10, local_steps=1, batch=None, lr=1.2)

@@ -21,10 +21,11 @@ RATES = np.concatenate([[0], np.geomspace(1e-3, 0.1, 14), np.linspace(0.15, 1, 1
 def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     """Draws both outputs, the best attacker, and δ for every ε."""
 
-    x = np.linspace(-4, 12, 49)
+    mu = theory.gaussian_mu(sigma, releases)
+    right = max(12.0, round(mu) + 4.0)
+    x = np.linspace(-4, right, 49 if right == 12 else 97)
     without = np.exp(-(x**2) / 2).round(3)
     grid = np.linspace(0, 10, 26)
-    mu = theory.gaussian_mu(sigma, releases)
     delta = theory.gdp_delta(mu, epsilon)
     deltas = np.exp(theory.gdp_log_delta(mu, grid))
     best_rates = norm.cdf(norm.ppf(RATES) + mu)
@@ -37,14 +38,14 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     panels = [
         panel(
             "What the attacker sees",
-            axis("released number, in noise deviations", -4, 12),
+            axis("released number, in noise deviations", -4, right),
             axis("", 0, 1.3, ticks=[]),
             line(x, without, "blue", "without"),
             line(x, into, "pink", "with"),
             line(likely, [0, 1.05], "red", dash="3 3", width=1.4),
             text(-4, 1.19, "without you", "blue", dx=6),
-            text(12, 1.19, "with you", "pink", anchor="end", dx=-6),
-            text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
+            text(right, 1.19, "with you", "pink", anchor="end", dx=-6),
+            text(right, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
         ),
         panel(
             f"{few:.0%} found at FPR 1 %",

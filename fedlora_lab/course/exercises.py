@@ -53,6 +53,7 @@ Answer = Any
 """What a reader of the notebook gives: anything at all."""
 Function = Callable[..., Any]
 """A reader's or a lesson's."""
+THOUSANDS = re.compile(r"\s*-?\d{1,3}(,\d{3}){2,}(\.\d*)?\s*")
 UNSTEADY = (
     "called again with the same inputs, your function gives another result: it keeps something "
     "between the calls, or draws random numbers that its arguments do not seed."
@@ -100,9 +101,13 @@ class Reader:
     def same(self, result: Result, other: Result) -> bool:
         return _close(result, other, self.within)
 
-    def is_mistake(self, result: Result, mistake: Result) -> bool:
+    def is_mistake(self, result: Result, mistake: Result, right: Result) -> bool:
         """Tells whether a wrong result is that of a known mistake."""
         return self.same(result, mistake)
+
+    def distance(self, result: Result, mistake: Result) -> float:
+        """Tells how far a result is from a mistake that it may be; the nearest one is told."""
+        return 0.0
 
     def difference(self, result: Result, right: Result) -> str:
         """Says in one line how a result differs from the right one, "" where it cannot tell."""
@@ -133,19 +138,26 @@ class NumberAnswer(Reader):
             plain = answer.detach() if hasattr(answer, "detach") else answer
             # As texts and this course write it.
             plain = plain.replace("−", "-") if isinstance(plain, str) else plain
+            # One comma may stand for a point; more of them can only part thousands.
+            if isinstance(plain, str) and THOUSANDS.fullmatch(plain):
+                plain = plain.replace(",", "")
             numbers = np.atleast_2d(np.asarray(plain, float))
         except (TypeError, ValueError, RuntimeError):
             numbers = np.array([[math.nan]])
         if np.isnan(numbers).any() or (self.single and numbers.size != 1):
             # To Python 4,276,224 are three numbers.
-            commas = "; write it without commas" if self.single and numbers.size > 1 else ""
-            raise ValueError(f"{self.expected} expected{commas}")
+            commas = numbers.size > 1 or (isinstance(answer, str) and "," in answer)
+            how = "; write it without commas" if self.single and commas else ""
+            raise ValueError(f"{self.expected} expected{how}")
         return numbers.reshape(1, 1) if self.single else numbers
 
-    def is_mistake(self, result: np.ndarray, mistake: np.ndarray) -> bool:
+    def is_mistake(self, result: np.ndarray, mistake: np.ndarray, right: np.ndarray) -> bool:
         """A mistake that is no whole number is typed with few digits, such as −4.67 for −14/3."""
         few = result.shape == mistake.shape and (mistake != np.rint(mistake)).any()
         return self.same(result, mistake) or bool(few and np.allclose(result, mistake, rtol=5e-3))
+
+    def distance(self, result: np.ndarray, mistake: np.ndarray) -> float:
+        return float(abs(result - mistake).max())
 
     def difference(self, result: np.ndarray, right: np.ndarray) -> str:
         """Says which numbers are wrong, or how a number differs."""
@@ -261,6 +273,21 @@ class Calls(Reader):
             results.append(_map(self.standard, _to_arrays(returned)))
         return results
 
+    def is_mistake(self, result: list[Result], mistake: list[Result], right: list[Result]) -> bool:
+        """A mistake counts also where it gives 0 / 0 besides in the fewer of the calls.
+
+        Such as a mean in place of a sum, of an empty batch. In the other calls it shows.
+        """
+        triples = list(zip(result, mistake, right, strict=True))
+        kept = [x for x in triples if _is_finite(x[0]) or not _is_finite(x[1])]
+        if 2 * len(kept) <= len(triples):
+            return False
+        given, wrong, goal = map(list, zip(*kept, strict=True))
+        return self.same(given, wrong) and not self.same(given, goal)
+
+    def distance(self, result: list[Result], mistake: list[Result]) -> float:
+        return sum(not self.same(*pair) for pair in zip(result, mistake, strict=True))
+
     def difference(self, result: list[Result], right: list[Result]) -> str:
         """Says how the results differ in structure or shape; "" where they do not."""
         pairs = list(zip(result, right, strict=True))
@@ -268,9 +295,12 @@ class Calls(Reader):
             several = isinstance(right[0], list)
             what = "each of your results" if several else "your result"
             return f"{what} is the right one transposed"
-        several = any(isinstance(part, list) for part in right)
-        if several and self.same([given[::-1] for given in result], right):
-            return "your results are right, but stand in the opposite order"
+        if any(isinstance(part, list) for part in right):
+            orders = [self.order(*pair) for pair in pairs]
+            if all(orders):
+                opposite = all(order == sorted(order, reverse=True) for order in orders)
+                order = "the opposite" if opposite else "another"
+                return f"your results are right, but stand in {order} order"
         forms = [tuple(map(_form, pair)) for pair in pairs]
         odd = [i for i, (returned, expected) in enumerate(forms) if returned != expected]
         if not odd:
@@ -280,6 +310,19 @@ class Calls(Reader):
         if len(odd) < len(forms):
             where = f" where {self.call_in_words(self.cases[odd[-1]])}"
         return f"{expected} should come out of your function, not {returned}{where}"
+
+    def order(self, result: Result, right: Result) -> list[int]:
+        """Finds the parts of a right result in another: their places, none if one is missing."""
+        places: list[int] = []
+        if not _count(right) or _count(result) != _count(right):
+            return places
+        for part in right:
+            others = (i for i in range(len(result)) if i not in places)
+            place = next((i for i in others if self.same(result[i], part)), None)
+            if place is None:
+                return []
+            places.append(place)
+        return places
 
     def call_in_words(self, case: tuple) -> str:
         """Names the arguments of a call, such as "n = 3 and C = 0.5"."""
@@ -364,6 +407,8 @@ def _plain(value: Any) -> Any:
 
 def _to_arrays(returned: Answer) -> Result:
     """Converts a result to an array, or to a list of them where its parts differ in shape."""
+    if isinstance(returned, np.ndarray) and returned.dtype == object and returned.ndim:
+        returned = list(returned)
     if isinstance(returned, tuple | list):
         arrays = [_to_arrays(part) for part in returned]
         shapes = {array.shape if isinstance(array, np.ndarray) else None for array in arrays}
@@ -395,12 +440,25 @@ def _map(change: Callable[[np.ndarray], np.ndarray], result: Result) -> Result:
     return [_map(change, part) for part in result] if isinstance(result, list) else change(result)
 
 
+def _is_finite(result: Result) -> bool:
+    if isinstance(result, list):
+        return all(map(_is_finite, result))
+    return bool(np.isfinite(result).all())
+
+
 def _transposed(result: Result) -> Result:
     """Exchanges the last two axes of every array."""
     return _map(lambda x: x.swapaxes(-1, -2) if x.ndim > 1 else x, result)
 
 
+def _count(result: Result) -> int:
+    """How many parts a result has; a number has none."""
+    return len(result) if isinstance(result, list) or result.ndim else 0
+
+
 def _form(result: Result) -> str:
+    if isinstance(result, list) and not result:
+        return "an empty list"
     if isinstance(result, list):
         return f"{len(result)} parts ({'; '.join(map(_form, result))})"
     return f"numbers of shape {result.shape}" if result.shape else "a number"
@@ -487,13 +545,16 @@ class Exercise:
         rights = [reader.read(right) for right in self.answers]
         if any(reader.same(result, right) for right in rights):
             return Feedback(True, self.right)
+        known = []
         for example, message in self.wrong:
             try:
                 mistake = reader.read(example)
             except ValueError:  # a wrong function may stop on some of the inputs
                 continue
-            if reader.is_mistake(result, mistake):
-                return Feedback(False, message)
+            if reader.is_mistake(result, mistake, rights[0]):
+                known.append((reader.distance(result, mistake), message))
+        if known:
+            return Feedback(False, min(known, key=lambda one: one[0])[1])
         if not reader.same(reader.read(answer), result):
             return Feedback(False, UNSTEADY)
         difference = reader.difference(result, rights[0])

@@ -2,6 +2,7 @@
 and progress are kept."""
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -91,6 +92,42 @@ def test_a_mistake_is_recognised_by_its_first_digits():
     assert "count alike" not in check("02.2", -4.7).message
 
 
+@pytest.mark.parametrize(
+    ("key", "answer", "words"),
+    [
+        ("06.4", 77.27, "sigma divides"),
+        ("06.4", 77.12, "that is at δ = 0.00001"),
+        ("04.3", 0.0375, "either a root is missing"),
+        ("04.3", 0.6 / 64 * 2, "the width counts by its root"),
+        ("13.4", 24.4, "the signal over the noise"),
+        ("12.3", 524, "decimal logarithm"),
+    ],
+)
+def test_of_two_mistakes_the_nearer_is_told(key, answer, words):
+    """Fault: √N · σ in place of √N / σ was told that it was at another δ, 0.2 % away."""
+    assert words in check(key, answer).message
+
+
+@pytest.mark.parametrize(
+    ("key", "answer", "verdict"),
+    [
+        ("10.3", "4,276,224", "Right: "),
+        ("10.3", " 4276224 ", "Right: "),
+        ("10.3", "4,194,304", "Not yet: that is the residual alone"),
+        (
+            "10.3",
+            "4276,224",
+            "Not yet: a plain number, such as 1234.5, is expected; write it without",
+        ),
+        ("12.3", "1,211", "Not yet: a plain number, such as 1234.5, is expected; write it without"),
+        ("08.3", "64/9", "Not yet: a plain number, such as 1234.5, is expected, not '64/9'"),
+    ],
+)
+def test_a_number_as_text_may_have_commas_that_part_thousands(key, answer, verdict):
+    """Two commas or more: one may stand for a point."""
+    assert repr(check(key, answer)).startswith(verdict)
+
+
 def test_what_a_reader_built_is_used_once_it_is_right():
     solution = all_exercises()["03.1"].answers[0]
     calls = []
@@ -164,6 +201,24 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
 
 
 # ---- an exercise of our own
+
+
+def test_a_mistake_is_named_also_where_it_is_no_number_in_a_few_calls():
+    """Fault: a mean in place of a sum was told of a NaN, and a NaN alone must not be named so."""
+    batches = [(np.arange(1.0, n + 1),) for n in (0, 2, 3, 4)]
+    wrong = (
+        (lambda x: x.sum() / max(len(x), 1), "the mean"),
+        (lambda x: x.sum() if len(x) else -1.0, "silent"),
+        (lambda x: x, "not summed"),
+    )
+    one = replace(
+        all_exercises()["03.1"], answers=(np.sum,), wrong=wrong, reader=Calls("x", *batches)
+    )
+    assert one.judge(np.mean).message == "the mean"
+    right_or_nan = one.judge(lambda x: x.sum() if len(x) else math.nan).message
+    assert right_or_nan.startswith("your result is a NaN where a number is right")
+    mostly_nan = one.judge(lambda x: x.mean() if len(x) == 2 else math.nan).message
+    assert mostly_nan.startswith("your result is a NaN where a number is right")
 
 
 def test_a_judgement_names_the_mistake_or_the_difference():

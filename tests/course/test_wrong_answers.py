@@ -335,6 +335,56 @@ def test_an_answer_that_a_student_wrote_is_told_what_is_wrong(key):
         assert as_told, f"{verdict}\n\n{code}"
 
 
+# ---- what is no answer at all
+
+NUMBERS = 3.0, np.array(2.0), [3.0]
+NO_NUMBERS = None, "many", {"a": 1.0}, [], np.zeros(0), [None], [[], [1.0]], [[], {}], math.nan
+TOLD = "should come out of your function, not ", "your function returns nothing", "is a NaN"
+
+
+@pytest.mark.parametrize("key", FUNCTIONS)
+def test_what_is_no_result_is_refused_in_a_line(key):
+    """Fault: a number in place of several results was answered by a traceback."""
+    for returned in (*NUMBERS, *NO_NUMBERS):
+        generator = np.random.default_rng(0)
+        verdict = all_exercises()[key].judge(lambda *given, r=returned: r, generator)
+        assert not verdict and len(verdict.message) > 30
+        if not any(returned is number for number in NUMBERS):
+            assert any(words in verdict.message for words in TOLD), f"{returned}: {verdict}"
+
+
+def test_a_number_in_place_of_several_results_is_told_what_should_come_out():
+    told = all_exercises()["02.1"].judge(lambda B, A, n: (B @ A).sum()).message
+    assert told.startswith("3 parts (numbers of shape (") and ", not a number" in told
+
+
+@pytest.mark.parametrize("key", FUNCTIONS)
+def test_a_function_that_stops_is_told_its_own_error(key):
+    """Fault: 09.1 told of a zip() in the course's code."""
+
+    def stops(*given):
+        raise NameError("name")
+
+    told = all_exercises()[key].judge(stops).message
+    words = FUNCTIONS[key].reader.words
+    assert told.startswith(f"your function of {words} stops with NameError in its line 2: name,")
+
+
+@pytest.mark.parametrize(
+    ("key", "places", "order"),
+    [
+        ("02.1", (1, 0, 2), "another"),
+        ("15.5", (1, 2, 0), "another"),
+        ("15.5", (2, 1, 0), "the opp"),
+    ],
+)
+def test_right_results_in_another_order_are_told_so(key, places, order):
+    """Fault: 3 parts should come out, not 3 parts."""
+    moved = vary(solution(key), then=lambda parts: [parts[i] for i in places])
+    told = all_exercises()[key].judge(moved).message
+    assert told.startswith(f"your results are right, but stand in {order}")
+
+
 # ---- right answers, written otherwise
 
 

@@ -21,11 +21,10 @@ RATES = np.concatenate([[0], np.geomspace(1e-3, 0.1, 14), np.linspace(0.15, 1, 1
 def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     """Draws both outputs, the best attacker, and δ for every ε."""
 
-    mu = theory.gaussian_mu(sigma, releases)
-    right = max(12.0, round(mu) + 4.0)
-    x = np.linspace(-4, right, 49 if right == 12 else 97)
+    x = np.linspace(-4, 12, 49)
     without = np.exp(-(x**2) / 2).round(3)
     grid = np.linspace(0, 10, 26)
+    mu = theory.gaussian_mu(sigma, releases)
     delta = theory.gdp_delta(mu, epsilon)
     deltas = np.exp(theory.gdp_log_delta(mu, grid))
     best_rates = norm.cdf(norm.ppf(RATES) + mu)
@@ -35,17 +34,18 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     corners = [0, meet, 1 - delta, 1], [delta, 1 - meet, 1, 1]
     into = np.exp(-((x - mu) ** 2) / 2).round(3)
     likely = epsilon / mu + mu / 2
+    there = "with you" if mu < 11 else f"with you: around {mu:.0f}, off to the right →"
     panels = [
         panel(
             "What the attacker sees",
-            axis("released number, in noise deviations", -4, right),
+            axis("released number, in noise deviations", -4, 12),
             axis("", 0, 1.3, ticks=[]),
             line(x, without, "blue", "without"),
             line(x, into, "pink", "with"),
             line(likely, [0, 1.05], "red", dash="3 3", width=1.4),
             text(-4, 1.19, "without you", "blue", dx=6),
-            text(right, 1.19, "with you", "pink", anchor="end", dx=-6),
-            text(right, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
+            text(12, 1.19, there, "pink", anchor="end", dx=-6),
+            text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
         ),
         panel(
             f"{few:.0%} found at FPR 1 %",

@@ -54,8 +54,18 @@ def release(g, C, sigma, b, xi):
     return (clipped.sum(axis=0) + sigma * C * xi) / b
 
 
-# Clips the sum: one example may still move it by its whole length.
-clips_the_mean = vary(release, g=lambda g: g.sum(0, keepdims=True))
+# One example may still move the sum, or the mean, by its whole length.
+clips_the_sum = vary(release, g=lambda g: g.sum(0, keepdims=True))
+
+
+def clips_the_mean(g, C, sigma, b, xi):
+    mean = g.sum(0, keepdims=True) / max(len(g), 1)
+    return release(mean, C, sigma / b, 1, xi)
+
+
+# The mean of the clipped rows, where their sum was to be noised.
+def mean_for_the_sum(g, C, sigma, b, xi):
+    return release(g, C, sigma * max(len(g), 1), b * max(len(g), 1), xi)
 
 
 # How many were drawn is private: it differs between neighbours.
@@ -95,6 +105,11 @@ def silent_if_empty(g, C, sigma, b, xi):
 # As often as rows were drawn, so not at all from an empty batch.
 def noise_for_each(g, C, sigma, b, xi):
     return release(g, C, sigma * len(g), b, xi)
+
+
+# Normal numbers are multiplied by their standard deviation.
+def variance_for_the_deviation(g, C, sigma, b, xi):
+    return release(g, C, sigma**2 * C, b, xi)
 
 
 # The noise is not divided by b: b times too much.
@@ -214,6 +229,20 @@ def _best(sigma, releases, delta, *, choose=min, orders=range(2, 65), less=1):
     return choose(
         releases * order / (2 * sigma**2) + math.log(1 / delta) / (order - less) for order in orders
     )
+
+
+# Markov's inequality leaves the logarithm of 1/δ.
+def delta_for_its_logarithm(sigma, releases, delta):
+    return _best(sigma, releases, math.exp(-delta))
+
+
+def inverse_for_its_logarithm(sigma, releases, delta):
+    return min(releases * x / (2 * sigma**2) + 1 / delta / (x - 1) for x in range(2, 65))
+
+
+# The divergence of two normals that are 1 / σ apart.
+sigma_not_squared = vary(epsilon, sigma=np.sqrt)
+two_forgotten = vary(epsilon, releases=lambda releases: 2 * releases)
 
 
 # Any order is valid; which one is best depends on what was spent.

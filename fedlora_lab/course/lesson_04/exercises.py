@@ -195,14 +195,25 @@ def _each(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return zip(*steps), np.array([len(g) for g in g_B])
 
 
-# How many were drawn is private; divided by none, it is 0 / 0.
-def divides_by_len(B, A, g_B, g_A, lr, C, sigma, b, *noise, least=0):
+def _divided(B, A, g_B, g_A, lr, C, sigma, b, *noise, by):
+    """A round in which a client that drew n examples divides by ``by(n, b)``."""
     factors, drawn = _each(B, A, g_B, g_A, lr, C, sigma, 1, *noise)
-    shares = 1 / np.maximum(drawn, least)[:, None, None]
+    shares = 1 / by(drawn, b)[:, None, None]
     return [start + np.mean(shares * (own - start), 0) for start, own in zip((B, A), factors)]
 
 
-divides_by_the_drawn = partial(divides_by_len, least=1)
+# How many were drawn is private; divided by none, it is 0 / 0.
+divides_by_len = partial(_divided, by=lambda n, b: n)
+divides_by_the_drawn = partial(_divided, by=lambda n, b: np.maximum(n, 1))
+divides_by_the_drawn_or_b = partial(_divided, by=lambda n, b: np.where(n, n, b))
+
+
+# The noise is divided rightly, and the sum by a private number.
+def divides_the_sum_by_the_drawn(B, A, g_B, g_A, lr, C, sigma, b, *noise):
+    given = B, A, g_B, g_A, lr, C
+    signal = _divided(*given, 0, b, *noise, by=lambda n, b: np.maximum(n, 1))
+    with_noise, without = (private_round(*given, x, b, *noise) for x in (sigma, 0))
+    return [mean + x - y for mean, x, y in zip(signal, with_noise, without)]
 
 
 # Weights that follow the draw are private as well.

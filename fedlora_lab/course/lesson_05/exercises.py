@@ -151,6 +151,19 @@ def empty_ones_silent(B, A, G, gamma, lr, C, sigma, b, xi):
     return np.mean(sent, axis=0)
 
 
+# The gradient for B is γ G Aᵀ, with all of γ.
+def clips_before_gamma(B, A, G, gamma, lr, C, sigma, b, xi):
+    lengths = [np.maximum(_lengths(g @ A.T), 1e-12) for g in G]
+    shorter = [g * np.minimum(1, C / n)[:, None, None] for g, n in zip(G, lengths, strict=True)]
+    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, xi)
+
+
+# Without noise an empty client shows that it drew nobody.
+def empty_ones_without_noise(B, A, G, gamma, lr, C, sigma, b, xi):
+    heard = [noise * (len(g) > 0) for g, noise in zip(G, xi, strict=True)]
+    return ffa_round(B, A, G, gamma, lr, C, sigma, b, heard)
+
+
 # A matrix is as long as all its directions together.
 def spectral_norm(B, A, G, gamma, lr, C, sigma, b, xi):
     lengths = [np.linalg.norm(np.nan_to_num(gamma * g @ A.T), 2, axis=(1, 2)) for g in G]

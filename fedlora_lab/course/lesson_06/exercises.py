@@ -6,7 +6,15 @@ from functools import partial
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_lab.course.exercises import Calls, vary
+from fedlora_lab.course.exercises import Calls, Spoken, vary
+
+
+def _check(changes, frozen, clients):
+    if np.ndim(changes) != 3 or len(changes) != clients or np.ndim(frozen) != 2:
+        raise ValueError(
+            "combine takes the changes of all clients, stacked (K, rows, columns), and the frozen "
+            "factor, a matrix"
+        )
 
 
 @dataclass
@@ -24,16 +32,34 @@ class _Release:
 
     def __call__(self, changes, frozen):
         self.calls += 1
-        if np.ndim(changes) != 3 or len(changes) != len(self.weights) or np.ndim(frozen) != 2:
-            raise ValueError(
-                "combine takes the changes of all clients, stacked (K, rows, columns), and the "
-                "frozen factor, a matrix"
-            )
+        _check(changes, frozen, len(self.weights))
         scale = np.minimum(1, self.clip / np.maximum(norm(changes, axis=(1, 2)), 1e-12))
         # A release of nothing is not nothing.
         noise = self.calls * np.cos(np.arange(np.size(frozen))) @ np.ravel(frozen) / 10
         noise += self.calls * np.shape(frozen)[0] / 20
         return np.tensordot(self.weights * scale, changes, 1) + noise
+
+
+WANTED = [[[1, 0], [0, 2]], [[0, 1], [1, 0]]]
+
+
+def _gradient_of_few(change):
+    return change - np.array(WANTED, float)
+
+
+def _combine_few(changes, frozen):
+    _check(changes, frozen, 2)
+    return np.clip(changes, -1, 1).mean(0) + (np.sum(frozen) + len(frozen)) / 10
+
+
+# So small, and with rules so plain, that what comes out can be followed by hand.
+FEW = (
+    np.array([[1.0], [0.5]]),
+    np.array([[2.0, -1.0]]),
+    Spoken(_gradient_of_few, f"change − {WANTED}"),
+    Spoken(_combine_few, "changes.clip(−1, 1).mean(0) + (frozen.sum() + len(frozen)) / 10"),
+    *(0.05, 2.0, 2, 3),
+)
 
 
 def _federation(rng):
@@ -83,7 +109,7 @@ TWO_CLIENTS = (
     np.array([[1.0]]),
 )
 CALLS = {
-    "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", draw=_federation),
+    "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", FEW, draw=_federation),
     "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
     "06.3": Calls("dB, A, C, sigma and xi", TWO_CLIENTS, draw=_updates),
     "06.5": Calls("tau, eta and h", (0.02, 0.05, 4.0), draw=_bowl),
@@ -198,6 +224,36 @@ def change_without_gamma(B, A, gradient, combine, eta, gamma, S, T):
     return take_turns(B, A, lambda change: gradient(change / gamma), combine, eta, gamma, S, T)
 
 
+# Every call is a release, whichever is kept.
+def released_twice(B, A, gradient, combine, *settings, kept=0):
+    def rule(changes, frozen):
+        return [combine(changes, frozen), combine(changes, frozen)][kept]
+
+    return take_turns(B, A, gradient, rule, *settings)
+
+
+second_release_kept = partial(released_twice, kept=1)
+
+
+# The clients have stepped against the gradient already.
+def subtracted(B, A, gradient, combine, *settings):
+    return take_turns(B, A, gradient, lambda *given: -combine(*given), *settings)
+
+
+# Each client has a gradient of its own.
+def mean_gradient(B, A, gradient, *rest):
+    def same_for_all(change):
+        G = gradient(change)
+        return np.broadcast_to(G.mean(0), G.shape)
+
+    return take_turns(B, A, same_for_all, *rest)
+
+
+# The gradient of a factor passes through γ.
+def step_without_gamma(B, A, gradient, combine, eta, gamma, S, T):
+    return take_turns(B, A, gradient, combine, eta / gamma, gamma, S, T)
+
+
 # The mean is what a server without privacy does.
 def without_combine(B, A, gradient, combine, *settings):
     return take_turns(B, A, gradient, lambda changes, frozen: changes.mean(0), *settings)
@@ -243,6 +299,19 @@ a_after_b = partial(_half_of_the_pairs, pairs=lambda T: (T // 2) * (T // 2 + 1) 
 start_of_one = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=1)
 # An odd last round is B's.
 half_rounds = partial(_energy, releases=lambda T: (T / 2, T / 2))
+
+
+# The variance of an entry in place of the energy of all r d_in.
+def start_of_an_entry(T, tau, d_out, d_in, r, gamma, entries=1):
+    start = entries / (3 * d_in * r)
+    return _energy(T, tau, d_out, d_in, r, gamma, lambda T: (T - T // 2, T // 2), start=start)
+
+
+# The same in each of r rows.
+def start_of_a_column(T, tau, d_out, d_in, r, gamma):
+    return start_of_an_entry(T, tau, d_out, d_in, r, gamma, entries=r)
+
+
 # B starts at zero, A does not.
 start_of_zero = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=0)
 
@@ -297,6 +366,15 @@ def not_clipped(dB, A, C, sigma, xi):
 
 # A clip shortens, and lengthens nothing.
 normalises = vary(release, dB=lambda dB: 1e9 * dB)
+
+
+# One client may still turn the sum, or the mean, as it likes.
+def clips_the_sum(dB, A, C, sigma, xi):
+    return release(dB.sum(0, keepdims=True), A, C, sigma, xi) / len(dB)
+
+
+def clips_the_mean(dB, A, C, sigma, xi):
+    return release(dB.mean(0, keepdims=True), A, C, sigma / len(dB), xi)
 
 
 # As many times too much noise as there are clients.

@@ -105,6 +105,15 @@ def b_alone(g_B, g_A):
     return filtered(g_B, g_A)[0], g_A
 
 
+# Each factor has its own axis of channels.
+def a_along_the_rank(g_B, g_A):
+    return filtered(g_B, g_A)[0], along_the_rank(g_B, g_A)[1]
+
+
+def b_along_the_rank(g_B, g_A):
+    return along_the_rank(g_B, g_A)[0], filtered(g_B, g_A)[1]
+
+
 # ---- 07.3: the filter's worth
 
 
@@ -247,6 +256,12 @@ def stale(B, A, gradients, lr_B, lr_A, C, steps):
         if s + 1 < steps:  # A's step takes the gradients from before B's
             A = A - lr_A * _mean_of_clipped(g_A, C)
     return B, A
+
+
+# Each step moves a factor, and with it both gradients.
+def gradients_once(B, A, gradients, *settings):
+    at_the_start = gradients(B, A)
+    return local_steps(B, A, lambda *at: at_the_start, *settings)
 
 
 # A matrix may have many directions of length C, and be longer than C.

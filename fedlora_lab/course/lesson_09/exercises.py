@@ -31,7 +31,7 @@ FOUR_METHODS = np.array(
     [[0.5, 0.7, 0.6], [0.9, 0.3, 0.9], [0.75, 0.7, 0.8], [0.95, 0.6, 0.6]],
 )
 CALLS = {
-    "09.1": Calls("two arrays", draw=_pair),
+    "09.1": Calls("one and other", draw=_pair),
     "09.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
 }
 

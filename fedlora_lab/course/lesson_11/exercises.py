@@ -8,6 +8,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _direction(answer):
     """Brings a vector to length 1 and its largest entry above zero: size and sign do not count."""
+    if not answer.size:
+        return answer
     largest = answer.flat[np.abs(answer).argmax()]
     return answer * np.sign(largest) / max(norm(answer), 1e-300)
 
@@ -46,6 +48,10 @@ THREE_CLASSES = np.outer([0.25, 0.25, -0.5], [1.0, 3.0])
 # With noise more rows than one are negative, or none is.
 TWO_NEGATIVE = np.array([[0.3], [-0.1], [-0.6], [0.2]])
 NONE_NEGATIVE = np.array([[0.3], [0.05], [0.4]])
+# With noise a single column may be lowest in another row: in the first all but the second column,
+# in the other all but the third.
+NOISY = np.array([[-0.2, 0.3, -0.2, 0.4], [-0.1, -1.2, -0.1, -0.1], [0.2, 0.5, 0.1, -0.2]])
+NOISIER = np.array([[-0.1, -0.1, -1.2, -0.1], [0.2, -0.2, 0.1, 0.4], [-0.2, 0.3, 0.2, -0.2]])
 CALLS = {
     "11.1": Calls("the gradient G", (TWO_ROWS,), draw=_noised, standard=_direction),
     "11.2": Calls("G, candidates and n", ONE_INPUT, AS_MANY_AS_ROWS, draw=_batch),
@@ -54,6 +60,8 @@ CALLS = {
         (THREE_CLASSES,),
         (TWO_NEGATIVE,),
         (NONE_NEGATIVE,),
+        (NOISY,),
+        (NOISIER,),
         draw=_head,
         times=8,
     ),
@@ -161,6 +169,11 @@ def faintest(G):
 # Sums over the classes, of which one was asked for.
 def of_the_features(G):
     return G.sum(axis=0).argmin()
+
+
+# Under noise another row may be lower in one column.
+def in_one_column(G):
+    return G[:, 0].argmin()
 
 
 # Counts through all numbers, row by row.

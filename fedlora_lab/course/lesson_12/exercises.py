@@ -1,6 +1,9 @@
 """Right and wrong answers to the exercises of notebook 12: audits by many runs and by one."""
 
+from functools import partial
+
 import numpy as np
+from scipy.special import ndtri
 
 from fedlora_lab.course.exercises import Calls, vary
 
@@ -146,6 +149,64 @@ def parameters_of_the_lower_end(inside, outside, threshold, delta, significance)
     fpr = lower_end((outside > threshold).sum(), len(outside))
     fnr = lower_end((inside <= threshold).sum(), len(inside))
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+def _at_ends(inside, outside, threshold, delta, significance, *, end):
+    """The bound with other ends of the rates: ``end(a, w, n)`` for w errors in n runs."""
+    fpr = end(significance / 2, (outside > threshold).sum(), len(outside))
+    fnr = end(significance / 2, (inside <= threshold).sum(), len(inside))
+    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+def _lower_end(a, w, n):
+    from scipy.stats import beta
+
+    return beta.ppf(a, w, n - w + 1) if w else np.float64(0)
+
+
+# The least that a rate may be, where the most that it may be was asked.
+lower_ends = partial(_at_ends, end=_lower_end)
+
+
+# Without a case for no errors, of which the lower end is 0.
+def _lower_end_of_some(a, w, n):
+    from scipy.stats import beta
+
+    return beta.ppf(a, w, n - w + 1)
+
+
+lower_ends_of_some = partial(_at_ends, end=_lower_end_of_some)
+
+
+# With the right parameters, the quantile of the other end.
+def _low_quantile(a, w, n):
+    from scipy.stats import beta
+
+    return beta.ppf(a, w + 1, n - w) if w < n else 1.0
+
+
+lower_quantile = partial(_at_ends, end=_low_quantile)
+
+
+# Each rate has runs of its own.
+def runs_exchanged(inside, outside, threshold, *rest):
+    from scipy.stats import beta
+
+    def of_the_others(a, w, n):
+        others = len(inside) + len(outside) - n
+        return beta.ppf(1 - a, w + 1, others - w) if w < others else 1.0
+
+    return _at_ends(inside, outside, threshold, *rest, end=of_the_others)
+
+
+# An approximation, which is poor for few errors: none at all would mean a rate of 0.
+def _normal_end(a, w, n, factor=None):
+    rate = w / n
+    return rate + (factor or ndtri(1 - a)) * np.sqrt(rate * (1 - rate) / n)
+
+
+by_the_normal = partial(_at_ends, end=_normal_end)
+by_1_96 = partial(_at_ends, end=partial(_normal_end, factor=1.96))
 
 
 # A rate of right guesses in place of a rate of errors bounds nothing.

@@ -142,7 +142,13 @@ def reach_table(epsilon: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["leak", "canaries", "value", "limit"])
 
 
-def share_refuting(leak: float, canaries: int, guesses: int, epsilon: float) -> float:
+def share_refuting(
+    leak: float,
+    canaries: int,
+    guesses: int,
+    epsilon: float,
+    tested: tuple[float, float] | None = None,
+) -> float:
     """Computes how often the best attacker's audit refutes, with the bound for any mechanism.
 
     The guesses are taken as right or wrong independently of each other. How far the last score
@@ -151,15 +157,18 @@ def share_refuting(leak: float, canaries: int, guesses: int, epsilon: float) -> 
     Args:
         leak: how much louder than the noise was made for a canary is.
         canaries, guesses: of an audit; the number of guesses was chosen beforehand.
-        epsilon: stated; it sets the noise.
+        epsilon: stated at δ = 0.00001; it sets the noise.
+        tested: another pair (ε, δ) that this noise keeps, to test in its place.
 
     Guarantees: test_lesson_12.py::test_hardly_a_single_audit_finds_what_the_expected_one_misses.
     """
     guessed, right = _guessed_beyond(leak, bounds.gaussian_noise_multiplier(epsilon))
     chance = np.interp(-guesses / canaries, -guessed, right / guessed)
 
+    pair = tested or (epsilon, bounds.DELTA)
+
     def refutes(correct: int) -> bool:
-        return bounds.one_run_p_value(canaries, guesses, correct, epsilon, bounds.DELTA) < 0.05
+        return bounds.one_run_p_value(canaries, guesses, correct, *pair) < 0.05
 
     # More right guesses prove more: the fewest that refute are found by halving.
     least = bisect_left(range(guesses + 1), True, key=refutes)

@@ -1,5 +1,7 @@
 """Right and wrong answers to the exercises of notebook 13: noise shares, masks, a lost client."""
 
+from functools import partial
+
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
@@ -19,11 +21,15 @@ def _draw_share(rng):
 
 
 def _draw_masks(rng):
-    """Small values, and one mask for each pair of clients; the modulus is no power of two."""
+    """Small values, and one mask for each pair of clients; the modulus is no power of two.
+
+    No client has a mask with itself: what stands in its place is not to be used.
+    """
     clients = int(rng.integers(4, 8))
     size = int(rng.integers(3, 9))
     modulus = 2 * int(rng.integers(2**15, 2**23)) + 1
     masks = pair_masks(clients, size, modulus, rng)
+    masks[range(clients), range(clients)] = rng.integers(1, modulus, (clients, size))
     return rng.integers(0, modulus // 10, (clients, size)), masks, modulus
 
 
@@ -43,8 +49,9 @@ def _lose(rng, values, masks, modulus, lost):
     return uploads, unknown, modulus, arrived
 
 
-# Three clients of one number each, which a difference is shown at.
-THREE = np.array([[1], [2], [4]]), np.array([[[0], [3], [7]], [[3], [0], [6]], [[7], [6], [0]]]), 11
+# Three clients of one number each, which a difference is shown at. The first upload is 10, the
+# largest there may be.
+THREE = np.array([[1], [2], [4]]), np.array([[[5], [2], [7]], [[2], [8], [6]], [[7], [6], [9]]]), 11
 # Four, of whom two are lost.
 FOUR = (
     np.array([[1], [2], [4], [5]]),
@@ -82,7 +89,8 @@ def not_clipped(update, clip, sigma, uploads, colluding, z):
 
 # Divides a short update by its norm as well.
 def lengthened(update, clip, sigma, uploads, colluding, z):
-    return noised_upload(update * clip / np.linalg.norm(update), clip, sigma, uploads, colluding, z)
+    length = max(np.linalg.norm(update), 1e-12)
+    return noised_upload(update * clip / length, clip, sigma, uploads, colluding, z)
 
 
 # Variances of independent noises add up, not lengths.
@@ -179,6 +187,16 @@ signs_exchanged = vary(masked, masks=np.negative)
 def one_end_only(values, masks, modulus):
     first = np.triu(np.ones(masks.shape[:2], int), 1)
     return (values + (first[..., None] * masks).sum(1)) % modulus
+
+
+def _with_own_mask(values, masks, modulus, sign):
+    own = masks[range(len(values)), range(len(values))]
+    return (masked(values, masks, modulus) + sign * own) % modulus
+
+
+# Nobody takes away again what a client has added or subtracted for itself.
+own_mask_added = partial(_with_own_mask, sign=1)
+own_mask_subtracted = partial(_with_own_mask, sign=-1)
 
 
 # Masked numbers that can be small or large tell about the value.

@@ -100,7 +100,8 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     # By the row that its last run adds: a short sweep may be over before a busy page is looked at.
     output.locator("td [data-label]").nth(3).wait_for()
     ended(output)
-    assert len(labels(output)) == 4 and output.locator("polygon").count() >= 1
+    output.locator("polygon").first.wait_for(state="attached")  # drawn with a row's second seed
+    assert len(labels(output)) == 4
 
     row = output.locator("tbody tr")
     row.nth(2).get_by_role("button", name="delete").click()

@@ -250,6 +250,8 @@ at_order_2, at_order_8, at_order_64 = (partial(_best, orders=[order]) for order 
 # A loss above ε comes with λ − 1 in the exponent.
 order_not_less_one = partial(_best, less=0)
 largest_bound = partial(_best, choose=max)
+# `range` ends before its end.
+orders_to_63 = partial(_best, orders=range(2, 64))
 
 
 # The least of all real orders: 1 + the root of 2 σ² log(1/δ) / N.

@@ -141,6 +141,16 @@ def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
     return np.mean(of_each, 0)
 
 
+# The same without a guard: noise over 0.
+def divides_by_the_drawn_alone(B, A, G, gamma, lr, C, sigma, b, xi):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_each = [
+            ffa_round(B, A, [g], gamma, lr, C, sigma, np.float64(len(g)), [noise])
+            for g, noise in zip(G, xi, strict=True)
+        ]
+        return np.mean(of_each, 0)
+
+
 # A client that sends nothing tells that it drew nobody.
 def empty_ones_silent(B, A, G, gamma, lr, C, sigma, b, xi):
     sent = [

@@ -283,6 +283,8 @@ def _energy(T, tau, d_out, d_in, r, gamma, releases, start=1 / 3):
 every_round = partial(_energy, releases=lambda T: (T, T))
 # B begins, so after an odd number of rounds B has moved once more.
 exchanged = partial(_energy, releases=lambda T: (T // 2, T - T // 2))
+# As after an even number of rounds.
+floors = partial(_energy, releases=lambda T: (T // 2, T // 2))
 # A is noised in its own rounds.
 A_is_clean = partial(_energy, releases=lambda T: (T - T // 2, 0))
 

@@ -43,6 +43,12 @@ ONE_INPUT = (
     np.array([[3.0, 0.0, 4.0], [0.5, 1.0, 1.0], [2.0, 1.0, -2.0]]),
     1,
 )
+# The first two rows are one direction.
+ALIKE_ROWS = (
+    np.array([[1.0, 2, 2, 0], [2.0, 4, 4, 0], [1.0, 3, 1, 3 + 1e-9]]),
+    np.array([[1.0, 2, 2, 0], [0.0, 1, -1, 3], [1.0, 0, 0, 0]]),
+    2,
+)
 AS_MANY_AS_ROWS = _batch(np.random.default_rng(0), full=1.0)
 THREE_CLASSES = np.outer([0.25, 0.25, -0.5], [1.0, 3.0])
 # With noise more rows than one are negative, or none is.
@@ -52,9 +58,13 @@ NONE_NEGATIVE = np.array([[0.3], [0.05], [0.4]])
 # in the other all but the third.
 NOISY = np.array([[-0.2, 0.3, -0.2, 0.4], [-0.1, -1.2, -0.1, -0.1], [0.2, 0.5, 0.1, -0.2]])
 NOISIER = np.array([[-0.1, -0.1, -1.2, -0.1], [0.2, -0.2, 0.1, 0.4], [-0.2, 0.3, 0.2, -0.2]])
+# The lowest number stands in another row than the lowest sum, and so does the lowest largest one.
+SCATTERED = np.array([[-1.3, 0.9, 0.5, 0.3], [-0.6, -0.5, -0.2, 0.1], [-0.1, 0.0, 0.05, -0.05]])
+# Most numbers are negative in the second row, the first negative row is the first.
+COUNTED = np.array([[-0.5, 0.3, 0.0, 0.0], [-0.1, -0.1, -0.1, -0.1], [-1.0, 0.2, 0.1, -0.3]])
 CALLS = {
     "11.1": Calls("the gradient G", (TWO_ROWS,), draw=_noised, standard=_direction),
-    "11.2": Calls("G, candidates and n", ONE_INPUT, AS_MANY_AS_ROWS, draw=_batch),
+    "11.2": Calls("G, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch),
     "11.4": Calls(
         "the gradient G",
         (THREE_CLASSES,),
@@ -62,6 +72,8 @@ CALLS = {
         (NONE_NEGATIVE,),
         (NOISY,),
         (NOISIER,),
+        (SCATTERED,),
+        (COUNTED,),
         draw=_head,
         times=8,
     ),
@@ -119,6 +131,13 @@ def all_rows(G, candidates, n):
     return outside(G, candidates, len(G))
 
 
+# The first rows may be one direction, and rounding gives the other.
+def first_rows(G, candidates, n):
+    rows = np.linalg.qr(G[:n].T)[0].T
+    inside = candidates @ rows.T @ rows
+    return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
+
+
 # Long candidates look further away.
 def not_relative(G, candidates, n):
     return outside(G, candidates, n) * norm(candidates, axis=1)
@@ -174,6 +193,16 @@ def of_the_features(G):
 # Under noise another row may be lower in one column.
 def in_one_column(G):
     return G[:, 0].argmin()
+
+
+# A single number may be low by noise.
+def of_the_lowest_number(G):
+    return G.min(axis=1).argmin()
+
+
+# A row of many small numbers may add up to little.
+def counts_the_negative(G):
+    return (G < 0).sum(axis=1).argmax()
 
 
 # Counts through all numbers, row by row.

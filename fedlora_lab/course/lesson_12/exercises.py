@@ -237,6 +237,28 @@ def p_value(m, g, v, epsilon, delta):
 without_the_term = vary(p_value, delta=0.0)
 # At least v right guesses: v itself counts.
 strictly_more = vary(p_value, v=lambda v: v + 1)
+
+
+# SciPy's `sf(v)` is the chance of more than v.
+def tail_of_more(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v, g, right)
+    i = np.arange(1, v + 1)
+    return min(1, tail + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max())
+
+
+# The same in the first term alone.
+def luck_of_more(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    luck, tail = binom.sf(v, g, right), binom.sf(v - 1, g, right)
+    i = np.arange(1, v + 1)
+    return min(1, luck + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max())
+
+
 # Both worlds may fail.
 delta_once = vary(p_value, delta=lambda delta: delta / 2)
 

@@ -153,6 +153,13 @@ def over_the_colluding(update, clip, sigma, uploads, colluding, z):
     return noised_upload(update, clip, sigma, colluding, 0, z)
 
 
+# A matrix is as long as all its directions together.
+def spectral_norm(update, clip, sigma, uploads, colluding, z):
+    largest = np.linalg.norm(update, 2)
+    shorter = update * min(1, clip / max(largest, 1e-12))
+    return not_clipped(shorter, clip, sigma, uploads, colluding, z)
+
+
 # An update has one length, whatever its shape.
 def clips_each_row(update, clip, sigma, uploads, colluding, z):
     lengths = np.linalg.norm(update, axis=-1, keepdims=True)

@@ -305,10 +305,12 @@ class Calls(Reader):
         odd = [i for i, (returned, expected) in enumerate(forms) if returned != expected]
         if not odd:
             return ""
-        returned, expected = forms[odd[-1]]
+        # One of the fixed calls, which come first and are small, where all are wrong.
+        place = odd[0] if len(odd) == len(forms) else odd[-1]
+        returned, expected = forms[place]
         where = ""
-        if len(odd) < len(forms):
-            where = f" where {self.call_in_words(self.cases[odd[-1]])}"
+        if len(odd) < len(forms) or len({expected for _, expected in forms}) > 1:
+            where = f" where {self.call_in_words(self.cases[place])}"
         return f"{expected} should come out of your function, not {returned}{where}"
 
     def order(self, result: Result, right: Result) -> list[int]:

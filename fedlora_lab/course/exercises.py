@@ -54,6 +54,7 @@ Answer = Any
 Function = Callable[..., Any]
 """A reader's or a lesson's."""
 THOUSANDS = re.compile(r"\s*-?\d{1,3}(,\d{3}){2,}(\.\d*)?\s*")
+"""A number whose thousands are parted by two commas or more."""
 UNSTEADY = (
     "called again with the same inputs, your function gives another result: it keeps something "
     "between the calls, or draws random numbers that its arguments do not seed."
@@ -274,9 +275,10 @@ class Calls(Reader):
         return results
 
     def is_mistake(self, result: list[Result], mistake: list[Result], right: list[Result]) -> bool:
-        """A mistake counts also where it gives 0 / 0 besides in the fewer of the calls.
+        """Leaves out calls in which the result alone is not finite, if they are fewer than half.
 
-        Such as a mean in place of a sum, of an empty batch. In the other calls it shows.
+        Whoever takes a mean for a sum does so in every call, and divides by zero besides where a
+        batch is empty.
         """
         triples = list(zip(result, mistake, right, strict=True))
         kept = [x for x in triples if _is_finite(x[0]) or not _is_finite(x[1])]
@@ -299,8 +301,8 @@ class Calls(Reader):
             orders = [self.order(*pair) for pair in pairs]
             if all(orders):
                 opposite = all(order == sorted(order, reverse=True) for order in orders)
-                order = "the opposite" if opposite else "another"
-                return f"your results are right, but stand in {order} order"
+                which = "the opposite" if opposite else "another"
+                return f"your results are right, but stand in {which} order"
         forms = [tuple(map(_form, pair)) for pair in pairs]
         odd = [i for i, (returned, expected) in enumerate(forms) if returned != expected]
         if not odd:
@@ -314,7 +316,7 @@ class Calls(Reader):
         return f"{expected} should come out of your function, not {returned}{where}"
 
     def order(self, result: Result, right: Result) -> list[int]:
-        """Finds the parts of a right result in another: their places, none if one is missing."""
+        """Finds where the parts of the right result stand in another; [] if one is missing."""
         places: list[int] = []
         if not _count(right) or _count(result) != _count(right):
             return places

@@ -34,7 +34,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     corners = [0, meet, 1 - delta, 1], [delta, 1 - meet, 1, 1]
     into = np.exp(-((x - mu) ** 2) / 2).round(3)
     likely = epsilon / mu + mu / 2
-    there = "with you" if mu < 11 else f"with you: around {mu:.0f}, off to the right →"
+    label_with = "with you" if mu < 11 else f"with you: around {mu:.0f}, off to the right →"
     panels = [
         panel(
             "What the attacker sees",
@@ -44,7 +44,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             line(x, into, "pink", "with"),
             line(likely, [0, 1.05], "red", dash="3 3", width=1.4),
             text(-4, 1.19, "without you", "blue", dx=6),
-            text(12, 1.19, there, "pink", anchor="end", dx=-6),
+            text(12, 1.19, label_with, "pink", anchor="end", dx=-6),
             text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
         ),
         panel(

@@ -239,24 +239,19 @@ without_the_term = vary(p_value, delta=0.0)
 strictly_more = vary(p_value, v=lambda v: v + 1)
 
 
-# SciPy's `sf(v)` is the chance of more than v.
-def tail_of_more(m, g, v, epsilon, delta):
+def _more_than_v(m, g, v, epsilon, delta, *, subtracted):
+    """The p-value with Pr[Y > v] as its first term; the other takes ``sf(subtracted(v))`` away."""
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v, g, right)
     i = np.arange(1, v + 1)
-    return min(1, tail + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max())
+    gains = (binom.sf(v - i - 1, g, right) - binom.sf(subtracted(v), g, right)) / i
+    return min(1, binom.sf(v, g, right) + 2 * m * delta * gains.max())
 
 
-# The same in the first term alone.
-def luck_of_more(m, g, v, epsilon, delta):
-    from scipy.stats import binom
-
-    right = 1 / (1 + np.exp(-epsilon))
-    luck, tail = binom.sf(v, g, right), binom.sf(v - 1, g, right)
-    i = np.arange(1, v + 1)
-    return min(1, luck + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max())
+# SciPy's `sf(v)` is the chance of more than v, here in both terms and here in the first alone.
+tail_of_more = partial(_more_than_v, subtracted=lambda v: v)
+luck_of_more = partial(_more_than_v, subtracted=lambda v: v - 1)
 
 
 # Both worlds may fail.

@@ -184,8 +184,12 @@ def _pass(
     Args: calls, numbers: all, and which. begun: gets those that were handed on. count: of workers.
     """
 
+    stopped = threading.Event()
+
     def begin() -> Iterator[Any]:
         for number in numbers:
+            if stopped.is_set():
+                return
             begun.append(number)
             yield calls[number]
 
@@ -198,6 +202,11 @@ def _pass(
         # Not ``yield from``, which would close joblib's generator before what stands below.
         for outcome in outcomes:  # noqa: UP028
             yield outcome
+    except GeneratorExit:
+        # joblib's thread would end with an error if a call were on its way to a worker just now.
+        stopped.set()
+        time.sleep(0.05)
+        raise
     finally:
         if isinstance(outcomes, Generator):
             # Who stops early knows it. joblib would warn, and raise where warnings are errors.

@@ -49,7 +49,7 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
         f"The exact server's squared error is {times} times that of averaged factors. ",
         f"At width 4096 and rank 8 it sends {1 + min(clients, 256)} times FedLoRA's bytes down. ",
         "The linear part takes the clients' factors as alike; where they have moved apart, that of "
-        "the exact server is somewhat larger.",
+        "the exact server is larger, and the farther apart they are, the more.",
     ]
 
 

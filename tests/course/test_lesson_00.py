@@ -1,6 +1,7 @@
-"""Notebook 00: what a client reaches that trains alone."""
+"""Notebook 00: what a client reaches alone, and what noise costs and couples."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -42,3 +43,24 @@ def test_half_of_what_noise_costs_is_the_rate_that_it_forbids():
     assert same_rate.low < 0 < larger_rate.low
     assert 0.35 < larger_rate.mean / (same_rate.mean + larger_rate.mean) < 0.65
     assert 0.77 < ends(quiet, 1.6).mean() / 100 < 0.85
+
+
+@pytest.mark.further
+@pytest.mark.slow
+@pytest.mark.parametrize(("lr", "noisy", "quiet"), [(0.4, 0.11, 0.01), (1.6, 0.21, 0.10)])
+def test_the_coupling_at_epsilon_8_is_mostly_noise_at_the_smaller_rate(lr, noisy, quiet):
+    """The text's four shares of the term for which neither gradient accounts, median step."""
+    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
+    plan = fl.Plan(rounds=24, local_steps=1, batch=8, lr=lr)
+    private = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    for privacy, told in ((private, noisy), (private.replace(noise_multiplier=0.0), quiet)):
+        steps = list(fl.run(task, "fedlora", privacy, plan, seed=0, evaluate_every=24))
+        shares = []
+        for before, after in itertools.pairwise(steps):
+            asked = extra = 0.0
+            for layer, (A, B) in before.adapter.items():
+                dA, dB = after.adapter[layer][0] - A, after.adapter[layer][1] - B
+                asked += float((dB @ A + B @ dA).square().sum())
+                extra += float((dB @ dA).square().sum())
+            shares.append((extra / asked) ** 0.5)
+        assert np.median(shares) == pytest.approx(told, rel=0.2)

@@ -1,5 +1,7 @@
 """Notebook 10: the server that a reader builds, FedSVD's rows, and noise over many rounds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,7 @@ def test_with_each_clients_own_noise_the_exact_server_has_somewhat_more(epsilon,
     """The text's "1.6 to 1.7 times" after 20 rounds of noise alone, in place of 1.45."""
     plan = fl.Plan(rounds=20, local_steps=5, batch=16)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=epsilon, task=fl.tasks.digits(), plan=plan)
-    energy = np.square(privacy.noise_multiplier)
+    noise: Any = privacy.noise_multiplier
+    energy = np.square(noise)
     found = 1 + (10 * np.mean(energy**2) / np.mean(energy) ** 2 - 1) / 20
     assert found == pytest.approx(times, abs=0.02)

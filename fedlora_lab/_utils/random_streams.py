@@ -6,8 +6,10 @@ or on the engine that does it.
 
 import hashlib
 import json
+import math
 import operator
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,31 +89,83 @@ class Streams:
         # The top 53 bits are as many as a float64 below 1 can hold.
         if self.seed is None:
             return torch.from_numpy((_words(shape) >> np.uint64(11)) * 2.0**-53)
-        return torch.from_numpy(self.numpy(purpose, *indices).random(shape))
+        generator = _reused_generator(key(self.seed, purpose, *indices))
+        return torch.from_numpy(generator.random(shape))
 
     def normal(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
         """Independent standard normal numbers: float64 without a seed, float32 with one.
 
-        Without a seed each is the inverse distribution function of 52 fresh bits, never 0 or 1.
-        Float32's coarser grid would leave the last digits of a float64 sum in sight. The gaps
-        between representable values are not hidden (Mironov 2012; Haney et al. 2022).
+        Without a seed each is the inverse distribution function of a fresh random number, which
+        has as many bits as its place in the tail takes: the noise has no largest value, as the
+        Gaussian that an accountant composes has none. Float32's coarser grid would leave the last
+        digits of a float64 sum in sight. The gaps between representable values are not hidden
+        (Mironov 2012; Haney et al. 2022).
 
         Args:
             shape: of the tensor.
             purpose, indices: as for `key`.
-        Guarantees: test_attack_clip.py::test_noise_is_as_fine_as_what_it_hides.
+        Guarantees: test_attack_clip.py::test_noise_is_as_fine_as_what_it_hides;
+            test_attack_randomness.py::test_noise_reaches_beyond_what_any_delta_can_see.
         """
         import torch
 
         if self.seed is None:
-            from scipy.special import ndtri
-
-            # The half keeps both ends out, where the inverse is infinite.
-            return torch.from_numpy(ndtri(((_words(shape) >> np.uint64(12)) + 0.5) * 2.0**-52))
-        generator = self.numpy(purpose, *indices)
+            return torch.from_numpy(_normal_from_entropy(shape))
+        generator = _reused_generator(key(self.seed, purpose, *indices))
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+# ---- from a seed
+
+_PER_THREAD = threading.local()
+
+
+def _reused_generator(bits: int) -> np.random.Generator:
+    """This thread's generator with a new key: to draw from at once, and never to keep.
+
+    A run makes many small draws, and a new Philox costs more than most of them.
+    """
+    if not hasattr(_PER_THREAD, "generator"):
+        _PER_THREAD.generator = np.random.Generator(np.random.Philox(key=0))
+        _PER_THREAD.start = _PER_THREAD.generator.bit_generator.state
+    # The rest of the state (counter, buffers) is that of a Philox from which nothing was drawn.
+    _PER_THREAD.start["state"]["key"] = (bits & (2**64 - 1), bits >> 64)
+    _PER_THREAD.generator.bit_generator.state = _PER_THREAD.start
+    return _PER_THREAD.generator
+
+
+# ---- from the operating system's entropy
+
+_FULL = 2**53
+"""A whole number from here on fills all bits of a float64."""
 
 
 def _words(shape: Shape) -> np.ndarray:
     """64 bits of the operating system's entropy for each entry."""
     return np.frombuffer(os.urandom(8 * int(np.prod(shape))), dtype=np.uint64).reshape(shape)
+
+
+def _normal_from_entropy(shape: Shape) -> np.ndarray:
+    """Independent standard normal numbers, float64, without an end and without a coarse tail.
+
+    One bit of a word is the sign, and 63 bits tell where in its half the number lies. Towards the
+    tail they would soon be too few: the last values would lie far apart, and none beyond 9.1. A
+    neighbour's release behind the end, or between two such values, would be known for certain, and
+    no accountant counts that. So a number near the tail (one of 1,024) takes more words.
+    """
+    from scipy.special import ndtri, ndtri_exp
+
+    words = _words(shape).ravel()
+    places = words >> np.uint64(1)
+    # The half keeps zero out, where the inverse is infinite.
+    lower = ndtri((places + 0.5) * 2.0**-64)
+    for i in np.flatnonzero(places < _FULL):
+        place = int(places[i])
+        length = 64
+        while place < _FULL:
+            place = place << 64 | int.from_bytes(os.urandom(8), "big")
+            length += 64
+        # By its logarithm: far out the probability itself is no float.
+        lower[i] = ndtri_exp(math.log(place + 0.5) - length * math.log(2))
+    sign = 1.0 - 2.0 * (words & np.uint64(1))
+    return (sign * lower).reshape(shape)

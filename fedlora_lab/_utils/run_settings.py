@@ -107,8 +107,8 @@ class RunSettings:
     epsilon: float | None = _option(
         8.0, "Privacy budget ε.", low=0, high=LARGEST, above=True, word="none"
     )
-    # Noise from 52 random bits ends at 8.2 sigma: what only larger values would hide cannot be
-    # promised.
+    # Of less an accountant's own rounding (1e-15 of a composition, 1e-16 of each release) would be
+    # a part that counts.
     delta: float = _option(
         1e-5, "The δ of (ε, δ)-differential privacy.", low=1e-12, high=1, below=True
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.spec import ClientIds, Prepared, RoundKeys, RunSpec
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.lora.independence import probe_once
+from fedlora_lab.lora.independence import probe_once, repeat_probe
 from fedlora_lab.lora.per_example import (
     NotPerExample,
     loss_differences,
@@ -136,8 +136,18 @@ def drawn_examples(prepared: Prepared, ids: ClientIds, drawn: list[Tensor]) -> D
 # ---- gradients of examples and of persons
 
 
+class MachineFailure(RuntimeError):
+    """Raised where a pass fails for want of memory, or otherwise because of the machine.
+
+    The ledger counts the round, whose release nobody has seen. A run with a folder goes on there.
+    """
+
+
 def gradients_or_nan(
-    gradients: Callable[[Tensor], TensorDict], index: Int[Tensor, " n"], sums: TensorDict
+    gradients: Callable[[Tensor], TensorDict],
+    index: Int[Tensor, " n"],
+    sums: TensorDict,
+    check_machine: Callable[[], None],
 ) -> TensorDict:
     """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
 
@@ -149,20 +159,58 @@ def gradients_or_nan(
         gradients: of the examples at some places.
         index: of the examples.
         sums: tensors of the shapes of a sum, for the keys to fill.
+        check_machine: raises `MachineFailure` where no example would pass now.
 
-    Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
-    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
+    Raises: what no example decides: ``NotPerExample``, `MachineFailure`.
+    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run,
+        test_short_memory.py::test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger.
     """
     try:
         return gradients(index)
-    except (NotPerExample, MemoryError, torch.OutOfMemoryError):
+    except NotPerExample:
         raise
     except Exception:
-        if len(index) == 1:
-            return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
-    # By halves: of n examples one that raises costs 2 log n passes and not n, and time tells less.
-    halves = [gradients_or_nan(gradients, half, sums) for half in index.tensor_split(2)]
-    return {key: torch.cat([half[key] for half in halves]) for key in sums}
+        # Of any class: out of memory is a RuntimeError on a CPU, and an example may raise one too.
+        # What follows stands outside, since the error holds on to the memory of the pass.
+        pass
+    if len(index) > 1:
+        # By halves: of n examples one that raises costs 2 log n passes, not n, and time tells less.
+        halves = [
+            gradients_or_nan(gradients, half, sums, check_machine) for half in index.tensor_split(2)
+        ]
+        return {key: torch.cat([half[key] for half in halves]) for key in sums}
+    check_machine()
+    # Between the two passes the machine may have recovered: only an example that raises on a
+    # machine that works is counted as zero.
+    try:
+        return gradients(index)
+    except NotPerExample:
+        raise
+    except Exception:
+        return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
+
+
+def check_machine(prepared: Prepared, moving: Keys) -> None:
+    """Raises `MachineFailure` unless an example that passed before the run passes now.
+
+    The pass hangs on no client's example and on no trained tensor: whether the run stops here tells
+    nothing of them.
+
+    Args: prepared: of the run. moving: the tensors that are differentiated.
+    """
+    spec = prepared.spec
+    try:
+        with matmuls(prepared.matmul_precision):
+            repeat_probe(spec.task, prepared.adapted, spec.method, moving, prepared.probe)
+    except Exception as error:  # whatever a library raises in place of a MemoryError
+        # The words of an error may hold a value, here of a test example.
+        words = f": {error_text(error, 160)}" if spec.task.public_test else ""
+        name = f"{type(error).__name__}{words}"
+        reason = f"an example that passed before the run no longer does ({name})"
+        advice = "a machine with enough memory for one example at a time"
+        raise MachineFailure(
+            f"{reason}: expected {advice}; the ledger counts this round"
+        ) from error
 
 
 def gradient_rows(
@@ -195,15 +243,19 @@ def gradient_rows(
                 return per_example_gradients(*model, tuple(sums), *data, *rules)
             return loss_differences(*model, basis, measured.step, *data, *rules)
 
+    moving = tuple(sums)
+    if basis is not None:
+        moving = tuple(key for key in clients.params if key.kind.trained)
+    guard = partial(check_machine, prepared, moving)
     if spec.by_person:
-        yield from _person_rows(prepared, gradients, examples, sums)
+        yield from _person_rows(prepared, gradients, examples, sums, guard)
         return
     device = prepared.adapted.device
     everything = torch.arange(len(examples.y))
     for places in split_batch(examples.x, everything, device, prepared.chunk):
         # Without privacy an error is the user's to see.
         private = spec.privacy is not None
-        rows = gradients_or_nan(gradients, places, sums) if private else gradients(places)
+        rows = gradients_or_nan(gradients, places, sums, guard) if private else gradients(places)
         yield rows, examples.owner[places].to(device, non_blocking=True)
 
 
@@ -212,6 +264,7 @@ def _person_rows(
     gradients: Callable[[Tensor], TensorDict],
     examples: DrawnExamples,
     sums: TensorDict,
+    guard: Callable[[], None],
 ) -> OwnedRows:
     """Yields the mean gradient of each drawn person's examples."""
     device = prepared.adapted.device
@@ -223,7 +276,7 @@ def _person_rows(
         # A person's examples may go through the model in several parts: they meet here, before the
         # clip, which sees one vector for each person.
         for part in split_batch(examples.x, places, device, prepared.chunk):
-            rows = gradients_or_nan(gradients, places[part], sums)
+            rows = gradients_or_nan(gradients, places[part], sums, guard)
             position = (number[places[part]] - persons[0]).to(device)
             for key, row in rows.items():
                 total[key].index_add_(0, position, row)

@@ -58,9 +58,9 @@ class Round:
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
         traffic: numbers and bytes up and down in this round, summed over the clients.
-        participants: how many took part. With ``traffic`` NaN in a release of the client unit under
-            central trust whose clients take part by chance: its epsilon counts on nobody knowing
-            who did.
+        participants: how many took part; on Flower, how many of those that were asked answered.
+            With ``traffic`` NaN in a release of the client unit under central trust whose clients
+            take part by chance: its epsilon counts on nobody knowing who did.
         seconds: the time it took; NaN in every release, since it may tell of a single example.
         clipped, nonfinite: share of examples, persons or updates that the clip scaled down, and
             how many were not finite and counted as zero. They read private values: NaN in release

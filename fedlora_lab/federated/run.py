@@ -211,6 +211,7 @@ class RoundResult:
         aggregated: what the method's rule made of that, before the server's optimiser.
         steps: what the clip did in the local steps.
         traffic: numbers and bytes, over all clients.
+        participants: how many trained; elsewhere, how many of those that were asked answered.
     """
 
     opened: OpenRound
@@ -218,6 +219,7 @@ class RoundResult:
     aggregated: ServerState
     steps: ClipCounts = field(default_factory=ClipCounts)
     traffic: Traffic = field(default_factory=Traffic)
+    participants: int = 0
 
 
 @dataclass
@@ -642,7 +644,8 @@ class Run:
 
         Args:
             opened, received: from `begin_round`, and `exchange.release_round` or `combine`.
-            everyone: the clients that took part, with what is known of their tensors here.
+            everyone: the clients that trained, as far as is known, with what is known of their
+                tensors here.
             arrived: positions in ``opened.ids`` of those whose upload was not lost.
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
@@ -669,7 +672,8 @@ class Run:
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
         self._advance(opened, after, received)
-        return RoundResult(opened, received, aggregated, everyone.clip_counts, traffic)
+        count = len(everyone.ids)
+        return RoundResult(opened, received, aggregated, everyone.clip_counts, traffic, count)
 
     def _advance(self, opened: OpenRound, after: ServerState, received: Received) -> None:
         """Moves the state on to the next round.
@@ -785,7 +789,7 @@ class Run:
             adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
             head=shown.named("head"),
             traffic=result.traffic if visible.participants else unseen,
-            participants=len(result.opened.ids) if visible.participants else NOT_SEEN,
+            participants=result.participants if visible.participants else NOT_SEEN,
             clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
             nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
             seconds=seconds if visible.seconds else NOT_SEEN,

@@ -28,7 +28,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.lora import adapters
-from fedlora_lab.lora.independence import check_batch_independence
+from fedlora_lab.lora.independence import check_batch_independence, longest_probe
 from fedlora_lab.lora.per_example import texts_at_once
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Cycle, Method
@@ -44,7 +44,7 @@ from fedlora_lab.privacy.privatizer import (
     uncertified_reason,
 )
 from fedlora_lab.tasks.modules import is_within
-from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of
+from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of, take
 
 MATMUL_PRECISIONS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
@@ -514,6 +514,8 @@ class Prepared:
         chunk: at most so many examples go through the model at once; ``None``: no limit.
         clip: clips and sums in the place of `privatizer.clip_sum`: an injected bug, of which the
             ledger certifies no epsilon.
+        made_up: an example of no client, which passes the model where the machine works; ``None``:
+            the first for testing.
     """
 
     spec: RunSpec
@@ -523,9 +525,18 @@ class Prepared:
     matmul_precision: str = "float32"
     chunk: int | None = None
     clip: ClipSum | None = None
+    made_up: Examples | None = None
 
     def __post_init__(self) -> None:
         compute_properties(self)
+
+    @property
+    def probe(self) -> Examples:
+        """One example of the clients' shapes that is none of theirs."""
+        if self.made_up is not None:
+            return self.made_up
+        x, y = self.spec.task.test
+        return take(x, torch.tensor([0])), y[:1]
 
     @cached_property
     def privatizer(self) -> Privatizer:
@@ -601,7 +612,9 @@ def prepare_run(
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
     keys = _start(spec, adapted)
     check_batch_independence(task, adapted, matmul_precision, spec.method, spec.plan, rows, keys)
-    return Prepared(spec, adapted, data, persons, matmul_precision, chunk)
+    # Made while there is memory for it.
+    made_up = None if spec.privacy is None else longest_probe(task, adapted)
+    return Prepared(spec, adapted, data, persons, matmul_precision, chunk, made_up=made_up)
 
 
 def _check_drawn_modules(task: Task, lora: Lora) -> None:

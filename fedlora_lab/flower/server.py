@@ -109,8 +109,9 @@ def _play(
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
             received = exchange.combine(run.spec, present, rows, opened.broadcast)
-            # What they trained, and what they keep, is with the clients.
-            trained = ClientBatch(opened.ids, {}, {})
+            # Of those that were asked, whoever answered. What they trained, and what they keep, is
+            # with them.
+            trained = ClientBatch(tuple(k for k in opened.ids if k in valid), {}, {})
             places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
             result = run.finish_round(opened, received, trained, places)
             # Rounds that are given up are stored together: from a state among them the last one

@@ -160,6 +160,19 @@ def probe_once(
         probed[key] = rows
 
 
+def repeat_probe(
+    task: Task, adapted: AdaptedModel, method: Method, moving: Keys, probe: Examples
+) -> None:
+    """Lets one of the `probes` pass alone once more, which raised nothing before the run.
+
+    Args:
+        task, adapted, method, moving: as of `probe_once`.
+        probe: one example, by `longest_probe`.
+    """
+    setting = _Setting.drawn(task, adapted, method, moving)
+    replace(setting, of_losses=method.differences is not None).rows(probe, torch.tensor([1]))
+
+
 @dataclass(frozen=True)
 class _Setting:
     """What is probed, and tensors of its own for each of the probed examples.
@@ -540,6 +553,13 @@ def probes(task: Task, adapted: AdaptedModel) -> Examples:
         config: Any = getattr(task.model, "config", None)
         return _of_both_widths(x, y, getattr(config, "pad_token_id", None) or 0)
     return x, y
+
+
+def longest_probe(task: Task, adapted: AdaptedModel) -> Examples:
+    """One of the `probes`; of texts the one as wide as any example of the task can be."""
+    x, y = probes(task, adapted)
+    place = torch.tensor([1])
+    return take(x, place), y[place]
 
 
 def _of_both_widths(x: Mapping[str, Tensor], y: Tensor, pad: int) -> Examples:

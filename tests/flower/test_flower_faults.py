@@ -161,6 +161,12 @@ def test_a_lost_reply_leaves_its_weight_to_the_old_state():
     assert all((state(lost[2])[key] - x).norm() > 0 for key, x in state(lost[1]).items())
 
 
+def test_a_site_that_does_not_answer_is_no_participant():
+    """Fault: who was asked was counted."""
+    assert [record.participants for record in whole()] == [0, 3, 3, 3]
+    assert [record.participants for record in without_the_reply()] == [0, 3, 2, 3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_upload_is_left_out(name, caplog):

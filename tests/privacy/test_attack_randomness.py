@@ -1,13 +1,15 @@
 """An adversary who looks for the random numbers of a run: in seeds, and in shared streams."""
 
+import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
@@ -149,5 +151,65 @@ def test_uniform_and_normal_are_what_they_are_called(monkeypatch, seed):
 def test_the_ends_of_the_entropy_give_numbers_in_range(monkeypatch):
     Entropy(monkeypatch, lambda size: (BOTTOM + TOP)[:size])
     assert Streams(None).uniform((2,), "u").tolist() == [0.0, 1 - 2.0**-53]
-    low, high = Streams(None).normal((2,), "n").tolist()
-    assert -8.3 < low < -8.1 and high == -low
+    Entropy(monkeypatch, lambda size: (TOP * 2)[:size])
+    assert Streams(None).normal((2,), "n").abs().max() < 1e-15
+
+
+def noise_from(monkeypatch, sign, digits):
+    """The number of the noise whose entropy is this sign and these binary digits, then zeros."""
+    digits = digits.ljust(63 + 64 * 200, "0")
+    first = int(digits[:63], 2) << 1 | sign
+    others = int(digits[63:], 2).to_bytes(8 * 200, "big")
+    Entropy(monkeypatch, BytesIO(np.uint64(first).tobytes() + others).read)
+    return Streams(None).normal((1,), "noise").item()
+
+
+def test_noise_reaches_beyond_what_any_delta_can_see(monkeypatch):
+    """A neighbour's release that leaves the support of the noise is known for certain, and no
+    accountant counts it: each extreme word is refined, to both sides, as often as it takes.
+    """
+    for zeros in (10, 62, 63, 64, 127, 2000):
+        for sign, direction in ((0, -1), (1, 1)):
+            reached = direction * noise_from(monkeypatch, sign, "0" * zeros + "1")
+            # Of the numbers of this sign one in 2^(zeros + 1) has a larger absolute value.
+            log_chance = -(zeros + 2) * math.log(2)
+            assert special.log_ndtr(-reached) == pytest.approx(log_chance, rel=1e-12)
+    for sigma, q, releases, delta in ((0.5, 1e-4, 10**5, 1e-10), (0.55, 1e-4, 10**5, 1e-12)):
+        # The delta, at every epsilon, of noise that ends at 8.2, and of what two words can reach.
+        reached = noise_from(monkeypatch, 1, "0" * 126 + "1")
+        ends = special.ndtr(1 / sigma - np.array([8.2095, reached]))
+        truncated, lost = -np.expm1(releases * np.log1p(-q * ends))
+        assert fl.privacy.accounting.epsilon(((sigma, q, releases),), delta) < 7
+        assert truncated > 20 * delta and lost < 1e-9 * delta
+
+
+def test_noise_is_as_fine_in_its_tail_as_in_its_middle(monkeypatch):
+    """Values that lie far apart would tell a neighbour's release, which falls between them."""
+    for zeros in range(120):
+        near, far = (
+            special.log_ndtr(noise_from(monkeypatch, 0, "0" * zeros + "1" + "0" * 39 + digit))
+            for digit in "10"
+        )
+        assert near - far == pytest.approx(2.0**-40, rel=0.05)
+
+
+def test_a_thread_s_generator_draws_what_a_new_one_does():
+    """Its whole state is set, whatever was drawn before: an odd count leaves half a word."""
+
+    def both(seed):
+        streams = Streams(seed)
+        outside = streams.numpy("kept by a caller", seed)
+        given = [outside.random()]
+        for count in (1, 2, 3, 7, 0, 64):
+            new = [np.random.Generator(np.random.Philox(key=key(seed, "a", count))) for _ in "un"]
+            expected = [new[0].random((count,)), new[1].standard_normal(count, dtype=np.float32)]
+            drawn = [streams.uniform((count,), "a", count), streams.normal((count,), "a", count)]
+            assert all(x.numpy().tobytes() == y.tobytes() for x, y in zip(drawn, expected))
+            given.append(outside.random())
+        # What was handed out goes on where it was.
+        assert given == list(Streams(seed).numpy("kept by a caller", seed).random(7))
+        return True
+
+    assert all(map(both, range(200)))
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(both, range(200)))

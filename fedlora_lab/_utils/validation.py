@@ -2,13 +2,11 @@
 
 import math
 import sys
-import tomllib
 import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -199,26 +197,11 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
     check(value in allowed, name, value, expected + did_you_mean(value, allowed))
 
 
-@cache
-def synonyms(table: str) -> dict[str, str]:
-    """What is called otherwise elsewhere, "keywords" or "values", or was in earlier versions,
-    "former" -> the word here; "advice" too.
-    """
-    path = Path(__file__).with_name("synonyms.toml")
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))[table]
-    if table == "advice":
-        return entries
-    return {other: word for word, others in entries.items() for other in others}
-
-
 def did_you_mean(value: object, allowed: Collection[object]) -> str:
-    """Ends a message with the allowed name that is meant by another word, or that a mistyped one is
-    nearest to; "" for none.
-    """
+    """Ends a message with the allowed name that a mistyped one is nearest to; "" for none."""
     if not isinstance(value, str) or value in allowed:
         return ""
-    meant = synonyms("values").get(value.lower())
-    close = [meant] if meant in allowed else get_close_matches(value.lower(), map(str, allowed), 1)
+    close = get_close_matches(value.lower(), map(str, allowed), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number, error_text
@@ -187,7 +186,6 @@ class Audit:
         return f"Audit: {self}"
 
 
-@explain_arguments()
 def run_audit(
     task: Task,
     method: "Method | str",

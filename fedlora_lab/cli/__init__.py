@@ -40,20 +40,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
-def _line_of(error: click.ClickException) -> str:
-    """What an error says; of an option that other libraries, or earlier versions, have, what it is
-    called here.
-    """
-    from fedlora_lab._utils.validation import synonyms
-
-    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
-        return error.format_message()
-    word = error.option_name.strip("-").replace("-", "_")
-    meant = "--" + (synonyms("keywords") | synonyms("former")).get(word, "").replace("_", "-")
-    is_known = any(meant in option.opts for option in error.ctx.command.params)
-    return f"{error.message} Did you mean {meant!r}?" if is_known else error.format_message()
-
-
 def _status(typed: list[str]) -> int:
     """Runs the command that was typed, tells what went wrong, and returns its status."""
     from fedlora_lab.cli.commands import commands
@@ -69,7 +55,7 @@ def _status(typed: list[str]) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.ClickException as error:
-        return _fail(_line_of(error))
+        return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt) as stop:
         line = "stopped; the same command without --fresh goes on from the last finished round"
         return _fail(f"{line}; {stop}" if str(stop) else line, 130)

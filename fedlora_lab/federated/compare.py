@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines, writing
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream
@@ -247,7 +246,6 @@ def show_progress(
     bar.update(rounds_before + plan.rounds - bar.n)
 
 
-@explain_arguments()
 def compare(
     task: Task,
     methods: Iterable[str | Method],
@@ -611,7 +609,6 @@ def _train(
 # ---- what a sweep found
 
 
-@explain_arguments()
 def best(
     frame: "pd.DataFrame",
     by: str | Sequence[str] = "lr",

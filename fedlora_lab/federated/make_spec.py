@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, error_text, in_one_line, is_number, refuse, warn
@@ -264,7 +263,6 @@ class NoiseAmplification(NamedTuple):
 
 
 @in_usual_torch
-@explain_arguments()
 def noise_amplification(
     task: Task,
     method: Method | str,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.torch_state import in_usual_torch
@@ -121,7 +120,6 @@ class Round:
         return {**self.metrics, **built_in, **self.traffic._asdict()}
 
 
-@explain_arguments()
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     """Turns records of runs into one tidy frame, a row for each round, layer and measure.
 
@@ -146,7 +144,6 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@explain_arguments()
 @in_usual_torch
 def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Saves the adapter of a record as a folder that PEFT loads without this package.
@@ -190,7 +187,6 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     return adapters.save(task, lora, state.tensors, path, beside, is_public)
 
 
-@explain_arguments()
 @in_usual_torch
 @adapters.matmuls("float32")  # as a run scores its model
 def predict(
@@ -217,7 +213,6 @@ def predict(
         return per_example.model_outputs(task, adapted, tensors, x)
 
 
-@explain_arguments()
 @in_usual_torch
 @adapters.matmuls("float32")
 def generate(

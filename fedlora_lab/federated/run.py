@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.files import JsonObject, lock_folder
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
@@ -69,7 +68,6 @@ CLIENTS_AT_ONCE = 512
 """Clients that train together on a CPU: of more, the tensors no longer lie near the processor."""
 
 
-@explain_arguments()
 def run(
     task: Task,
     method: Method | str,
@@ -134,7 +132,6 @@ def run(
     return (event for event in events if isinstance(event, Round))
 
 
-@explain_arguments()
 def run_steps(
     task: Task,
     method: Method | str,

@@ -7,7 +7,6 @@ Every row of `published.py` is a name of this package; a new one is listed nowhe
 'mine'
 """
 
-from fedlora_lab._utils.method_names import now_written
 from fedlora_lab.methods import published
 from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Method
@@ -24,7 +23,5 @@ def __getattr__(name: str) -> Method:
     if row is None:
         nearest = "" if name.startswith("_") else published.suggest(name)
         meant = f"; did you mean {published.name_of(nearest)!r}, {nearest!r}?" if nearest else ""
-        if instead := now_written(name):
-            meant = f"; write {instead}"
         raise AttributeError(f"module 'fedlora_lab.methods' has no attribute {name!r}{meant}")
     return row

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.keywords import explain_arguments, under_new_names
 from fedlora_lab._utils.method_names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
@@ -32,7 +31,6 @@ def _check_word(name: str, word: object) -> None:
     check(word == "*" or (spelled and alone), name, word, '"A", "B", "AB", "R" or "*"')
 
 
-@explain_arguments('Cycle(("B", "A"))')
 @dataclass(frozen=True)
 class Cycle:
     """A schedule: which factors of an adapter move in which round and local step.
@@ -77,7 +75,6 @@ _EXAMPLES = {
 """Field of `Method` -> a rule that it may hold."""
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class Method:
     """A method of federated LoRA, which is a row of the table of methods.
@@ -231,7 +228,6 @@ class Method:
         >>> mine.source, mine.note, mine.exact
         ('', 'derived from RoLoRA', False)
         """
-        changes = under_new_names("Method", self.__dataclass_fields__, changes)
         claims = {"source": "", "note": f"derived from {self.name}", "exact": False}
         others = {name: x for name, x in changes.items() if name not in claims}
         # A name that no field has is refused by the class.

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check, check_number, is_number
 
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ def _check_share(name: str, value: object) -> None:
     check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")  # type: ignore[operator]
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent with heavy-ball momentum and weight decay, as `torch.optim.SGD`.
@@ -141,7 +139,6 @@ class SGD(Optimizer):
 PLAIN = SGD()
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """The optimiser Adam, with decoupled weight decay. Its defaults are those for a server.
@@ -198,7 +195,6 @@ class Adam(Optimizer):
         return move, {"step": step, "mean": mean, "square": square}
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class AdamW(Adam):
     """The optimiser AdamW for clients, with the defaults of `torch.optim.AdamW`.

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.run_settings import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
@@ -40,7 +39,6 @@ _BOOKKEEPING_OF_PEFT = {
 """Fields of PEFT's LoraConfig that say where an adapter came from, or what PEFT found out."""
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class Lora:
     """The shape of the low-rank adapters.
@@ -192,7 +190,6 @@ def _are_names(value: object) -> bool:
     return listed and all(isinstance(name, str) and name for name in value)
 
 
-@explain_arguments()
 @dataclass(frozen=True)
 class Plan:
     """How a run trains: rounds, local steps, batches, learning rates and who takes part.

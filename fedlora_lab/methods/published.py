@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.method_names import letters, now_written
+from fedlora_lab._utils.method_names import letters
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.directions import Differences
@@ -273,7 +273,7 @@ def get(method: str | Method) -> Method:
         name = method if isinstance(method, str) else ""
         nearest = suggest(name)
         expected += f"; did you mean {nearest!r}?" if nearest else ""
-        refuse("method", method, now_written(name) or expected)
+        refuse("method", method, expected)
     return row
 
 

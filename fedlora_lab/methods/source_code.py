@@ -5,7 +5,6 @@ import inspect
 import textwrap
 from typing import Any
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import DEFAULT, get
@@ -18,7 +17,6 @@ class Source(str):
         return str(self)
 
 
-@explain_arguments()
 def show(thing: object) -> str:
     """Returns the library's own source of a function, class or method, without docstrings.
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
-from fedlora_lab._utils.keywords import explain_arguments, under_new_names
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.run_settings import RunSettings
 from fedlora_lab._utils.validation import (
@@ -57,7 +56,6 @@ class NoiseLevels(NamedTuple):
     shares: int
 
 
-@explain_arguments()
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
     """The privacy settings of a run: what is protected, by which clip and how much noise.
@@ -200,7 +198,6 @@ class Privacy:
         """Changes some fields. A new unit takes its default trust; changes of what epsilon depends
         on forget the target.
         """
-        changes = under_new_names("Privacy", self.__dataclass_fields__, changes)
         # sigma is in units of C: the clip norm alone changes no epsilon.
         if changes.keys() - {"clip_norm", "honest_clients", "colluding_clients"}:
             changes = {"target_epsilon": None, **changes}
@@ -247,7 +244,6 @@ class Privacy:
             )
         return fixed
 
-    @explain_arguments()
     def calibrate(self, *, epsilon: float, task: Federation, plan: "Plan") -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import CHOSEN, explain_arguments
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
@@ -65,6 +64,9 @@ ESCAPED = "backslashreplace"
 """Names of folders may hold bytes that no encoding has."""
 READ = "read from the rows"
 """What `Task.info` says of classes that were not declared."""
+
+CHOSEN: Any = type("Chosen", (), {"__repr__": lambda self: "chosen"})()
+"""Stands in a signature for a default that follows from other arguments."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,7 +164,6 @@ COLUMNS = ("text", "label", "by", "image", "prompt", "answer", "messages", "pers
 """Those that name a column; ``None``: there is none."""
 
 
-@explain_arguments()
 @in_usual_torch
 def finetune(
     model: "str | Path | nn.Module | Task",

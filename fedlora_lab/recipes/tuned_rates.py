@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.run_settings import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
@@ -80,7 +79,6 @@ class Suggestion(NamedTuple):
     exact: bool
 
 
-@explain_arguments()
 def tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
@@ -126,7 +124,6 @@ class PublicSuggestion(NamedTuple):
     origin: str
 
 
-@explain_arguments()
 def suggest_lr(
     task: Task,
     method: Method | str,

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check, printable
 from fedlora_lab.review.claims import Claims, Loader
 from fedlora_lab.review.neighbours import Batch, Example
@@ -199,7 +198,6 @@ def _drawn_batches(loader: Foreign) -> "Loader | None":
     return draw
 
 
-@explain_arguments()
 def opacus(
     module: nn.Module,
     optimizer: Foreign,
@@ -284,7 +282,6 @@ def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any
     return [*itertools.chain(*sent)], numbers
 
 
-@explain_arguments()
 def flower(
     client: "Callable[[Batch], Foreign]",
     data: Batch,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
@@ -107,7 +106,6 @@ CHECKS: dict[str, Check] = {
 """Name -> check, in the order of the table."""
 
 
-@explain_arguments()
 @dataclass(frozen=True, kw_only=True)
 class Claims:
     """What the author of a step says of it. The first two are needed; each other one switches on

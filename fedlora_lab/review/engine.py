@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.audit.instruments import Recorder
@@ -285,7 +284,6 @@ def engine_subject(
     }
 
 
-@explain_arguments()
 def engine(
     task: Task,
     method: "Method | str",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.review.accounting import check_accounting, epsilon_given
@@ -154,7 +153,6 @@ def explained(finding: Finding) -> str:
     return f"{finding.words}{shown}. {check.remedy} See {check.docs}"
 
 
-@explain_arguments()
 def step(
     function: "Step | None",
     data: Sequence[Example],

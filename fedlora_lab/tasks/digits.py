@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import in_usual_torch
@@ -31,7 +30,6 @@ SMALLEST_CLIENT = 8
 """Scans that every client has at least."""
 
 
-@explain_arguments()
 @in_usual_torch
 def digits(
     clients: int = 10,

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
@@ -18,7 +17,6 @@ from fedlora_lab.tasks.task import Task, base_digest, check_classes
 OWN_HEAD = "the model's classifier"
 
 
-@explain_arguments()
 @in_usual_torch
 def hub(
     model: architectures.ModelSource,

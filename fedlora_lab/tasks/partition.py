@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 
@@ -21,7 +20,6 @@ __dir__ = __all__.copy  # completion shows no imports
 Split = list[np.ndarray]
 
 
-@explain_arguments()
 def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Split:
     """Shuffles examples and cuts them into parts whose sizes differ by at most one.
 
@@ -42,7 +40,6 @@ def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Sp
     return [np.sort(part).astype(np.int64) for part in np.array_split(order, clients)]
 
 
-@explain_arguments()
 def dirichlet(
     labels: Any, clients: int, alpha: float | None, seed: int | None = 0, min_size: int = 1
 ) -> Split:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_rows, check_whole, in_one_line, warn
 from fedlora_lab.tasks import architectures
@@ -18,7 +17,6 @@ from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, base_digest, forward, move_to_model, take
 
 
-@explain_arguments()
 @in_usual_torch
 def prompts(
     model: architectures.ModelSource,

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
@@ -19,7 +18,6 @@ from fedlora_lab.tasks.task import Examples, Task, concatenate
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@explain_arguments()
 @in_usual_torch
 def regression(
     clients: int = 10,

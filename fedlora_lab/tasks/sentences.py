@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import in_usual_torch
@@ -29,7 +28,6 @@ SMALLEST_CLIENT = 8
 """Sentences that every client has at least."""
 
 
-@explain_arguments()
 @in_usual_torch
 def sentences(
     clients: int = 8,

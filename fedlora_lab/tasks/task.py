@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.tasks.generation import Generation
@@ -121,7 +120,6 @@ def forward(model: nn.Module, x: Inputs) -> Any:
 # ---- the task
 
 
-@explain_arguments()
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """What is learned, on whose data, and how it is scored. Functions of ``fl.tasks`` build one.
@@ -328,7 +326,6 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
 # ---- a task of any module and any tensors
 
 
-@explain_arguments()
 @in_usual_torch
 def classification(
     model: nn.Module,

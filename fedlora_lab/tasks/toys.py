@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_whole, did_you_mean, few, in_one_line
 from fedlora_lab.tasks.architectures import quiet, seeded
@@ -22,7 +21,6 @@ MOST_WEIGHTS = 50_000_000
 """Of a toy, 200 MB: some architectures have sizes of other names, which stay those of a model."""
 
 
-@explain_arguments()
 @in_usual_torch
 @quiet()
 def tiny(

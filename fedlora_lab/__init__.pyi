@@ -1,0 +1,33 @@
+from . import (
+    attacks as attacks,
+    audit as audit,
+    flower as flower,
+    measures as measures,
+    methods as methods,
+    plots as plots,
+    privacy as privacy,
+    recipes as recipes,
+    report as report,
+    review as review,
+    tasks as tasks,
+    theory as theory,
+)
+from ._utils.environment import __version__ as __version__
+from .federated.compare import best as best, compare as compare
+from .federated.make_spec import noise_amplification as noise_amplification
+from .federated.records import (
+    generate as generate,
+    predict as predict,
+    save_adapter as save_adapter,
+    to_frame as to_frame,
+)
+from .federated.run import run as run, run_steps as run_steps
+from .methods.method import Cycle as Cycle, Method as Method
+from .methods.optimizers import SGD as SGD, Adam as Adam, AdamW as AdamW
+from .methods.plan import Lora as Lora, Plan as Plan
+from .methods.source_code import show as show
+from .privacy.ledger import Ledger as Ledger
+from .privacy.plan import Privacy as Privacy
+from .recipes.finetune import finetune as finetune
+from .recipes.tuned_rates import suggest_lr as suggest_lr, tuned_rate as tuned_rate
+from .tasks import partition as partition

@@ -66,6 +66,14 @@ def client_data(task: Task) -> style.Picture:
 CLIENTS = {0: "client 1", 1: "client 2", 9: "client 10"}
 """Place among a task's clients -> its name; the others are three dots."""
 SCANS = 5
+STEP = "2  a few steps on its scans: clips\n    each gradient, adds noise"
+WORDS: Any = {"fontsize": 9, "color": style.INK, "va": "center"}
+EFFECTS = (
+    "noise on B meets\nnoise on A",
+    "each factor moves as if\nthe other stood still",
+    "every client can keep the\nmodel that it was sent",
+)
+"""Effects 2 to 4, each drawn into one client; effect 1 stands at the server."""
 
 
 def _model(ax: Axes, x: float, y: float, place: str) -> None:
@@ -79,42 +87,83 @@ def _model(ax: Axes, x: float, y: float, place: str) -> None:
     ax.text(x + 1.88, y + 0.86, f"A{place}", color=style.FACTOR["A"], **factor)
 
 
+def _effect(ax: Axes, x: float, y: float, number: int, words: str) -> None:
+    """Writes an effect beside its number in a red dot."""
+    ax.plot(x, y, "o", ms=15, color=style.WRONG)
+    ax.text(x, y, f"{number}", color="white", weight="bold", ha="center", va="center", fontsize=9)
+    ax.text(x + 0.3, y, words, **WORDS)
+
+
+def _noise(ax: Axes, x: float, y: float, width: float, height: float) -> None:
+    """Draws noise over a factor, a grey value for each small square."""
+    shape = (round(height / 0.055), round(width / 0.055))
+    squares = np.random.default_rng(0).uniform(size=shape)
+    place = (x, x + width, y, y + height)
+    ax.imshow(
+        squares,
+        cmap="Greys",
+        extent=place,
+        alpha=0.6,
+        aspect="auto",
+        zorder=3,
+        interpolation="none",
+    )
+
+
+def _draw_effects(ax: Axes, corners: list[float]) -> None:
+    """Draws the four effects where they arise. Args: corners: left ends of the clients' boxes."""
+    _effect(ax, 6.6, 5.55, 1, "B̄ Ā is not the\nmean of the B\u2096A\u2096")
+    for number, x, words in zip((2, 3, 4), corners, EFFECTS, strict=True):
+        _effect(ax, x + 0.35, 0.55, number, words)
+    noised, moving, kept = (x + 0.3 for x in corners)
+    _noise(ax, noised + 1.18, 1.1, 0.22, 0.8)
+    _noise(ax, noised + 1.48, 1.68, 0.8, 0.22)
+    drawing.arrow(ax, (moving + 1.29, 1.05), (moving + 1.6, 0.85))
+    drawing.arrow(ax, (moving + 1.88, 1.63), (moving + 2.19, 1.43))
+    drawing.box(ax, kept - 0.12, 1.0, 2.54, 1.22, fc="none", ec=style.WRONG, ls="--")
+
+
 @style.paper()
-def federated_round(task: Task) -> style.Picture:
+def federated_round(task: Task, effects: bool = False) -> style.Picture:
     """Draws one round: the server sends its factors, clients train them, and it averages.
 
-    Args: task: of digits with ten clients, whose scans stay in their boxes.
+    Args: task: of digits with ten clients, whose scans stay in their boxes; effects: whether the
+        four effects that make a private round hard stand where they arise, in place of the steps.
     """
     figure, (ax,) = style.subplots(9.6, 5.2)
     ax.set(xlim=(0, 12), ylim=(0, 6.5))
     ax.axis("off")
     ax.grid(visible=False)
-    words: Any = {"fontsize": 9, "color": style.INK, "va": "center"}
     drawing.box(ax, 3.4, 4.85, 5.2, 1.5, fc=style.CARD, ec=style.GREY)
-    ax.text(3.6, 6.05, "server", weight="bold", **words)
+    ax.text(3.6, 6.05, "server", weight="bold", **WORDS)
     _model(ax, 3.7, 5.0, "")
-    ax.text(6.4, 5.45, "4  averages the B's,\n    and the A's separately", **words)
-    for index, (client, name) in enumerate(CLIENTS.items()):
-        x = 0.1 + 4.1 * index + 0.15 * (index == 2)
+    corners = [0.1 + 4.1 * index + 0.15 * (index == 2) for index in range(3)]
+    for index, (x, (client, name)) in enumerate(zip(corners, CLIENTS.items(), strict=True)):
         drawing.box(ax, x, 0.1, 3.4, 3.15, fc=style.CARD, ec=style.GREY)
-        ax.text(x + 0.2, 3.0, f"{name}: its own scans", weight="bold", **words)
+        ax.text(x + 0.2, 3.0, f"{name}: its own scans", weight="bold", **WORDS)
         scans = task.clients[client][0][:: len(task.clients[client][0]) // SCANS][:SCANS].numpy()
         strip = np.pad(scans, [(0, 0), (0, 0), (0, 2)]).swapaxes(0, 1).reshape(len(scans[0]), -1)
         place = (x + 0.2, x + 0.2 + 0.06 * strip.shape[1], 2.3, 2.3 + 0.06 * len(strip))
         ax.imshow(strip, cmap="Greys", vmin=0, vmax=1, extent=place, aspect="auto", zorder=2)
-        _model(ax, x + 0.3, 1.1, "₁₂"[index] if index < 2 else "₁₀")
-        ax.text(
-            x + 0.2,
-            0.55,
-            "2  a few steps on its scans: clips\n    each gradient, adds noise",
-            **words,
-        )
+        _model(ax, x + 0.3, 1.1, ("₁", "₂", "₁₀")[index])
         top, bottom = 4.0 + 1.9 * index, x + 1.5
         drawing.arrow(ax, (top - 0.25, 4.75), (bottom - 0.25, 3.35))
         drawing.arrow(ax, (bottom + 0.25, 3.35), (top + 0.25, 4.75))
     ax.text(8.05, 1.5, "…", ha="center", fontsize=14, color=style.SOFT)
-    ax.text(0.1, 4.65, "1  the server sends B and A", **words)
-    ax.text(8.9, 4.65, "3  clients send B and A back", **words)
+    if effects:
+        _draw_effects(ax, corners)
+        style.headline(figure, "The same round, and where the four effects arise in it")
+        figure.set_label(
+            "effect 1 stands at the server: its product is not the mean of the clients' products; "
+            "effects 2 to 4 at the clients: noise on B meets noise on A, each factor moves as if "
+            "the other stood still, and a client can keep the model that it was sent"
+        )
+        return figure
+    ax.text(6.4, 5.45, "4  averages the B's,\n    and the A's separately", **WORDS)
+    ax.text(0.1, 4.65, "1  the server sends B and A", **WORDS)
+    ax.text(8.9, 4.65, "3  clients send B and A back", **WORDS)
+    for x in corners:
+        ax.text(x + 0.2, 0.55, STEP, **WORDS)
     style.headline(figure, "One round: scans stay where they are, factors travel")
     figure.set_label(
         "the server sends B and A to ten clients; each takes a few steps on its own scans, with "

@@ -1,4 +1,4 @@
-"""Notebook 00: what a client reaches alone, and what noise costs and couples."""
+"""Lesson 00: what a client reaches alone, and what noise costs and couples."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,37 @@ import itertools
 import numpy as np
 import pytest
 
+import fedlora_course as course
 import fedlora_lab as fl
+
+
+def test_a_sum_over_the_clients_is_told_from_a_mean():
+    """Fault: −4 was told to be twice what is right, which is the answer."""
+    told = course.exercises.check("00.1", -4).message
+    assert "take their mean" in told and "times what is right" not in told
+
+
+@pytest.mark.further
+@pytest.mark.slow
+def test_without_clip_and_noise_the_cost_of_privacy_is_not_told_from_none():
+    """And there D is small and fades as the product grows."""
+    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
+    plan = fl.Plan(rounds=8, local_steps=3, batch=8)
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+
+    def runs(privacy, lr):
+        options = {"evaluate_every": 8}
+        rated = plan.replace(lr=lr)
+        return [[*fl.run(task, "fedlora", privacy, rated, seed=s, **options)] for s in range(3)]
+
+    free, private = runs(None, 0.05), runs(privacy, 0.4)
+    start = free[0][0].metrics["accuracy"]
+    ends = [100 * np.array([run[-1].metrics["accuracy"] for run in r]) for r in (free, private)]
+    cost = fl.theory.mean_band(ends[0] - ends[1], 4.303)
+    assert 10.5 < ends[0].mean() - 100 * start < 14.5
+    assert 1.5 < cost.mean < 7.5 and cost.low < 0 < cost.high
+    early, late = ([run[t].deviation for run in free] for t in (1, -1))
+    assert all(0.02 < x < 0.12 for x in early) and np.mean(early) > 2 * np.mean(late)
 
 
 @pytest.mark.slow

@@ -7,4 +7,8 @@ torch. What is public is listed in ``__init__.pyi``.
 
 import lazy_loader
 
+from fedlora_lab._utils import environment
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__.remove("__version__")  # declared in the stub, and no name to import
+__version__ = environment.__version__

@@ -31,3 +31,6 @@ from .privacy.plan import Privacy as Privacy
 from .recipes.finetune import finetune as finetune
 from .recipes.tuned_rates import suggest_lr as suggest_lr, tuned_rate as tuned_rate
 from .tasks import partition as partition
+
+__version__: str
+__all__: list[str]

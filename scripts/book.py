@@ -12,6 +12,7 @@ each room of the library.
 
 import argparse
 import gc
+import inspect
 import math
 import pkgutil
 import re
@@ -204,10 +205,10 @@ def summary(thing: Any) -> str:
 
 def name_row(name: str) -> list[str]:
     """A public name that leads to its place in the reference, and its meaning."""
-    home, attribute = fedlora_lab.HOMES[name]
     thing = getattr(fedlora_lab, name)
-    place, role = f"fedlora_lab.{home}", "mod"
-    if attribute is not None:
+    if inspect.ismodule(thing):
+        place, role = thing.__name__, "mod"
+    else:
         place, role = f"{thing.__module__}.{thing.__qualname__}", "obj"
     return [f"{{py:{role}}}`fl.{name} <{place}>`", summary(thing)]
 

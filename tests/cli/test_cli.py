@@ -156,9 +156,6 @@ MISTAKES = [
     ("compare digits --seeds 0", "seeds=0: expected a whole number in [1, 1000]"),
     ("compare digits --lr abc", "lr='abc': expected a number"),
     ("compare digits --lr=-1", "lr=-1.0: expected a number in [0, 1e+09]"),
-    (
-        "method='dp-lora': expected 'fedlora', or fl.meth",
-    ),
     ("submit rolorra", "row='rolorra': expected one of"),
     ("submit mine.py:Row", "row='mine.py:Row': expected a file mine.py with the row"),
     # In the words of `fl.Privacy`.

@@ -1,6 +1,7 @@
 """What lessons claim, and the measures that each lesson keeps."""
 
 import re
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -76,7 +77,7 @@ def test_the_page_of_evidence_is_what_the_claims_say(number):
     assert path.read_text("utf-8") == evidence.page(number), "run: python scripts/evidence.py"
 
 
-def lesson(number):
+def lesson(number) -> tuple[Any, Any]:
     (path,) = (ROOT / "notebooks").glob(f"{number:02}_*.ipynb")
     return path, nbformat.read(path, as_version=4)
 

@@ -44,7 +44,11 @@ def run(*command, cwd=ROOT, **environment):
 def test_environment_equals_pyproject():
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
-    assert {*pip} == NEEDED | {"--constraint constraints.txt", "--editable ."}
+    assert {*pip} == NEEDED | {
+        "--constraint constraints.txt",
+        "--editable .",
+        "--editable ./fedlora_course",
+    }
     assert f"python{PROJECT['requires-python']}" in listed
 
 
@@ -87,54 +91,73 @@ def test_every_public_name_is_found_in_its_home():
         assert inspect.ismodule(getattr(fl, name)) or name not in modules, name
 
 
-# The wheel
+# The wheels
 
-# Without what the extra "lab" brings: every public name, the beginning of the course, what its
-# controls say, and the command as its entry point starts it.
-BEGIN = """
+# The library alone, without Jupyter: every public name, a run, the command as its entry point
+# starts it.
+LIBRARY = """
 import sys
 from importlib.metadata import distribution
+for name in ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab", "fedlora_course"):
+    sys.modules[name] = None
+import fedlora_lab as fl
+for name in fl.__all__:
+    getattr(fl, name)
+list(fl.run(fl.tasks.digits(clients=2), "rolora", None, fl.Plan(rounds=1, local_steps=1, batch=8)))
+sys.argv = ["fedlora-lab", "methods"]
+distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
+"""
+# The course beside the library, without what draws its controls.
+COURSE = """
+import sys
 for name in ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab", "traitlets"):
     sys.modules[name] = None
 import fedlora_course as course
 import fedlora_lab as fl
-for name in fl.__all__:
-    getattr(fl, name)
+course.lesson(0).client_data(fl.tasks.digits(clients=2))
+course.exercises.show("00.1")
 for part in (lambda: course.widgets, lambda: course.lesson(1)):
     try:
         part()
     except ImportError as error:
         print("refused:", error)
-task = fl.tasks.digits(clients=2)
-course.lesson(0).client_data(task)
-course.exercises.show("00.1")
-list(fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1, batch=8)))
-sys.argv = ["fedlora-lab", "methods"]
-distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
 """
 
 
-@pytest.mark.further
-@pytest.mark.slow
-def test_the_wheel_is_whole_and_runs_elsewhere_without_jupyter(tmp_path):
-    """Unpacked in an empty folder, before the checkout on the path. It is built from a copy, for
-    setuptools writes beside the source.
-    """
-    copy = tmp_path / "source"
-    place = tmp_path / "installed"
-    shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "."]
-    run(sys.executable, "-m", "pip", "wheel", *options, copy, cwd=tmp_path, PYTHONWARNINGS="ignore")
-    shutil.unpack_archive(next(tmp_path.glob("*.whl")), place, "zip")
-    inside = {path.relative_to(place) for path in (place / PACKAGE.name).rglob("*")}
-    here = {path.relative_to(ROOT) for path in PACKAGE.rglob("*")}
+def build(package, place, tmp_path):
+    """Builds a distribution from a copy, for setuptools writes beside the source; unpacks it."""
+    source = tmp_path / f"source of {package}"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    if (ROOT / package / "pyproject.toml").exists():
+        shutil.copytree(ROOT / package, source, ignore=ignored)
+    else:
+        shutil.copytree(ROOT / package, source / package, ignore=ignored)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+    wheels = tmp_path / f"wheel of {package}"
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", wheels]
+    run(sys.executable, "-m", "pip", "wheel", *options, source, PYTHONWARNINGS="ignore")
+    shutil.unpack_archive(next(wheels.glob("*.whl")), place, "zip")
+    inside = {path.relative_to(place) for path in (place / package).rglob("*")}
+    here = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*")}
     assert inside == {path for path in here if "__pycache__" not in path.parts}
-    shown = run(sys.executable, "-c", BEGIN, cwd=tmp_path, PYTHONPATH=place, MPLBACKEND="agg")
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_library_is_whole_and_runs_alone(tmp_path):
+    build("fedlora_lab", tmp_path / "installed", tmp_path)
+    path = tmp_path / "installed"
+    shown = run(sys.executable, "-c", LIBRARY, cwd=tmp_path, PYTHONPATH=path, MPLBACKEND="agg")
     assert all(slug in shown for slug in fl.methods.ALL)
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_course_is_whole_and_stands_on_the_library(tmp_path):
+    path = tmp_path / "installed"
+    for package in ("fedlora_lab", "fedlora_course"):
+        build(package, path, tmp_path)
+    shown = run(sys.executable, "-c", COURSE, cwd=tmp_path, PYTHONPATH=path, MPLBACKEND="agg")
     assert shown.count("refused: anywidget is not installed: run `") == 2
-    assert "-m pip install 'fedlora-lab[lab]'`" in shown
 
 
 # What a file may say

@@ -124,6 +124,12 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
+# The share of the step alone says nothing of the noise, nor of the best rate.
+def share_of_the_step(energy):
+    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+    return (gain * energy).sum() / energy.sum()
+
+
 def _worth(energy, power=1, outer=2, left=None, angle=0.5):
     """`worth` with another power of the gain or of m, share of the noise, or part of θ."""
     gain = np.cos(angle * np.pi * np.arange(len(energy)) / len(energy)) ** 4
@@ -150,14 +156,14 @@ def mean_for_a_share(energy):
     return worth(energy) * energy.mean() ** 2
 
 
-# v is a share of energy, in which the gain is squared.
-def gains_for_v(energy):
+# w is a share of energy, in which the gain is squared.
+def gains_for_w(energy):
     gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
     return worth(energy) * np.mean(gain**2) / np.mean(gain)
 
 
 # The mean of squares is more than the square of the mean.
-def mean_squared_for_v(energy):
+def mean_squared_for_w(energy):
     gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
     return worth(energy) * np.mean(gain**2) / np.mean(gain) ** 2
 

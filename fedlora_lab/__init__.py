@@ -43,7 +43,9 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab.methods.source_code import show as show
     from fedlora_lab.privacy.ledger import Ledger as Ledger
     from fedlora_lab.privacy.plan import Privacy as Privacy
+    from fedlora_lab.recipes.dry_run import dry_run as dry_run
     from fedlora_lab.recipes.finetune import finetune as finetune
+    from fedlora_lab.recipes.rehearsal import rehearse as rehearse
     from fedlora_lab.recipes.tuned_rates import (
         suggest_lr as suggest_lr,
         tuned_rate as tuned_rate,
@@ -77,7 +79,9 @@ NAMES = {
     "methods.source_code": ("show",),
     "privacy.ledger": ("Ledger",),
     "privacy.plan": ("Privacy",),
+    "recipes.dry_run": ("dry_run",),
     "recipes.finetune": ("finetune",),
+    "recipes.rehearsal": ("rehearse",),
     "recipes.tuned_rates": ("suggest_lr", "tuned_rate"),
 }
 """Module under fedlora_lab -> what of it is public here."""

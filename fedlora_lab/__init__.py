@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab import (
         attacks as attacks,
         audit as audit,
-        course as course,
         flower as flower,
         measures as measures,
         methods as methods,
@@ -56,7 +55,6 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
 PACKAGES = (
     "attacks",
     "audit",
-    "course",
     "flower",
     "measures",
     "methods",

@@ -31,10 +31,8 @@ PAGE = "data-fedlora-"
 """In the HTML of a dial or of the playground, which the site brings to life."""
 FOLDED = ("# Checks", "# Figure")
 """First lines of cells whose source is folded in JupyterLab and on the site."""
-ANSWER = "fl.course.exercises.reveal("
+ANSWER = "course.exercises.reveal("
 """Stands in cells that answer a prediction."""
-ORDER = "00 01 02 10 03 04 05 06 07 09 11 12 13 08 14 15"
-"""The path through the course: 10 answers 02, and 08's attack needs 11 and 13."""
 COPIES = ROOT / "my_notebooks"
 OPEN = """
 
@@ -50,8 +48,7 @@ ADDRESS = "".join(re.findall("^repository-code: https://github.com/(.+)", CITATI
 
 def lesson_paths() -> list[Path]:
     """The notebooks of the course, in the order of its path."""
-    paths = (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")
-    return sorted(paths, key=lambda path: (ORDER.index(path.name[:2]), path.name))
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def first_cell(path: Path) -> str:

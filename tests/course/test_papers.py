@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from calls import refused
 
-import fedlora_lab as fl
+import fedlora_course as course
 
-measured = fl.course.papers.measured
+measured = course.papers.measured
 
 
 def frame(**spent):

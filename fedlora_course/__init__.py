@@ -25,11 +25,13 @@ def lesson(number: int) -> SimpleNamespace:
 
     Args: number: of the notebook, 0 to 16.
     Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
-        ``dials.py``.
+        ``dials.py``, and ``evidence``, which a lesson calls with ``globals()`` in its last cell.
     """
     check_whole("number", number, 0, 16)
     package = f"fedlora_course.lesson_{number:02}"
-    public: dict[str, Any] = {}
+    from fedlora_course.evidence import Evidence
+
+    public: dict[str, Any] = {"evidence": Evidence(number)}
     for part in ("figures", "dials"):
         if find_spec(f"{package}.{part}") is None:
             continue

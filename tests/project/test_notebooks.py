@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from places import ROOT
 
-from fedlora_course import exercises, predictions
+from fedlora_course import evidence, exercises, predictions
 from fedlora_course.texts import entries
 
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
@@ -43,9 +43,7 @@ def test_asks_in_its_first_line_and_answers_in_its_last(path):
     assert first.cell_type == "markdown"
     assert re.match(r"# .+\?\n", first.source)
     assert re.search(r"(?s)You will be able to.*Time:.*minutes.*Assumes:", first.source)
-    last = code(notebook)[-1].outputs
-    said = notebook.cells[-1].source + "".join(x.get("text", "") for x in last)
-    assert NUMBER.search(said), "the answer holds numbers of this run"
+    assert TOOL["last_text"](notebook).source.startswith("## The answer") or old_form(path)
 
 
 def test_keeps_to_the_library(path):
@@ -98,8 +96,14 @@ def test_visible_code_is_what_a_student_would_write(path):
     assert not any(line.lstrip().startswith("assert ") for line in lines)
 
 
+def old_form(path):
+    return int(path.stem[:2]) not in evidence.lessons()
+
+
 def test_checks_stand_in_one_folded_cell_at_the_end(path):
     """Fault: grey bars between the text, which a reader opens in vain."""
+    if not old_form(path):  # test_evidence.py: no assertion at all
+        return
     cells = code(read(path))
     checks = [i for i, cell in enumerate(cells) if re.search(r"(?m)^\s*assert ", cell.source)]
     assert len(checks) == 1 and folded(cells[checks[0]])
@@ -189,7 +193,7 @@ def test_outputs_are_kept_clean_and_small(path):
     assert str(Path.home()) not in text and str(ROOT) not in text
     first = notebook.cells[0].source
     assert titled(first, path.name) == first, "links to the address in CITATION.cff, or none"
-    last = notebook.cells[-1].source
+    last = TOOL["last_text"](notebook).source
     assert TOOL["with_neighbours"](last, path.name) == last, "links along the path of the course"
 
 

@@ -38,7 +38,7 @@ FEW = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]]), 1.0, 0.5, 4.0, np.array([1
 MUCH_SPENT = 0.3, 4, 1e-5
 LITTLE_SPENT = 200.0, 1, 1e-5
 CALLS = {
-    "03.1": Calls("g, C, sigma, b and xi", FEW, EMPTY, draw=_batch),
+    "03.1": Calls("g, C, sigma, b and z", FEW, EMPTY, draw=_batch),
     "03.2": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
     "03.3": Calls("fpr, sigma and releases", draw=_rates),
     "03.4": Calls("sigma, releases and delta", MUCH_SPENT, LITTLE_SPENT, draw=_history),
@@ -48,39 +48,39 @@ CALLS = {
 # ---- 03.1: one private release
 
 
-def release(g, C, sigma, b, xi):
+def release(g, C, sigma, b, z):
     lengths = np.linalg.norm(g, axis=1, keepdims=True)
     clipped = g * np.minimum(1, C / np.maximum(lengths, 1e-12))
-    return (clipped.sum(axis=0) + sigma * C * xi) / b
+    return (clipped.sum(axis=0) + sigma * C * z) / b
 
 
 # One example may still move the sum, or the mean, by its whole length.
 clips_the_sum = vary(release, g=lambda g: g.sum(0, keepdims=True))
 
 
-def clips_the_mean(g, C, sigma, b, xi):
+def clips_the_mean(g, C, sigma, b, z):
     mean = g.sum(0, keepdims=True) / max(len(g), 1)
-    return release(mean, C, sigma / b, 1, xi)
+    return release(mean, C, sigma / b, 1, z)
 
 
 # The mean of the clipped rows, where their sum was to be noised.
-def mean_for_the_sum(g, C, sigma, b, xi):
-    return release(g, C, sigma * max(len(g), 1), b * max(len(g), 1), xi)
+def mean_for_the_sum(g, C, sigma, b, z):
+    return release(g, C, sigma * max(len(g), 1), b * max(len(g), 1), z)
 
 
 # How many were drawn is private: it differs between neighbours.
-def divides_by_the_drawn(g, C, sigma, b, xi):
-    return release(g, C, sigma, max(len(g), 1), xi)
+def divides_by_the_drawn(g, C, sigma, b, z):
+    return release(g, C, sigma, max(len(g), 1), z)
 
 
 # As above, and an empty batch gives 0 / 0.
-def divides_by_len(g, C, sigma, b, xi):
-    return release(g, C, sigma, 1, xi) / np.float64(len(g))
+def divides_by_len(g, C, sigma, b, z):
+    return release(g, C, sigma, 1, z) / np.float64(len(g))
 
 
 # A long row moves the sum by its whole length.
-def not_clipped(g, C, sigma, b, xi):
-    return (g.sum(axis=0) + sigma * C * xi) / b
+def not_clipped(g, C, sigma, b, z):
+    return (g.sum(axis=0) + sigma * C * z) / b
 
 
 # Makes every row as long as C, short ones too.
@@ -88,33 +88,33 @@ normalises = vary(release, g=lambda g: 1e9 * g)
 
 
 # A row of d numbers at most C may be as long as √d C.
-def clips_each_number(g, C, sigma, b, xi):
-    return (np.clip(g, -C, C).sum(axis=0) + sigma * C * xi) / b
+def clips_each_number(g, C, sigma, b, z):
+    return (np.clip(g, -C, C).sum(axis=0) + sigma * C * z) / b
 
 
 # The noise is divided rightly, and the sum by a private number.
-def divides_the_sum_by_the_drawn(g, C, sigma, b, xi):
-    return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
+def divides_the_sum_by_the_drawn(g, C, sigma, b, z):
+    return release(g, C, 0, max(len(g), 1), z) + sigma * C * z / b
 
 
 # Silence tells that nobody was drawn.
-def silent_if_empty(g, C, sigma, b, xi):
-    return release(g, C, sigma, b, xi) * (len(g) > 0)
+def silent_if_empty(g, C, sigma, b, z):
+    return release(g, C, sigma, b, z) * (len(g) > 0)
 
 
 # As often as rows were drawn, so not at all from an empty batch.
-def noise_for_each(g, C, sigma, b, xi):
-    return release(g, C, sigma * len(g), b, xi)
+def noise_for_each(g, C, sigma, b, z):
+    return release(g, C, sigma * len(g), b, z)
 
 
 # Normal numbers are multiplied by their standard deviation.
-def variance_for_the_deviation(g, C, sigma, b, xi):
-    return release(g, C, sigma**2 * C, b, xi)
+def variance_for_the_deviation(g, C, sigma, b, z):
+    return release(g, C, sigma**2 * C, b, z)
 
 
 # The noise is not divided by b: b times too much.
-def noise_on_the_mean(g, C, sigma, b, xi):
-    return release(g, C, 0, b, xi) + sigma * C * xi
+def noise_on_the_mean(g, C, sigma, b, z):
+    return release(g, C, 0, b, z) + sigma * C * z
 
 
 # ---- 03.2: δ of a Gaussian release
@@ -138,7 +138,7 @@ def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
-# Accuses from z = ε on.
+# Accuses from t = ε on.
 def accuses_from_epsilon(epsilon, mu):
     return ndtr(mu - epsilon) - math.exp(epsilon) * ndtr(-epsilon)
 
@@ -148,7 +148,7 @@ def without_half_mu(epsilon, mu):
     return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-epsilon / mu)
 
 
-# Solves μ z − μ²/2 > ε with the wrong sign.
+# Solves μ t − μ²/2 > ε with the wrong sign.
 def minus_half_mu(epsilon, mu):
     return ndtr(3 * mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
 
@@ -167,6 +167,21 @@ def without_the_factor(epsilon, mu):
 other_side = vary(delta, mu=np.negative)
 # The distance of the two worlds is 1 / σ, not σ.
 sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
+
+
+# The threshold is ε itself, in the world with you alone.
+def chance_above_epsilon(epsilon, mu):
+    return ndtr(mu - epsilon)
+
+
+# The threshold at ε / μ + μ.
+def mu_not_halved(epsilon, mu):
+    return ndtr(-epsilon / mu) - math.exp(epsilon) * ndtr(-mu - epsilon / mu)
+
+
+# The definition has e^ε before the other world.
+def epsilon_for_its_exponential(epsilon, mu):
+    return ndtr(mu / 2 - epsilon / mu) - epsilon * ndtr(-mu / 2 - epsilon / mu)
 
 
 # The two worlds one apart, whatever μ is, and the right threshold.
@@ -247,11 +262,21 @@ two_forgotten = vary(epsilon, releases=lambda releases: 2 * releases)
 
 # Any order is valid; which one is best depends on what was spent.
 at_order_2, at_order_8, at_order_64 = (partial(_best, orders=[order]) for order in (2, 8, 64))
-# A loss above ε comes with λ − 1 in the exponent.
+# A loss above ε comes with a − 1 in the exponent.
 order_not_less_one = partial(_best, less=0)
 largest_bound = partial(_best, choose=max)
 # `range` ends before its end.
 orders_to_63 = partial(_best, orders=range(2, 64))
+
+
+orders_from_3 = partial(_best, orders=range(3, 65))
+# Every bound holds by itself.
+adds_up_bounds = partial(_best, choose=sum)
+
+
+# log is the natural logarithm.
+def logarithm_to_base_10(sigma, releases, delta):
+    return epsilon(sigma, releases, math.exp(math.log10(delta)))
 
 
 # The least of all real orders: 1 + the root of 2 σ² log(1/δ) / N.
@@ -260,7 +285,7 @@ def best_real_order(sigma, releases, delta):
     return spent + 2 * math.sqrt(spent * math.log(1 / delta))
 
 
-# The logarithm of a moment is the divergence times λ − 1.
+# The logarithm of a moment is the divergence times a − 1.
 def moment_for_divergence(sigma, releases, delta):
     return min(
         releases * order * (order - 1) / (2 * sigma**2) + math.log(1 / delta) / (order - 1)

@@ -27,6 +27,40 @@ TOP: Any = {"va": "top", **BOLD}
 
 
 @style.paper()
+def odds() -> style.Picture:
+    """Draws what an attacker may believe at most after any release, where δ = 0.
+
+    The odds that an example was there grow by a factor of e^ε at most.
+    """
+    figure, (ax,) = style.subplots(6.4, 3.9, columns=1)
+    epsilon = np.linspace(0, 8, 201)
+    lines = (0.5, style.INK, (3.6, 0.88)), (0.01, style.SOFT, (5.3, 0.55))
+    for before, colour, place in lines:
+        ax.plot(epsilon, _believed(before, epsilon), color=colour)
+        ax.text(*place, f"before: {100 * before:.0f} %", color=colour, **BOLD)
+        at = np.array([1.0, 3.0, 8.0])
+        after = _believed(before, at)
+        style.draw_dots(ax, at, after, colour, 6)
+        for x, y in zip(at, after, strict=True):
+            words = f"{100 * y:.2f} %" if y > 0.99 else f"{100 * y:.0f} %"
+            below = before < 0.5 and x == 8
+            look: Any = {"color": colour, "ha": "right", **BOLD}
+            shift = (6, -18) if below else (-4, 7)
+            ax.annotate(words, (x, y), xytext=shift, textcoords="offset points", **look)
+    ax.set(xlim=(0, 8.3), ylim=(0, 1.12), xlabel="ε (δ = 0)")
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    ax.set_ylabel("believed after, at most")
+    ax.set_title("At ε = 1, 50 % becomes at most 73 %; ε = 8 allows near certainty")
+    return figure
+
+
+def _believed(before: float, epsilon: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    """Bayes' rule: odds of ``before`` times e^ε, as a probability."""
+    after = before / (1 - before) * np.exp(epsilon)
+    return after / (1 + after)
+
+
+@style.paper()
 def two_normals(
     with_you: Float[np.ndarray, "n 2"], without_you: Float[np.ndarray, "n 2"], sigma: float
 ) -> style.Picture:

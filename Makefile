@@ -29,7 +29,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-TRAINED := $(foreach number,01 05 08 14 12,$(wildcard notebooks/$(number)_*.ipynb))
+TRAINED := $(foreach number,01 05 07 08 12,$(wildcard notebooks/$(number)_*.ipynb))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab check quick test trained book compare bench results lint format pins clean
@@ -59,7 +59,7 @@ lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \
-	exec $(BIN)/python -m jupyterlab --ContentsManager.pre_save_hook=fedlora_course.saving.without_views --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
+	exec $(BIN)/python -m jupyterlab --ContentsManager.pre_save_hook=fedlora_lab.course.saving.without_views --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
 # Lint has the second core while the libraries are loaded, once for both workers. Without nbmake: no

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab import (
         attacks as attacks,
         audit as audit,
+        course as course,
         flower as flower,
         measures as measures,
         methods as methods,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
 PACKAGES = (
     "attacks",
     "audit",
+    "course",
     "flower",
     "measures",
     "methods",

@@ -28,10 +28,10 @@ from site_assets import slim
 from site_cells import readable
 
 import fedlora_lab
-from fedlora_course import playground
-from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
+from fedlora_lab.course import playground
+from fedlora_lab.course.widgets.dial import classic_script, page_script
 from fedlora_lab.plots.style import png
 from notebooks import lesson_paths, question, said
 

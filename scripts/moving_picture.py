@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from fedlora_course import playground
-from fedlora_course.widgets.scene import COLOURS
+from fedlora_lab.course import playground
+from fedlora_lab.course.widgets.scene import COLOURS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]

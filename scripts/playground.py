@@ -1,7 +1,7 @@
 """Make the tables of the playground, and count over seeds whether its stories are true.
 
     python scripts/playground.py runs       writes results/playground.csv, by training in the page
-    python scripts/playground.py tables     writes fedlora_course/playground/tables.json
+    python scripts/playground.py tables     writes fedlora_lab/course/playground/tables.json
     python scripts/playground.py page       writes docs/playground.html, to be opened as a file
 
 The tables hold what the page cannot compute for itself: the digits and who owns them, the weights
@@ -27,9 +27,9 @@ from readme import describe_schedule
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_course import playground
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.course import playground
 from fedlora_lab.federated.noise_forecast import filter_gain
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import full, normal_levels

@@ -14,13 +14,13 @@ from typing import Any
 
 import nbformat
 
-from fedlora_course import playground
+from fedlora_lab.course import playground
 from notebooks import answers
 
 ASKED = re.compile(r'exercises\.predict\("(.+?)"\)')
-TASK = "course.exercises.show("
+TASK = "fl.course.exercises.show("
 CHECKED = re.compile(r"\n*^.*fl\.course\.exercises\.check\(.*\n?", re.M)
-BENCH = "course.widgets.live("
+BENCH = "fl.course.widgets.live("
 CHECKS, FIGURE = "# Checks", "# Figure"
 """First words of cells whose source is folded in a notebook."""
 TABLES = json.loads((playground.HERE / "tables.json").read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def readable(path: Path) -> Any:
     """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-    plays = "course.widgets.playground(" in path.read_text(encoding="utf-8")
+    plays = "fl.course.widgets.playground(" in path.read_text(encoding="utf-8")
     cells = []
     for cell in notebook.cells:
         made = [cell] if cell.cell_type == "markdown" else shown(cell, plays)
@@ -132,7 +132,7 @@ def dress_outputs(cell: Any) -> None:
         if "image/png" in data:
             finding = " ".join(data["text/plain"].removeprefix("Picture: ").split())
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": finding}
-        if "text/html" in data and "course.exercises." in cell.source:
+        if "text/html" in data and "fl.course.exercises." in cell.source:
             page = with_formulas(data["text/html"])
             page = with_choices(page, asked[1]) if asked else page
             data["text/html"] = with_guess(page) if answers(cell) else page

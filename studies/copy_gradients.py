@@ -9,10 +9,10 @@ is taken at the factors and at the copy.
 
 import numpy as np
 import pandas as pd
-from fedlora_lab.course.lesson_08.figures import gradient_at
 from tqdm import tqdm
 
 import fedlora_lab as fl
+from fedlora_lab.course.lesson_08.figures import gradient_at
 from fedlora_lab.methods.quantization import normal_float
 from studies import RESULTS
 

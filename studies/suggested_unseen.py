@@ -17,7 +17,7 @@ scored examples:
 2. Four times the suggested rate costs more than 3 points, in each of the eight cases.
 
 Seen before. Of sentences: one run each of FedLoRA, FFA-LoRA and RoLoRA at the suggested rate at
-ε = 8, with 70 or 71 % of the sentences right, and what notebooks 05 and 15 and the first steps show
+ε = 8, with 70 or 71 % of the sentences right, and what notebooks 05 and 14 and the first steps show
 of sentences; the second prediction failed there before it was made of MNIST. Of MNIST: what an
 earlier form of the suggestion cost there, 4 to 6 points for FFA-LoRA at v = 0.08, and one run of
 FedLoRA at ε = 1 and 2.1 times the suggested rate, with 67 % of the scans right.

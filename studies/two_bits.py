@@ -70,7 +70,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.federated.exchange import broadcast
@@ -162,7 +161,7 @@ SETTINGS: Mapping[str, Any] = {
 @cache
 def task_of(setting: str) -> fl.tasks.Task:
     """The task of a setting, with the score that is compared alone."""
-    task = course.lesson(11).messages(10 if setting == "home" else 3)
+    task = fl.course.lesson(11).messages(10 if setting == "home" else 3)
     return replace(task, metrics={SCORE: task.metrics[SCORE]})
 
 

@@ -6,7 +6,6 @@ SETUP = """
 import time
 import numpy as np
 import torch
-import fedlora_course as course
 import fedlora_lab as fl
 rng = np.random.default_rng(0)
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
@@ -16,23 +15,23 @@ layers = [{"q": (small, t * small, 0.1 * t * small, 0.2 * t * small)} for t in r
 split = [(None, 2.0, layer) for layer in layers]
 """
 DIALS = {
-    "low rank": "course.lesson(1).low_rank_explorer(change)",
-    "deviation": "course.lesson(2).deviation_explorer()",
-    "two worlds": "course.lesson(3).two_worlds()",
-    "clip": "course.lesson(3).clip_explorer(rows)",
-    "planner": "course.lesson(3).privacy_planner()",
-    "amplifier": "course.lesson(4).noise_explorer()",
-    "film": "course.lesson(4).matrix_film(split, 'q')",
-    "schedule": "course.lesson(6).schedule_explorer()",
-    "regulator": "course.lesson(6).regulator_explorer()",
-    "filter": "course.lesson(8).filter_explorer()",
-    "quantiser": "course.lesson(14).quantiser_explorer(rows)",
-    "server": "course.lesson(9).server_explorer()",
-    "held and sent": "course.lesson(14).held_explorer()",
-    "attack": "course.lesson(11).attack_explorer()",
-    "audit": "course.lesson(12).audit_explorer()",
-    "step": "course.lesson(16).step_explorer()",
-    "trust": "course.lesson(13).trust_explorer()",
+    "low rank": "fl.course.lesson(1).low_rank_explorer(change)",
+    "deviation": "fl.course.lesson(2).deviation_explorer()",
+    "two worlds": "fl.course.lesson(3).two_worlds()",
+    "clip": "fl.course.lesson(3).clip_explorer(rows)",
+    "planner": "fl.course.lesson(3).privacy_planner()",
+    "amplifier": "fl.course.lesson(4).noise_explorer()",
+    "film": "fl.course.lesson(4).matrix_film(split, 'q')",
+    "schedule": "fl.course.lesson(6).schedule_explorer()",
+    "regulator": "fl.course.lesson(6).regulator_explorer()",
+    "filter": "fl.course.lesson(7).filter_explorer()",
+    "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
+    "server": "fl.course.lesson(10).server_explorer()",
+    "held and sent": "fl.course.lesson(8).held_explorer()",
+    "attack": "fl.course.lesson(11).attack_explorer()",
+    "audit": "fl.course.lesson(12).audit_explorer()",
+    "step": "fl.course.lesson(15).step_explorer()",
+    "trust": "fl.course.lesson(13).trust_explorer()",
 }
 """Name -> the call that makes it, after `SETUP`."""
 

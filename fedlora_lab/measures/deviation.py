@@ -274,7 +274,7 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
         server: a method, whose server's rule is taken, or a rule.
         layer: name of a layer.
 
-    Guarantees: notebook 02 compares it with the matrices formed in full, notebook 09 over servers.
+    Guarantees: notebook 02 compares it with the matrices formed in full, notebook 10 over servers.
     """
     rule: Any = server.aggregate if isinstance(server, Method) else server
     check(layer in inputs.state.layers, "layer", layer, "one of " + ", ".join(inputs.state.layers))
@@ -291,7 +291,7 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
 def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
     """Computes singular values of the mean of the clients' products of a layer.
 
-    Guarantees: notebook 09 compares its ranks and its tail with those of the full matrix.
+    Guarantees: notebook 10 compares its ranks and its tail with those of the full matrix.
     """
     mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
     return torch.linalg.svdvals(mean).numpy()

@@ -239,7 +239,7 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
 
     Returns: columns layer, factor, frequency (0 to 1), energy.
     Guarantees: those of the mean gradient
-        (test_lesson_08.py::test_gradient_spectra_are_those_of_the_mean_gradient).
+        (test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient).
     """
     import pandas as pd
 

@@ -7,7 +7,7 @@ import pytest
 from dial_cases import DIALS, SETUP, make_dial
 from lab import THEMES, accessibility_faults, open_notebook
 
-from fedlora_course.widgets.dial import page_script
+from fedlora_lab.course.widgets.dial import page_script
 
 # On a page without a kernel
 
@@ -109,7 +109,7 @@ def test_dials_can_be_used_by_everybody_on_a_narrow_page(browser, tmp_path):
 
 CELLS = [
     SETUP,
-    "dial = course.lesson(2).deviation_explorer(); dial",
+    "dial = fl.course.lesson(2).deviation_explorer(); dial",
     DIALS["film"],
     "print(dial.values['together'])",
 ]

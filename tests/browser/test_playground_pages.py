@@ -15,10 +15,10 @@ from lab import THEMES, accessibility_faults, faintest_line, open_notebook
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_course import playground
-from fedlora_course.lesson_04 import figures as lesson
-from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.course import playground
+from fedlora_lab.course.lesson_04 import figures as lesson
+from fedlora_lab.course.widgets.scene import COLOURS
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.filters import identity
@@ -530,7 +530,7 @@ def test_the_page_is_one_small_file(page):
 
 
 def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
-    cells = ["import fedlora_course as course", 'course.widgets.playground("small rate")']
+    cells = ["import fedlora_lab as fl", 'fl.course.widgets.playground("small rate")']
     with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:
         output = notebook.run(1)
         output.locator("[data-words=rate]", has_text="0.1").wait_for()

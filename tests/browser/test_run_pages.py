@@ -8,15 +8,14 @@ from lab import THEMES, accessibility_faults, cut_off, faintest_line, open_noteb
 CELLS = {
     "setup": """
 import time
-import fedlora_course as course
 import fedlora_lab as fl
 task = fl.tasks.digits(clients=3, seed=1)
 settings = {"privacy": fl.Privacy(delta=1e-4)}
 plan = fl.Plan(rounds=3, local_steps=2, batch=8)
 long = plan.replace(rounds=1000, local_steps=10)  # not over before Pause is pressed
 """,
-    "short": "run = course.widgets.live(task, plan=plan, **settings); run",
-    "live": "run = course.widgets.live(task, plan=long, **settings); run",
+    "short": "run = fl.course.widgets.live(task, plan=plan, **settings); run",
+    "live": "run = fl.course.widgets.live(task, plan=long, **settings); run",
     "busy": "time.sleep(3)",
 }
 

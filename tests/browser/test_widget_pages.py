@@ -3,9 +3,9 @@
 from lab import open_notebook
 
 CELLS = {
-    "setup": "import fedlora_course as course",
-    "guess": 'course.exercises.predict("09.a")',
-    "answer": 'course.exercises.reveal("09.a")',
+    "setup": "import fedlora_lab as fl",
+    "guess": 'fl.course.exercises.predict("10.a")',
+    "answer": 'fl.course.exercises.reveal("10.a")',
 }
 
 

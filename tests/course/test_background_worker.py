@@ -7,7 +7,7 @@ import time
 import pytest
 from wait_for_thread import WAIT, until
 
-from fedlora_course.widgets.background_worker import LatestOnly, Worker
+from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker
 
 
 class Work:

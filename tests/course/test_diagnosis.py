@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedlora_course import diagnosis
-from fedlora_course.exercises import Calls, Letters, check
+from fedlora_lab.course import diagnosis
+from fedlora_lab.course.exercises import Calls, Letters, check
 
 
 def round_of(B, A, w, C, sigma, rows):
@@ -163,7 +163,7 @@ def test_wrong_letters_are_counted_and_not_named(given, words):
 
 
 def test_a_wrong_letter_that_is_explained_ends_with_one_full_stop():
-    verdict = check("15.3", "abce")
+    verdict = check("14.3", "abce")
     assert verdict.message == "b is wrong: sizes are public under the relation of the ledger."
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from dial_cases import DIALS, make_dial, shown
 
-import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.widgets.dial import HERE, plain_values
-from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.course.widgets.dial import HERE, plain_values
+from fedlora_lab.course.widgets.scene import COLOURS
 from fedlora_lab.plots import style
 
 LARGEST = 130_000
@@ -81,7 +80,7 @@ def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
 
 def test_the_epsilon_by_observer():
     """Who trusts nobody is seen by nobody beyond the promise; colluders take noise away."""
-    seen = course.lesson(13).epsilon_by_observer
+    seen = fl.course.lesson(13).epsilon_by_observer
     local, central, secagg = (seen(k, 2.0, 50, 25) for k in ("local", "central", "secagg"))
     assert local["public"] < local["server"] == local["together"] == central["public"]
     left = theory.gdp_epsilon(1 / (2.0 * 0.5**0.5), 1e-5)

@@ -11,10 +11,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-import fedlora_course as course
-from fedlora_course.exercises import Calls, all_exercises, check
-from fedlora_course.predictions import Prediction, all_predictions
+import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab.course.exercises import Calls, all_exercises, check
+from fedlora_lab.course.predictions import Prediction, all_predictions
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):
 
 COMPUTED = {
     "06.4": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
-    "14.3": lambda: 32 / (4 + 32 / 64),
+    "08.3": lambda: 32 / (4 + 32 / 64),
     "13.4": lambda: theory.gdp_epsilon(2.5, 1e-5),
 }
 
@@ -111,16 +111,16 @@ def test_of_two_mistakes_the_nearer_is_told(key, answer, words):
 @pytest.mark.parametrize(
     ("key", "answer", "verdict"),
     [
-        ("09.3", "4,276,224", "Right: "),
-        ("09.3", " 4276224 ", "Right: "),
-        ("09.3", "4,194,304", "Not yet: that is the residual alone"),
+        ("10.3", "4,276,224", "Right: "),
+        ("10.3", " 4276224 ", "Right: "),
+        ("10.3", "4,194,304", "Not yet: that is the residual alone"),
         (
-            "09.3",
+            "10.3",
             "4276,224",
             "Not yet: a plain number, such as 1234.5, is expected; write it without",
         ),
         ("12.3", "1,211", "Not yet: a plain number, such as 1234.5, is expected; write it without"),
-        ("14.3", "64/9", "Not yet: a plain number, such as 1234.5, is expected, not '64/9'"),
+        ("08.3", "64/9", "Not yet: a plain number, such as 1234.5, is expected, not '64/9'"),
     ],
 )
 def test_a_number_as_text_may_have_commas_that_part_thousands(key, answer, verdict):
@@ -136,14 +136,14 @@ def test_what_a_reader_built_is_used_once_it_is_right():
         calls.append(inputs)
         return solution(*inputs)
 
-    used = course.exercises.use("03.1", built)
+    used = fl.course.exercises.use("03.1", built)
     calls.clear()
     case = np.ones((2, 3)), 1.0, 1.0, 2.0, np.zeros(3)
     assert np.array_equal(used(*case), solution(*case)) and len(calls) == 1
     for unfinished in (lambda *inputs: ..., lambda *inputs: 0):
-        assert course.exercises.use("03.1", unfinished) is solution
+        assert fl.course.exercises.use("03.1", unfinished) is solution
     with pytest.raises(ValueError, match=r"^key='00\.1': expected an exercise that asks for a fun"):
-        course.exercises.use("00.1", solution)
+        fl.course.exercises.use("00.1", solution)
 
 
 def test_a_function_that_changes_its_arguments_spoils_no_later_call():
@@ -267,7 +267,7 @@ def test_a_guess_is_kept_and_revealed(progress_file):
 
 
 def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
-    first = course.exercises.progress()
+    first = fl.course.exercises.progress()
     assert not first[["solved", "tried", "predicted"]].to_numpy().any()
     assert first.loc["all", "exercises"] == len(all_exercises()) == first["exercises"][:-1].sum()
     assert first.loc["all", "predictions"] == len(all_predictions())
@@ -277,8 +277,8 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     for wrong in (8, -2, 8):
         check("00.1", wrong)
         check("01.1", None)
-    course.exercises.predict("02.a").choose("a")
-    after = course.exercises.progress()
+    fl.course.exercises.predict("02.a").choose("a")
+    after = fl.course.exercises.progress()
     counts = after.loc[["00", "01", "all"], ["solved", "tried"]]
     assert counts.to_numpy().tolist() == [[1, 1], [0, 1], [1, 2]]
     assert after.loc["02", "predicted right"] == 1
@@ -287,7 +287,7 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
 
 def test_options_stand_below_one_another_and_words_about_them_do_not():
     """Fault: five options to choose from stood in one paragraph of eight lines."""
-    asked = all_exercises()["15.3"]
+    asked = all_exercises()["14.3"]
     question, _, folded = asked._repr_html_().partition("<details>")
     assert [f"<li>({letter}) " in question for letter in "abcdefg"] == [True] * 6 + [False]
     assert "<li>" not in folded and "(a) and (e) read" in folded
@@ -302,5 +302,5 @@ def test_progress_without_a_writable_file_is_one_line(tmp_path, monkeypatch, cap
     check("00.1", -2)
     said = capsys.readouterr().out
     assert said.startswith("Your progress counts in this session only") and said.count("\n") == 1
-    assert course.exercises.progress().loc["00", "solved"] == 1
+    assert fl.course.exercises.progress().loc["00", "solved"] == 1
     assert path.read_text() == "[1", "a file of something else was overwritten"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import fedlora_course as course
+import fedlora_lab as fl
 from fedlora_lab import theory
 
 
@@ -76,7 +76,7 @@ def test_under_adam_scale_and_rate_are_one_number_if_the_start_goes_along(change
 
 def test_the_layer_is_described_with_its_own_numbers(capsys):
     """For who does not see it: what is frozen, trained and sent."""
-    course.lesson(1).lora_layer(d=128, rank=8, alpha=8)._ipython_display_()
+    fl.course.lesson(1).lora_layer(d=128, rank=8, alpha=8)._ipython_display_()
     shown = capsys.readouterr().out  # outside of a notebook the output is printed
     title, *parts = "Picture: A LoRA layer: ", "frozen W₀, 128 × 128", "A, 8 × 128", "B, 128 × 8"
     assert title in shown and all(part in shown for part in parts)

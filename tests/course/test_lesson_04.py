@@ -3,7 +3,7 @@
 import pytest
 
 import fedlora_lab as fl
-from fedlora_course.lesson_04 import figures
+from fedlora_lab.course.lesson_04 import figures
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Notebook 08: turns inside a round, the low-pass filter, and where it pays."""
+"""Notebook 08: what the quantiser costs, what it hides, and from whom."""
 
 from typing import Any
 
@@ -6,65 +6,60 @@ import numpy as np
 import pytest
 import torch
 
-import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.lesson_08 import dials
 from fedlora_lab import theory
-from fedlora_lab.measures.gradients import spectrum
-from fedlora_lab.methods.filters import binomial
+from fedlora_lab.course.lesson_08 import dials, figures
+from fedlora_lab.methods.quantization import normal_float, normal_levels
+from fedlora_lab.tasks.task import concatenate
 
 
-def test_in_turns_each_step_shrinks_the_error():
-    """In turns each step multiplies the error by 1 - lr · peer²."""
-    path = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
-    error = path.prod(1) - 1
-    for step in range(8):
-        peer = path[step, 1 - step % 2]
-        assert error[step + 1] == pytest.approx(error[step] * (1 - 0.5 * peer**2), abs=1e-12)
-        assert path[step + 1, 1 - step % 2] == peer
-
-
-@pytest.mark.parametrize(("taps", "size"), [(1, 2), (3, 5), (5, 64), (9, 2), (9, 64)])
-def test_the_filter_response_is_the_librarys_filter(taps, size):
-    """Each cosine passes the library's own filter as itself, times the gain."""
-    place = (np.arange(size) + 0.5) / size
-    waves = torch.from_numpy(np.cos(np.pi * np.outer(np.arange(size), place)))
-    passed = torch.from_numpy(theory.filter_response(taps, size))[:, None] * waves
-    torch.testing.assert_close(binomial(taps)(waves, "A"), passed, rtol=0, atol=1e-12)
+@pytest.mark.parametrize(("width", "block"), [(1, 64), (2, 2), (4, 64), (8, 2)])
+def test_the_quantiser_error_is_the_mean_over_draws(width, block):
+    draws = np.random.default_rng(width).standard_normal((400, 64))
+    off = (normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws) ** 2
+    closed = theory.quantiser_error(normal_levels(width), block)
+    assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
 
 @pytest.mark.further
 @pytest.mark.slow
-def test_gradient_spectra_are_those_of_the_mean_gradient():
-    """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
-    task = fl.tasks.digits(clients=4, seed=3)
-    plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.1)
-    *_, record = fl.run(task, "la-lora", None, plan, seed=0)
-    frame: Any = fl.measures.gradient_spectra(record, clip_norm=1e9)
-    direct = course.lesson(3).example_gradients(record).mean(0)
-    assert frame["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)
-    cut: Any = fl.measures.gradient_spectra(record, clip_norm=0.01)
-    assert cut.groupby("factor")["energy"].sum().max() <= 0.01**2
+def test_the_gradient_at_rounded_factors():
+    """By autograd for one layer, which lesson 3's gradients of single examples average to; a rule
+    is applied to every factor before.
+    """
+    task = fl.tasks.digits(clients=3, seed=5)
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8)
+    last: Any = [*fl.run(task, "fedlora", None, plan, seed=0)][-1]
+    state = last.source[2]
+    ends = np.cumsum([x.numel() for x in state.tensors.values()])
+    fourth = [(x[::4], y[::4]) for x, y in task.clients]
+    single = fl.course.lesson(3).example_gradients(last)
+    pairs = (figures.gradient_at(last, lambda x: x), fourth), (single.mean(0), task.clients)
+    for gradient, data in pairs:
+        expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(data))
+        for key, part in zip(state.tensors, np.split(gradient, ends[:-1]), strict=True):
+            if key.layer == "blocks.0.query":
+                np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)
+    assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"
 
 
-def test_the_worth_is_the_best_steps_gain():
-    """Of a step against white noise along the library's filter, each at its best rate."""
-    rng = np.random.default_rng(4)
-    matrix = binomial(5)(torch.eye(40, dtype=torch.float64), "A").numpy()
-    for g in (rng.standard_normal(40), np.ones(40), np.cos(np.arange(40) / 5)):
-        filtered = (g @ matrix @ g) ** 2 / np.sum(matrix**2)
-        plain = (g @ g) ** 2 / 40
-        energy = fl.measures.spectrum(g[None], "A")
-        assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
+@pytest.mark.slow
+def test_the_server_scores_what_its_record_says():
+    """And the last copy, by a quantiser of the reader's own."""
+    row = figures.rounded_by(fl.course.exercises.show("08.2").answers[0], 2)
+    plan = fl.Plan(rounds=2, local_steps=10, batch=30, lr=0.02, optimizer="adamw")
+    task = fl.course.lesson(11).messages()
+    *_, last = fl.run(task, row, None, plan, seed=0)
+    for rule, metric in ((lambda x: x, ""), (row.broadcast, "_received")):
+        (numbers,) = figures.held_after_rounds([last], rule)
+        assert figures.score(last, numbers) == last.metrics["exact_match" + metric]
 
 
-@pytest.mark.parametrize(
-    ("smoothness", "shuffle", "said"), [(0.6, False, "pays"), (0.6, True, "costs")]
-)
-def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
-    """Fault: it showed the energy that is kept, which does not tell whether a filter helps."""
-    panels, words = dials._filter_scene(5, smoothness, 1.0, shuffle)
-    energy = spectrum(dials._signal(smoothness, shuffle), "A")
-    worth = theory.filter_worth(energy, 5)
-    assert (worth > 1) == (said == "pays")
-    assert f"{said}: m²/v = {worth:.2g}" in str(panels) and said in "".join(words)
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_number_settles_at_an_edge_and_its_copies_at_the_goal(width):
+    """Wherever the best value is: held is the middle of the two levels around it."""
+    levels = np.array(normal_levels(width))
+    above = np.searchsorted(levels, dials.GOALS)
+    held, sent = (x[dials.LATE :].mean(0) for x in dials.held_and_sent(width))
+    np.testing.assert_allclose(held, (levels[above] + levels[above - 1]) / 2, atol=0.06)
+    np.testing.assert_allclose(sent, dials.GOALS, atol=0.01)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 import fedlora_lab as fl
-from fedlora_course.lesson_11 import figures
 from fedlora_lab import attacks
+from fedlora_lab.course.lesson_11 import figures
 
 
 def test_an_upload_is_the_sum_of_the_traces():

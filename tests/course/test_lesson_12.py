@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedlora_course.lesson_12.figures import luck_table, reach_table, share_refuting
 from fedlora_lab.audit import bounds
+from fedlora_lab.course.lesson_12.figures import luck_table, reach_table, share_refuting
 
 
 @pytest.mark.slow

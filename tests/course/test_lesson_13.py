@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedlora_course.secagg_demo import Grid
+from fedlora_lab.course.secagg_demo import Grid
 
 
 def test_the_grid_rounds_right_on_average():

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from wait_for_thread import WAIT, until
 
-import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.widgets.live_run import Workbench
-from fedlora_course.widgets.run_config import RunConfig, knobs
-from fedlora_course.widgets.run_row import RunRow, differing_knobs, label_parts
+from fedlora_lab.course.widgets.live_run import Workbench
+from fedlora_lab.course.widgets.run_config import RunConfig, knobs
+from fedlora_lab.course.widgets.run_row import RunRow, differing_knobs, label_parts
 from fedlora_lab.federated.exchange import bytes_of_round
 from fedlora_lab.federated.make_spec import make_run_spec
 
@@ -33,7 +32,7 @@ def make(task):
     made = []
 
     def live(task=task, plan=PLAN, privacy=PRIVACY, **given):
-        made.append(course.widgets.live(task, plan=plan, privacy=privacy, **given))
+        made.append(fl.course.widgets.live(task, plan=plan, privacy=privacy, **given))
         return made[-1]
 
     yield live

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from calls import refused
 
-import fedlora_course as course
+import fedlora_lab as fl
 
-measured = course.papers.measured
+measured = fl.course.papers.measured
 
 
 def frame(**spent):

@@ -7,12 +7,11 @@ import playground as script
 import pytest
 from PIL import Image
 
-import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course import playground
-from fedlora_course.lesson_04 import figures as lesson
-from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.course import playground
+from fedlora_lab.course.lesson_04 import figures as lesson
+from fedlora_lab.course.widgets.scene import COLOURS
 
 TABLES = json.loads((playground.HERE / "tables.json").read_text(encoding="utf-8"))
 
@@ -41,14 +40,14 @@ def test_pictures_of_the_page_keep_the_colours_of_the_parts():
 
 
 def test_a_start_is_known_to_the_widget_and_to_the_site():
-    widget = course.widgets.playground("small rate")
+    widget = fl.course.widgets.playground("small rate")
     start = widget.get_state("start")["start"]
     assert start == {"noise": 1, "rate": 2}
     html = widget._repr_mimebundle_()[0]["text/html"]
     widget.close()
     assert f"""data-fedlora-playground='{json.dumps(start)}'""" in html
     with pytest.raises(ValueError, match="start='none': expected 'large rate' or 'small rate'"):
-        course.widgets.playground("none")
+        fl.course.widgets.playground("none")
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ import toy_hubs
 from calls import refused
 from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
-import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_lab.methods import filters, quantization
 from fedlora_lab.methods.optimizers import OPTIMIZERS, SGD
@@ -219,7 +218,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # a trained model
     "adapter": (lambda: fl.save_adapter(last(), "file"), "path='.*file': expected a new folder"),
     "inputs": (lambda: fl.predict(regression(), last(), torch.zeros(2, 99).double()), r"x=\(2, 99"),
-    "lesson": (lambda: course.lesson(99), "number=99"),
+    "lesson": (lambda: fl.course.lesson(99), "number=99"),
 }
 
 

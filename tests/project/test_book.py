@@ -13,9 +13,9 @@ from reports import Reader
 from sites import built_site
 
 import fedlora_lab as fl
-from fedlora_course.exercises import all_exercises
-from fedlora_course.predictions import all_predictions
 from fedlora_lab import methods
+from fedlora_lab.course.exercises import all_exercises
+from fedlora_lab.course.predictions import all_predictions
 
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

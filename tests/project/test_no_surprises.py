@@ -7,8 +7,8 @@ import pytest
 from places import ROOT
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
-from fedlora_course.exercises import Exercise, NumberAnswer
 from fedlora_lab._utils.html_table import html_table
+from fedlora_lab.course.exercises import Exercise, NumberAnswer
 from fedlora_lab.report.page import render
 
 UNSAFE = re.compile(

@@ -98,18 +98,17 @@ import sys
 from importlib.metadata import distribution
 for name in ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab", "traitlets"):
     sys.modules[name] = None
-import fedlora_course as course
 import fedlora_lab as fl
 for name in fl.__all__:
     getattr(fl, name)
-for part in (lambda: course.widgets, lambda: course.lesson(1)):
+for part in (lambda: fl.course.widgets, lambda: fl.course.lesson(1)):
     try:
         part()
     except ImportError as error:
         print("refused:", error)
 task = fl.tasks.digits(clients=2)
-course.lesson(0).client_data(task)
-course.exercises.show("00.1")
+fl.course.lesson(0).client_data(task)
+fl.course.exercises.show("00.1")
 list(fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1, batch=8)))
 sys.argv = ["fedlora-lab", "methods"]
 distribution("fedlora-lab").entry_points["fedlora-lab"].load()()

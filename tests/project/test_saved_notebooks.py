@@ -8,14 +8,14 @@ from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from places import ROOT
 from traitlets.config import Config
 
-import fedlora_course as course
+import fedlora_lab as fl
 
 
 def test_a_notebook_is_saved_without_the_views_of_its_controls(tmp_path):
     """Fault: "Error displaying widget" stood wherever a control had been."""
     controls = (
-        course.lesson(6).schedule_explorer(),
-        course.exercises.predict("06.a").control(),
+        fl.course.lesson(6).schedule_explorer(),
+        fl.course.exercises.predict("06.a").control(),
     )
     bundles = controls[0]._repr_mimebundle_()[0], controls[1]._repr_mimebundle_()
     outputs = [nbformat.v4.new_output("display_data", data=bundle) for bundle in bundles]

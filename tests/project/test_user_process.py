@@ -74,7 +74,6 @@ LIBRARIES += ("tqdm.auto", "transformers")
 LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """
 import pkgutil
-import fedlora_course as course
 import fedlora_lab as fl
 for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab."):
     if not found.name.endswith("__main__"):
@@ -88,7 +87,7 @@ for unit in ("example", "client"):
     list(fl.run(task, "fedask", other, plan, seed=None))
 frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0, 1], progress=False)
 fl.plots.curves(frame, measure="loss")
-course.widgets
+fl.course.widgets
 """
 FLOWER = """
 import fedlora_lab as fl

@@ -219,7 +219,7 @@ def test_the_page_says_which_methods_fall_without_noise():
 
 
 def test_the_exact_server_without_privacy_is_behind_at_the_rates_of_averaged_factors():
-    """The frame that notebook 09 reads: twenty pairs, FedLoRA's those of the study."""
+    """The frame that notebook 10 reads: twenty pairs, FedLoRA's those of the study."""
     runs = pd.read_csv(exact_quiet.FRAME)
     assert runs.groupby("method")["seed"].nunique().eq(20).all()
     assert set(runs["method"]) == set(exact_quiet.ROWS)

@@ -1,4 +1,4 @@
-"""The study of updates: what notebook 08 says of its clients beside the frame."""
+"""The study of updates: what notebook 07 says of its clients beside the frame."""
 
 from statistics import fmean
 

@@ -1,0 +1,46 @@
+"""The course: lessons, exercises and widgets of the notebooks, which nothing else needs.
+
+>>> import fedlora_lab as fl
+>>> dial = fl.course.lesson(4).noise_explorer()  # turns in the browser
+>>> figure = dial.picture(std=0.05)  # the same, drawn
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils.validation import check_whole
+
+if TYPE_CHECKING:
+    from fedlora_lab.course import exercises, papers, secagg_demo, widgets
+
+__all__ = ["exercises", "lesson", "papers", "secagg_demo", "widgets"]
+__dir__ = __all__.copy  # completion shows neither imports nor modules
+
+
+def lesson(number: int) -> SimpleNamespace:
+    """Collects the figures and dials of one notebook, so that it can call them by name.
+
+    Args: number: of the notebook, 0 to 15.
+    Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
+        ``dials.py``.
+    """
+    check_whole("number", number, 0, 15)
+    package = f"fedlora_lab.course.lesson_{number:02}"
+    public: dict[str, Any] = {}
+    for part in ("figures", "dials"):
+        if find_spec(f"{package}.{part}") is None:
+            continue
+        module = import_module(f"{package}.{part}")
+        for name, value in vars(module).items():
+            # What a module imports is not the lesson's.
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+                public[name] = value
+    return SimpleNamespace(**public)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"fedlora_lab.course.{name}")
+    raise AttributeError(f"module 'fedlora_lab.course' has no attribute {name!r}")

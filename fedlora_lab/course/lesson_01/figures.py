@@ -1,0 +1,86 @@
+"""The figure of notebook 01: a LoRA layer."""
+
+from typing import Any
+
+from fedlora_lab.course import drawing
+from fedlora_lab.plots import style
+
+D_IN, D_OUT = r"$d_{\mathrm{in}}$", r"$d_{\mathrm{out}}$"
+SIDE = 1.9
+"""Height of a vector of d numbers; all sizes are to scale."""
+THIN = 0.12
+"""Width of a vector."""
+BYTES = 4
+"""Of a number in single precision."""
+WHOLE = 8.0
+"""Length of the bar of all bytes of the weight."""
+
+
+@style.paper()
+def lora_layer(d: int = 64, rank: int = 4, alpha: int = 8) -> style.Picture:
+    """Draws a LoRA layer to scale: the frozen weight, and the two factors beside it.
+
+    Args: d: of its inputs and outputs; rank, alpha: of the adapter. Defaults: of the digits' model.
+    """
+    figure, (ax,) = style.subplots(9.6, 5.2)
+    ax.set(xlim=(0, 12), ylim=(0, 6.4), aspect="equal")
+    ax.axis("off")
+    ax.grid(visible=False)
+
+    def write(x: float, y: float, words: str, **look: Any) -> None:
+        drawn: Any = {"fontsize": 9, "color": style.INK, "va": "center", **look}
+        ax.text(x, y, words, **drawn)
+
+    thin = SIDE * rank / d
+    upper, lower = 5.1, 2.55
+    middle: Any = {"ha": "center"}
+    bold: Any = {"fontsize": 10, "weight": "bold", **middle}
+    line: Any = {"color": style.SOFT, "lw": 1.8}
+    for x, name in ((0.3, "x"), (11.3, "y")):
+        drawing.box(ax, x, upper - SIDE / 2, THIN, SIDE, fc=style.SOFT)
+        write(x + THIN / 2, upper - SIDE / 2 - 0.22, name, **bold)
+        write(x + THIN / 2, upper - SIDE / 2 - 0.52, f"{d} numbers", **middle)
+    # The frozen weight.
+    drawing.arrow(ax, (0.6, upper), (3.05, upper))
+    drawing.box(
+        ax, 3.15, upper - SIDE / 2, SIDE, SIDE, "W₀\nfrozen", fc=style.FAINT, color=style.INK
+    )
+    write(5.2, upper + 0.55, f"{d} × {d} = {d * d:,} numbers:\nnever trained, never sent")
+    drawing.arrow(ax, (3.15 + SIDE, upper), (10.02, upper))
+    # The adapter: down to the rank, and up again.
+    ax.plot([1.6, 1.6], [upper, lower], **line)
+    drawing.arrow(ax, (1.6, lower), (3.05, lower))
+    drawing.box(ax, 3.15, lower - thin / 2, SIDE, thin, fc=style.FACTOR["A"])
+    write(4.1, lower + 0.32, "A  down", **bold | {"color": style.darken(style.FACTOR["A"])})
+    size = f"= {rank * d} numbers\nstarts at"
+    write(4.1, lower - 0.72, f"r × {D_IN} = {rank} × {d}\n{size} random", **middle)
+    drawing.arrow(ax, (3.15 + SIDE, lower), (6.05, lower))
+    drawing.box(ax, 6.13, lower - thin / 2, THIN, thin, fc=style.SOFT)
+    write(6.19, lower + 0.3, f"{rank} numbers", **middle)
+    drawing.arrow(ax, (6.33, lower), (7.35, lower))
+    drawing.box(ax, 7.43, lower - SIDE / 2, thin, SIDE, fc=style.FACTOR["B"])
+    write(7.5, lower + 1.19, "B  up", **bold | {"color": style.darken(style.FACTOR["B"])})
+    write(7.7, lower - 0.72, f"{D_OUT} × r = {d} × {rank}\n{size} zero")
+    # The two results are added.
+    ax.plot([7.43 + thin, 10.2], [lower, lower], **line)
+    write(8.05, lower + 0.3, f"× γ = α / r = {alpha} / {rank} = {alpha / rank:g}")
+    drawing.arrow(ax, (10.2, lower), (10.2, upper - 0.2))
+    write(10.2, upper, "+", fontsize=15, **middle)
+    drawing.arrow(ax, (10.4, upper), (11.2, upper))
+    # What is sent, beside what the whole weight would be.
+    count = 2 * rank * d
+    sent = f"trained and sent: A and B, {count} numbers, {BYTES * count:,} bytes"
+    whole = f"all of W: {BYTES * d * d:,} bytes"
+    half = WHOLE * rank / d
+    for place, name in enumerate("AB"):
+        drawing.box(ax, 0.3 + place * half, 0.55, half, 0.22, fc=style.FACTOR[name])
+    write(0.45 + 2 * half, 0.65, sent, weight="bold")
+    drawing.box(ax, 0.3, 0.15, WHOLE, 0.22, fc=style.FAINT)
+    write(0.45 + WHOLE, 0.25, whole)
+    words = f"A LoRA layer: beside the frozen W₀ runs a path that is {rank} numbers wide"
+    style.headline(figure, words)
+    figure.set_label(
+        f"x goes through the frozen W₀, {d} × {d}, and also down through A, {rank} × {d}, and up "
+        f"through B, {d} × {rank}; the second result is multiplied by γ and added; {sent}; {whole}"
+    )
+    return figure

@@ -1,0 +1,138 @@
+"""Figures of notebook 03: what ε promises, and what a clip costs.
+
+They look at private gradients before the clip: for the laboratory, never for a release.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.stats import norm
+
+from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.federated.records import Round
+from fedlora_lab.lora.source import require_source
+from fedlora_lab.measures.gradients import private_gradients
+from fedlora_lab.plots import style
+from fedlora_lab.privacy.ledger import Ledger
+
+LEAK = style.WRONG
+SPARSE = (0, (2, 2))
+BOLD: Any = {"weight": "bold"}
+TOP: Any = {"va": "top", **BOLD}
+
+
+@style.paper()
+def two_normals(
+    with_you: Float[np.ndarray, "n 2"], without_you: Float[np.ndarray, "n 2"], sigma: float
+) -> style.Picture:
+    """Draws outputs with and without one example, along their difference and across it.
+
+    Args: with_you, without_you: each release along the direction of the example's clipped gradient
+        and along another, in units of C; sigma: noise multiplier.
+    """
+    worlds = (without_you, style.WITHOUT, "without\nyou "), (with_you, style.WITH, " with\n you")
+    figure, (ax, right) = style.subplots(10.2, 3.9, columns=2)
+    span = (-4 * sigma, 1 + 4 * sigma)
+    x = np.linspace(*span, 301)
+    edges = np.linspace(*span, 41).tolist()
+    peak = float(norm.pdf(0, 0, sigma))
+    for mean, (points, colour, words) in enumerate(worlds):
+        style.draw_dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
+        right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
+        right.plot(x, norm.pdf(x, mean, sigma), color=colour)
+        side = "right" if mean == 0 else "left"
+        place = mean + (2 * mean - 1) * sigma
+        right.text(place, 0.75 * peak, words, color=colour, ha=side, **BOLD)
+    ax.set(xlim=span, ylim=(-4.5 * sigma, 4.5 * sigma), ylabel="along any other direction")
+    ax.set_title("One direction tells, 4,095 do not")
+    right.set(xlim=span, ylim=(0, 1.3 * peak), ylabel="probability density")
+    right.set_title("Along it: two normals, one unit apart")
+    for axes in (ax, right):
+        axes.set_xlabel("along your clipped gradient, in units of C")
+    count = f"{len(with_you):,} releases of each world (left: 600 of them)"
+    style.footer(figure, f"{count}, σ = {sigma:g}; lines: theory")
+    return figure
+
+
+@style.paper()
+def neighbouring_outputs(
+    noise_multiplier: float, epsilon: float, attack: tuple[np.ndarray, np.ndarray]
+) -> style.Picture:
+    """Draws outputs with and without one example, and what ε leaves to an attacker.
+
+    The shaded area, where one curve exceeds e^ε times the other, is δ.
+
+    Args:
+        noise_multiplier, epsilon: σ and ε.
+        attack: false and true positive rates that were measured, drawn as dots.
+
+    δ is `theory.gdp_delta`.
+    """
+    sigma = noise_multiplier
+    mu = theory.gaussian_mu(sigma)
+    delta = theory.gdp_delta(mu, epsilon)
+    x = np.linspace(-4.5 * sigma, 1 + 4.5 * sigma, 801)  # in units of C
+    out, into = (norm.pdf(x, mean, sigma) for mean in (0, 1))
+    allowed = np.exp(epsilon) * out
+    peak = float(out.max())
+    figure, (ax, right) = style.subplots(10.2, 3.9, columns=2, width_ratios=[3, 2])
+    ax.fill_between(x, allowed, into, where=into > allowed, color=LEAK, alpha=0.3, lw=0)
+    ax.plot(x, out, color=style.WITHOUT)
+    ax.plot(x, into, color=style.WITH)
+    ax.plot(x, allowed, color=style.WITHOUT, lw=1, ls=SPARSE)
+    ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
+    ax.set_xlabel("released number, in units of the clip norm C")
+    ax.set_title("δ is what sticks out above e^ε times the other world")
+    ax.text(-1.75 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
+    ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
+    words = f"red area: δ = {round_up(delta, '.3f')}\nat ε = {epsilon:g}"
+    style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
+    style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
+    fpr = np.linspace(0, 1, 201)
+    pair = theory.membership_bound(fpr, epsilon, delta)
+    right.fill_between(fpr, pair, 1, color=LEAK, alpha=0.13, lw=0)
+    right.plot(fpr, pair, color=LEAK, ls=style.DASHED)
+    right.plot(fpr, norm.cdf(norm.ppf(fpr) + mu), color=style.INK)
+    right.plot(fpr, fpr, color=style.GREY, lw=1, ls=SPARSE)
+    right.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the others wrongly accused")
+    right.set_ylabel("share of the members found")
+    style.note(right, 0.03, 0.97, "forbidden", LEAK, 9, **TOP)
+    style.note(right, 0.63, 0.52, "guessing", size=9, va="top")
+    style.draw_dots(right, *attack, style.INK, 5)
+    right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
+    right.set_title("ε and δ: two lines above the curve")
+    return figure
+
+
+def tradeoff_table(ledgers: Mapping[str, Ledger]) -> pd.DataFrame:
+    """Computes the best attacker's success under some ledgers.
+
+    Args: ledgers: words -> ledger.
+    Returns: columns fpr, budget (the words), tpr.
+    """
+    # All curves end in one: names stand apart where a tenth of the others is accused.
+    fpr = np.geomspace(1e-3, 0.1, 100)
+    return pd.concat(
+        pd.DataFrame({"fpr": fpr, "budget": words, "tpr": ledger.tradeoff(fpr)})
+        for words, ledger in ledgers.items()
+    )
+
+
+def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
+    """Computes every private example's gradient at a record's global adapter, before any clip.
+
+    Args: record: as `run` yields it.
+    Returns: (n, p), clients one after the other; p counts the numbers that a release would carry.
+    Guarantees: the mean row is the gradient of the mean loss
+        (test_lesson_08.py::test_the_gradient_at_rounded_factors).
+    """
+    parts = [
+        torch.cat([x.flatten(1) for x in part.values()], 1)
+        for part in private_gradients(require_source(record))
+    ]
+    return torch.cat(parts).numpy()

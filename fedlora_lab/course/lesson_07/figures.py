@@ -1,0 +1,119 @@
+"""Figures of notebook 07: turns inside a round, and what a low-pass filter keeps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.fft import idct
+from torch import nn
+
+from fedlora_lab import theory
+from fedlora_lab.methods import LALoRA
+from fedlora_lab.methods.method import Method
+from fedlora_lab.plots import style
+from fedlora_lab.tasks.metrics import select_metrics, squared_error
+from fedlora_lab.tasks.task import Task
+
+CHANNELS = 64
+TURNS = style.look("la-lora").colour
+
+
+@style.paper()
+def coupling(
+    lr: float = 0.8, start: tuple[float, float] = (0.0, 1.0), steps: int = 12
+) -> style.Picture:
+    """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
+
+    Args: lr: learning rate; start: of b and a; steps: of the descent.
+    Guarantees: test_lesson_07.py::test_in_turns_each_step_shrinks_the_error.
+    """
+    figure, (plane, right) = style.subplots(9.6, 4.0, columns=2, width_ratios=[4, 3])
+    b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
+    plane.contour(
+        b,
+        a,
+        np.abs(b * a - 1),
+        levels=(0.25, 0.5, 0.75, 1.5, 2.5),
+        colors=style.FAINT,
+        linewidths=1,
+    )
+    curve = np.linspace(0.43, 2.3, 100)
+    plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
+    style.note(plane, 0.99, 0.1, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
+    labels = []
+    for words, turns, colour, marker in (
+        ("both at once", False, style.INK, "o"),
+        ("in turns", True, TURNS, "v"),
+    ):
+        line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
+        path = theory.two_number_descent(start, lr, steps, turns)
+        plane.plot(*path.T, mew=0.6, lw=1.6, color=colour, **line)
+        error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
+        end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)
+        labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
+    plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
+    plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
+    plane.set(xlim=(-0.2, 1.6), ylim=(0.4, 1.6), xlabel="b", ylabel="a")
+    plane.set_title(f"Two numbers, learning rate {lr:g}")
+    right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step")
+    right.set_ylabel("|b·a − 1| (10⁻⁶ where less)")
+    nearer = min(labels, key=lambda label: label.y).text
+    right.set_title(f"{nearer.capitalize()} the error ends smaller")
+    style.label_ends(right, labels)
+    return figure
+
+
+def filtered_by(
+    filtered: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> Method:
+    """Makes LA-LoRA with a filter of one's own.
+
+    Args: filtered: of gradients of B and A, as in exercise 07.1.
+    """
+
+    def rule(tensor: torch.Tensor, name: str) -> torch.Tensor:
+        # One matrix of several clients' stack at a time. The exercise filters both factors, a step
+        # releases one: the other is the same, turned.
+        rows = tensor.double().numpy().reshape(-1, *tensor.shape[-2:])
+        parts = [filtered(x, x.T)[0] if name == "B" else filtered(x.T, x)[1] for x in rows]
+        return torch.from_numpy(np.stack(parts)).to(tensor).view_as(tensor)
+
+    return LALoRA.replace(name="my LA-LoRA", filter=rule)
+
+
+def sensors(shuffle: bool = False) -> Task:
+    """Builds a regression task on 64 sensors in a row, whose neighbours read alike.
+
+    Readings are sums of the eight slowest waves, so neighbours are alike, and so is the truth: the
+    frozen layer (the identity) plus a map of rank 4 between slow waves. Before training the loss is
+    1 plus the variance of the measurement, 0.01.
+
+    Args: shuffle: renumber the places at random, inputs and outputs alike. The task is the same.
+    """
+    rng = np.random.default_rng(0)
+    waves = idct(np.eye(CHANNELS), norm="ortho")[:8]
+    core = rng.standard_normal((8, 4)) @ rng.standard_normal((4, 8))
+    change = waves.T @ (core * np.sqrt(8 / np.sum(core**2))) @ waves
+    order = np.random.default_rng(1).permutation(CHANNELS) if shuffle else np.arange(CHANNELS)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = rng.standard_normal((count, 8)) @ waves * np.sqrt(CHANNELS / 8)
+        y = x + x @ change.T + 0.1 * rng.standard_normal(x.shape)
+        inputs, outputs = (torch.from_numpy(z[:, order]).float() for z in (x, y))
+        return inputs, outputs
+
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(CHANNELS, CHANNELS, bias=False).requires_grad_(False)
+    layer.weight.copy_(torch.eye(CHANNELS))
+    model = nn.Sequential()
+    model.add_module("map", layer)
+    return Task(
+        name="sensors",
+        model=model.eval(),
+        targets=("map",),
+        clients=tuple(draw(128) for _ in range(10)),
+        test=draw(256),
+        loss=squared_error,
+        metrics=select_metrics((), "regression"),
+    )

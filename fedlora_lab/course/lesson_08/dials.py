@@ -1,0 +1,191 @@
+"""The dials of notebook 08: what a normal-float code does, and what is held against sent."""
+
+from collections.abc import Mapping
+from functools import cache, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from fedlora_lab import theory
+from fedlora_lab.course.widgets.dial import Dial
+from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
+from fedlora_lab.methods.quantization import normal_float, normal_levels
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+BLOCKS = (8, 32, 64, 256)
+EDGES = np.linspace(-1, 1, 41)  # of the bins of a histogram
+NORMAL = "a normal draw"
+OUTLIERS = "outliers"
+TRAINED = "a trained factor"
+Row = Float[np.ndarray, " n"]
+GOALS = [round(0.05 * i, 2) for i in range(1, 20)]
+ROUNDS = 1500
+LATE = 1000
+"""The first of the rounds over which the dial takes means: the number has found its place."""
+STEP = 0.1
+"""The share of the way to the best value that a client goes in a round."""
+
+
+def _numbers(kind: str, trained: ArrayLike) -> Row:
+    """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
+    row = np.random.default_rng(2).standard_normal(4096)
+    if kind == OUTLIERS:
+        row[::256] *= 8
+    elif kind == TRAINED:
+        row = np.asarray(trained, float).ravel()
+    return row / np.sqrt(np.mean(row**2))
+
+
+@cache
+def expected_errors(block: int) -> list[float]:
+    """Computes the relative error of normal numbers for each of `WIDTHS`."""
+    return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
+
+
+def measured_errors(row: Row, block: int) -> list[float]:
+    """Computes the relative error of these numbers for each of `WIDTHS`, by the library's code."""
+    received = [normal_float(w, block)(torch.from_numpy(row)).numpy() for w in WIDTHS]
+    return [float(np.linalg.norm(one - row) / np.linalg.norm(row)) for one in received]
+
+
+def _code_scene(
+    rows: Mapping[str, np.ndarray],
+    errors: Mapping[tuple[str, int], list[float]],
+    width: int,
+    block: int,
+    kind: str,
+) -> Scene:
+    """Draws the numbers with the levels, what arrives of a number, and the error over the bits."""
+
+    ends = {"ticks": [-1, 0, 1]}
+    levels = np.array(normal_levels(width))
+    off = errors[kind, block][WIDTHS.index(width)]
+    normal = expected_errors(block)[WIDTHS.index(width)]
+    middles = np.array([-1, *(levels[1:] + levels[:-1]) / 2, 1])
+    thin = 0.0015 if width > 5 else 0.006
+    bits = width + 32 / block
+    panels = [
+        panel(
+            f"Numbers and {len(levels)} levels",
+            axis("number ÷ largest of its block", -1.03, 1.03, **ends),
+            axis("", -0.25, 2.2, ticks=[]),
+            bars(EDGES[:-1], 0, EDGES[1:], _histogram(rows[kind], block), "pale"),
+            bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
+        ),
+        panel(
+            "What arrives",
+            axis("sent", -1.03, 1.03, **ends),
+            axis("received", -1.06, 1.06, **ends),
+            line([-1, 1], [-1, 1], "edge", width=1.2),
+            line(np.stack([middles[:-1], middles[1:]], 1).ravel(), levels.repeat(2), "purple"),
+        ),
+        panel(
+            f"Off by {off:.1%}",
+            axis("bits of a code", 1.6, 8.4, ticks=[2, 4, 6, 8]),
+            axis("relative error", 0.002, 1.2, log=True),
+            line(WIDTHS, expected_errors(block), "grey", "normal numbers, closed form"),
+            line(WIDTHS, errors[kind, block], "purple", "measured", dash="2 4"),
+            dots(width, off, "purple", 7),
+        ),
+    ]
+    return panels, [
+        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits per number on "
+        f"the wire, {32 / bits:.2g} times fewer than float32. ",
+        f"What arrives is {off:.1%} off; ",
+        f"normal numbers would be {normal:.1%} off.",
+    ]
+
+
+def quantiser_explorer(trained: ArrayLike) -> Dial:
+    """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
+
+    Args: trained: numbers of a trained factor, offered beside made ones.
+    Guarantees: the levels are `normal_levels`, the errors the library's quantiser's
+        (test_dials.py::test_a_dial_shows_what_its_scene_draws).
+    """
+    rows = {kind: _numbers(kind, trained) for kind in (NORMAL, OUTLIERS, TRAINED)}
+    errors = {(kind, b): measured_errors(row, b) for kind, row in rows.items() for b in BLOCKS}
+    return Dial(
+        "08/quantiser_explorer",
+        partial(_code_scene, rows, errors),
+        width=WIDTHS,
+        block=BLOCKS,
+        kind={kind: kind for kind in rows},
+    )
+
+
+def _histogram(row: Row, block: int) -> Float[np.ndarray, " bins"]:
+    """Computes the density of the numbers over the largest of their block, in [-1, 1]."""
+    padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
+    scale = np.abs(padded).max(1, keepdims=True)
+    unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
+    return np.histogram(unit, EDGES, density=True)[0]
+
+
+# ---- held against sent
+
+
+@cache
+def held_and_sent(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Follows numbers under FedLPP: what the server holds, and its copies, in every round.
+
+    A block's scale is 1, and in each round clients move a tenth of the way from the copy to the
+    best value, which the server adds to what it holds.
+
+    Args: width: bits of the code.
+    Returns: held and sent, (rounds, goals), a column for each best value of `GOALS`.
+    Guarantees: test_lesson_08.py::test_a_number_settles_at_an_edge_and_its_copies_at_the_goal.
+    """
+    levels = np.array(normal_levels(width))
+    edges = (levels[1:] + levels[:-1]) / 2
+    held = np.zeros((ROUNDS, len(GOALS)))
+    sent = np.zeros_like(held)
+    for t in range(ROUNDS):
+        sent[t] = levels[np.searchsorted(edges, held[t])]
+        if t + 1 < ROUNDS:
+            held[t + 1] = held[t] + STEP * (GOALS - sent[t])
+    return held, sent
+
+
+def _held_scene(goal: float, width: int) -> Scene:
+    """Draws one number over the rounds, and for all goals what is held and what is sent."""
+
+    held, sent = held_and_sent(width)
+    late_held, late_sent = held[LATE:].mean(0), sent[LATE:].mean(0)
+    place = GOALS.index(goal)
+    rounds = np.arange(60)
+    panels = [
+        panel(
+            f"Held {late_held[place]:.2f}, sent {late_sent[place]:.2f} on average",
+            axis("round", 0, 59),
+            axis("one number", -0.05, 1.05, ticks=[0, 0.5, 1]),
+            line([0, 59], goal, "green", "best value", dash="2 4", labelled=True),
+            dots(rounds, sent[rounds, place], "purple", 2.5),
+            line(rounds, held[rounds, place], "ink", "held", labelled=True),
+            wide=True,
+        ),
+        panel(
+            "Held: a staircase. Sent: the best value",
+            axis("best value", 0, 1, ticks=[0, 0.5, 1]),
+            axis("mean of the late rounds", 0, 1, ticks=[0, 0.5, 1]),
+            line([0, 1], [0, 1], "green", dash="2 4"),
+            line(GOALS, late_held, "ink", "held", labelled=True),
+            dots(GOALS, late_sent, "purple", 3.5),
+            dots(goal, late_held[place], "ink", 7),
+            square=True,
+        ),
+    ]
+    return panels, (
+        f"Best value {goal:g}, bits {width}: after many rounds the server holds "
+        f"{late_held[place]:.3f}. What it sends (purple dots) is {late_sent[place]:.3f} on average."
+    )
+
+
+def held_explorer() -> Dial:
+    """Makes a dial for the best value and the bits: what the server holds against what it sent.
+
+    Guarantees: test_dials.py::test_a_dial_shows_what_its_scene_draws.
+    """
+    return Dial("08/held_explorer", _held_scene, goal=GOALS, width=(1, 2, 3, 4))

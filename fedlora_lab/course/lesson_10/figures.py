@@ -1,0 +1,79 @@
+"""The reader's server of notebook 10 as a server rule, and a picture of a mean and its gaps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlora_lab import methods
+from fedlora_lab.methods.aggregation import MeanWithResidual, Rule, Uploads, client_values
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.plots import style
+
+Serve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Served(Rule):
+    """Hands the uploads of each layer to ``serve``, all clients alike."""
+
+    serve: Serve
+    writes: ClassVar[tuple[str, ...]] = ("W",)
+
+    def initial_state(self, state: ServerState) -> ServerState:
+        return MeanWithResidual().initial_state(state)
+
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        changed = {}
+        for layer in state.layers:
+            keys = [ParamKey(name, layer) for name in "BAW"]
+            factors = [client_values(state, broadcast, uploads, key) for key in keys[:2]]
+            b, a, residual = self.serve(*(x.double().numpy() for x in factors))
+            # Residuals add up in the frozen weight; the factors are replaced.
+            total = state.tensors[keys[2]].double().numpy() + residual
+            for key, value in zip(keys, (b, a, total), strict=True):
+                changed[key] = torch.from_numpy(value).to(state.tensors[key])
+        return state.replace_tensors(changed)
+
+
+def served_by(serve: Serve) -> Method:
+    """Makes FedEx-LoRA with a server of one's own.
+
+    Args: serve: (B, A) of a layer -> mean B, mean A and the residual, as in exercise 10.1.
+    Guarantees: test_lesson_10.py::test_the_readers_server_trains_as_the_library_s.
+    """
+    return methods.FedExLoRA.replace(name="exact server (10.1)", aggregate=_Served(serve))
+
+
+@style.paper()
+def mean_and_gap() -> style.Picture:
+    """Draws the noises of two clients, and the same draws turned: √2 times mean and gap.
+
+    Normal noises have a round cloud, which looks the same turned; those of a square do not. In both
+    mean and gap are uncorrelated.
+    """
+    rng = np.random.default_rng(0)
+    clouds = {
+        "normal noise": rng.standard_normal((500, 2)),
+        "uniform noise": 3**0.5 * rng.uniform(-1, 1, (500, 2)),
+    }
+    figure, axes = style.subplots(9.4, 3.1, columns=4)
+    for row, (name, cloud) in enumerate(clouds.items()):
+        one, other = axes[2 * row : 2 * row + 2]
+        colour = (style.INK, style.SERIES[0])[row]
+        turned = 2**0.5 * np.stack([cloud.mean(1), (cloud[:, 0] - cloud[:, 1]) / 2])
+        for ax, (x, y) in ((one, cloud.T), (other, turned)):
+            ax.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
+            ax.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+        one.set(xlabel="client 1", ylabel="client 2", title=name)
+        other.set(xlabel="√2 · their mean", ylabel="√2 · gap to the mean", title="the same, turned")
+        for ax in (one, other):
+            ax.title.set_fontsize(9.5)
+    style.headline(figure, "Mean and gap are uncorrelated; for normal noise they are independent")
+    return figure

@@ -1,0 +1,98 @@
+"""Figures of notebook 13: ε by observer, colluding clients and masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.patches import Rectangle
+
+from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
+from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
+from fedlora_lab.plots import style
+
+Numbers = Float[np.ndarray, " d"]
+KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
+"""Grounds of an ε within the promise, and of one above it."""
+
+
+def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
+    """Tabulates `epsilon_by_observer` for every kind of trust; infinite where there is no noise.
+
+    Args: sigma, clients, colluders: as of `epsilon_by_observer`.
+    """
+    rows = {trust: epsilon_by_observer(trust, sigma, clients, colluders) for trust in TRUSTS}
+    observers = {
+        "public": "who sees the model",
+        "server": "the server",
+        "together": f"the server and {colluders} of {clients}",
+    }
+    return pd.DataFrame(rows).T.rename(columns=observers)
+
+
+@style.paper()
+def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
+    """Draws which ε each observer faces: green as promised, yellow above it, red without a limit.
+
+    Args: faced: of `epsilon_table`; promised: the ε of the promise.
+    """
+    figure, (ax,) = style.subplots(8.2, 3.0)
+    for (y, x), epsilon in np.ndenumerate(faced.to_numpy()):
+        limited = np.isfinite(epsilon)
+        ground = (KEPT if epsilon <= promised else EXCEEDED) if limited else style.WRONG
+        ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fc=ground, lw=0))
+        words = f"ε = {round_up(epsilon, '.2f')}" if limited else "ε = ∞: sees all"
+        ink = style.INK if limited else "white"
+        ax.text(x, y, words, ha="center", va="center", color=ink, weight="bold")
+    ax.grid(visible=False)
+    ax.xaxis.tick_top()
+    ax.set(xlim=(-0.5, len(faced.columns) - 0.5), ylim=(len(faced) - 0.5, -0.5))
+    ax.set_xticks(range(len(faced.columns)), list(faced.columns))
+    trusted = [f"{trust}:\ntrusts {TRUSTS[str(trust)]}" for trust in faced.index]
+    ax.set_yticks(range(len(faced)), trusted)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    style.headline(figure, "Nothing limits a trusted server; colluders weaken masks")
+    words = f"green: at most the ε = {promised:g} that was promised; yellow: more; red: no limit"
+    style.footer(figure, words)
+    return figure
+
+
+def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.DataFrame:
+    """Computes ε against a server with colluders, by how many honest shares the noise counts on.
+
+    Args: clients: >= 2; epsilon: promised, for one release; relied: numbers of honest noise shares
+        that together make up sigma C.
+    Returns: columns colluding, noise (words), epsilon.
+    """
+    sigma = gaussian_noise_multiplier(epsilon)
+    rows = []
+    for shares in relied:
+        for colluding in range(clients):
+            left = theory.surviving_multiplier(sigma, shares, clients - colluding)
+            spent = theory.gdp_epsilon(1 / left, DELTA)
+            rows.append((colluding, f"counts on {shares} shares", spent))
+    return pd.DataFrame(rows, columns=["colluding", "noise", "epsilon"])
+
+
+@style.paper()
+def masked_upload(
+    update: Numbers,
+    upload: Numbers,
+    true: Numbers,
+    opened: Numbers,
+) -> style.Picture:
+    """Draws a client's numbers against what the server receives, and the true sum against its own.
+
+    Args: update: noised; upload: masked, as a share of the modulus; true, opened: sums.
+    """
+    figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
+    style.draw_dots(left, update, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
+    left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's noised update")
+    left.set(ylabel="received, share of the modulus", title="One upload tells nothing")
+    style.draw_dots(right, true, opened, style.RIGHT, 2.6, mew=0, alpha=0.7)
+    right.set_xlabel("sum of the noised updates that arrived")
+    right.set(ylabel="sum that the server opens", title="The sum is right")
+    return figure

@@ -1,0 +1,201 @@
+"""Right and wrong answers to the exercises of notebook 14."""
+
+import numpy as np
+
+from fedlora_lab.course.exercises import Calls, Spoken, vary
+
+
+def _table(rng):
+    """Some sites of unlike sizes in mixed order, each of which lacks one of some words."""
+    names = rng.permutation(PLACES)[: int(rng.integers(2, 6))]
+    words = sorted(str(word) for word in rng.permutation(WORDS)[: int(rng.integers(3, 7))])
+    sizes = rng.permutation(np.arange(3, 12))[: len(names)]
+    sites = [str(site) for site in rng.permutation(np.repeat(names, sizes))]
+    lacking = {str(name): str(rng.choice(words)) for name in names}
+    labels = [str(rng.choice([word for word in words if word != lacking[s]])) for s in sites]
+    return sites, labels
+
+
+def _plans(rng):
+    """Six or eight plans: of the first three or five half are too much work, one is just not too
+    much; the next is by one gradient too much, the next just not too much for all sites together,
+    and the last is a site's examples, once. So no other number is mistaken for `work`."""
+    count = int(rng.choice([3, 5]))
+    base = rng.uniform(0.3, 1)
+    slope = rng.uniform(0.5, 2)
+    plans = [(int(rng.integers(4, 65)), int(rng.integers(12, 400))) for _ in range(count)]
+    n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
+    work = float(np.median([b * N for b, N in plans]))
+    plans += [(1, int(work) + 1), (1, int(work / K)), (1, n)]
+    return plans, _multiplier(base, slope), n, K, d, work
+
+
+def _multiplier(base, slope):
+    """A function of q and N that says of itself what it computes."""
+
+    def sigma(q, N):
+        return base + slope * q * np.sqrt(N)
+
+    words = f"the function {base:.4g} + {slope:.4g} q √N" if slope else f"always {base:g}"
+    return Spoken(sigma, words)
+
+
+def _scores(rng):
+    m = int(rng.integers(3, 9))
+    n = int(rng.integers(200, 400))
+    correct = (rng.random((m, n)) < rng.uniform(0.4, 0.8, (m, 1))).astype(float)
+    # No noise takes a score out of [0, 1], to which an answer may cut it.
+    return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m).clip(-3, 3)
+
+
+PLACES = ("bern", "east", "graz", "lund", "north", "oslo", "south", "york")
+WORDS = ("calm", "fair", "glad", "grim", "hard", "mild", "sour", "warm")
+# Tables of few numbers, which a difference is shown at. Neither sites nor words come in order.
+FIVE_ROWS = (
+    ["lund", "bern", "lund", "bern", "lund"],
+    ["warm", "warm", "calm", "calm", "glad"],
+)
+TWO_MODELS = (
+    np.array([[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]),
+    4.0,
+    np.array([0.5, -0.2]),
+)
+# The second plan is too much work by one gradient; the third is far too much.
+THREE_PLANS = [(2, 4), (3, 7), (1, 61)], _multiplier(1.0, 0.0), 40, 4, 16, 20
+CALLS = {
+    "14.1": Calls("sites and labels", FIVE_ROWS, draw=_table),
+    "14.2": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
+    "14.4": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
+}
+
+
+# ---- 14.1: a table by its sites
+
+
+def by_site(sites, labels):
+    numbers = np.unique(labels, return_inverse=True)[1]
+    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
+
+
+def _parted(sites, numbers):
+    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
+
+
+# Class 0 would be another class at each site.
+def own_classes(sites, labels):
+    by_site_words = [np.array(labels)[np.array(sites) == site] for site in sorted(set(sites))]
+    return [np.unique(part, return_inverse=True)[1] for part in by_site_words]
+
+
+# The numbers depend on the order of the rows.
+def as_they_appear(sites, labels):
+    order = list(dict.fromkeys(labels))
+    return by_site(sites, [order.index(label) for label in labels])
+
+
+# Labels and their rows come apart.
+labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
+
+
+# Where a row stands says nothing of its class.
+def row_numbers(sites, labels):
+    return _parted(sites, np.arange(len(sites)))
+
+
+# The first word of the sorted ones is class 0.
+def from_the_last(sites, labels):
+    numbers = np.unique(labels, return_inverse=True)[1]
+    return _parted(sites, numbers.max() - numbers)
+
+
+# In another table the sites would come in another order.
+def sites_as_met(sites, labels):
+    places = sorted(set(sites))
+    parts = by_site(sites, labels)
+    return [parts[places.index(site)] for site in dict.fromkeys(sites)]
+
+
+# The row in which a word stands first is no number among the words.
+def first_rows(sites, labels):
+    return _parted(sites, np.array([labels.index(label) for label in labels]))
+
+
+# ---- 14.2: plans compared
+
+
+def compare_plans(plans, sigma, n, K, d, work):
+    ratios = []
+    for b, N in plans:
+        ratio = sigma(b / n, N) * np.sqrt(d) / (b * np.sqrt(K * N))
+        ratios.append(ratio if b * N <= work else np.inf)
+    return ratios
+
+
+# Forgets that the noise of all releases adds up.
+def of_one_release(plans, sigma, n, K, d, work):
+    ratios = compare_plans(plans, sigma, n, K, d, work)
+    return [ratio * np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
+
+
+# N releases in one direction reach N C.
+def over_one_clip(plans, sigma, n, K, d, work):
+    return [N * ratio for ratio, (_, N) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
+
+
+# Standard deviations fall with the root of K.
+divided_by_K = vary(compare_plans, K=np.square)
+# The server averages K independent noises.
+of_one_site = vary(compare_plans, K=1)
+
+
+# Each site draws from its own examples, not from those of all.
+def of_all_sites(plans, sigma, n, K, d, work):
+    return compare_plans(plans, lambda q, N: sigma(q / K, N), n, K, d, work)
+
+
+# A site computes its own gradients, whatever the others do.
+def all_sites_work(plans, sigma, n, K, d, work):
+    return compare_plans(plans, sigma, n, K, d, work / K)
+
+
+# The noises of N releases add up as well as their signals.
+def one_noise_for_all(plans, sigma, n, K, d, work):
+    ratios = compare_plans(plans, sigma, n, K, d, work)
+    return [ratio / np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
+
+
+# A site divides its sum by b, and so the noise in it.
+def sum_not_divided(plans, sigma, n, K, d, work):
+    return [b * ratio for ratio, (b, _) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
+
+
+# What a site can pay for it need not leave out.
+below_the_limit = vary(compare_plans, work=lambda work: np.nextafter(work, 0))
+# More work than can be paid for.
+without_limit = vary(compare_plans, work=np.inf)
+
+
+# ---- 14.4: private scores
+
+
+def private_scores(correct, epsilon, xi):
+    m, n = correct.shape
+    scale = (1 / n) / (epsilon / m)
+    return correct.mean(axis=1) + scale * xi
+
+
+# A score of private rows without noise.
+exact = vary(private_scores, xi=0)
+# Each score then spends all of ε, and all of them m times that.
+each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
+# Laplace noise of m releases: their budgets add up, not their squares.
+budgets_as_squares = vary(private_scores, xi=lambda xi: xi / len(xi) ** 0.5)
+
+
+# By so much a row changes how many are right, not their share.
+def of_a_count(correct, epsilon, xi):
+    return correct.mean(axis=1) + len(correct) / epsilon * xi
+
+
+# One draw for all scores: their differences are exact.
+common_noise = vary(private_scores, xi=lambda xi: xi[0])

@@ -113,7 +113,7 @@ def at_other_ranks(cards: list[dict[str, Any]]) -> str:
     runs = other_ranks.at_chosen_rate(pd.read_csv(other_ranks.FRAME))
     said = []
     for slug, part in runs.groupby("method", sort=False):
-        scores = part["accuracy"].to_numpy()
+        scores = np.array(part["accuracy"])
         mean, half = t_interval(scores)
         said.append(
             f"{methods.get(str(slug)).name} reads {mean:.3f} ± {half:.3f} at rank "

@@ -66,8 +66,9 @@ def test_a_mean_of_one_seed_has_no_interval_and_an_open_marker(frame):
     for band in ("area", "bars"):
         (ax,) = plots.lines(one, "epsilon", band=band).axes
         assert open_marks(ax) == [(1, 0.51), (8, 0.58)]
-        drawn = [path.vertices for bars in ax.collections for path in bars.get_paths()]
-        assert not any(np.isfinite(places).all() and len(places) for places in drawn)
+        paths = [path for bars in ax.collections for path in bars.get_paths()]
+        drawn = [np.asarray(path.vertices) for path in paths]
+        assert not any(np.isfinite(places).all() and places.size for places in drawn)
     mixed = pd.concat([first[first["epsilon"] == 1], one[one["epsilon"] == 8]])
     (ax,) = plots.lines(mixed, "epsilon").axes
     assert open_marks(ax) == [(8, 0.58)] and "open marks" in ax.figure.get_supxlabel()

@@ -9,6 +9,7 @@ maps multiply in bfloat16; factors, clip and noise are float32.
 """
 
 import gc
+import subprocess
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -171,16 +172,19 @@ def steps_table(rows: list[dict[str, Any]], value: str) -> str:
     return markdown_table([head, *table.fillna("–").reset_index().to_numpy().tolist()])
 
 
-def page(rows: list[dict[str, Any]], device: str) -> str:
+def page(rows: list[dict[str, Any]], device: str, commit: str) -> str:
     """The measurements in words and tables.
 
-    Args: rows: of `measure`. device: its name, and torch's version.
+    Args: rows: of `measure`. device: its name, and torch's version. commit: of the code.
     """
     return f"""# On {device}
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
 model at once (Opacus: one client's). In a cell: {" / ".join(peers.PEERS)}.
+
+Measured at the commit {commit}, with a seed. A release has none: its noise comes from the operating
+system, and was not timed on this device.
 
 Milliseconds, medians of {TURNS} steps:
 
@@ -235,11 +239,14 @@ def main(device: str, rows: bool) -> None:
 
 def time_all(device: str, name: str, path: Path) -> None:
     """Measures every step, and writes the page after each."""
+    git = ["git", "-C", str(RESULTS), "rev-parse", "--short=8", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip()
     rows = []
     for row in measure(device):
         rows.append(row)
         # After each: what was measured stands there if the machine is taken away.
-        write_atomically(path, page(rows, f"{name}, torch {torch.__version__}"), shared=True)
+        words = page(rows, f"{name}, torch {torch.__version__}", commit)
+        write_atomically(path, words, shared=True)
         click.echo(", ".join(map(str, row.values())))
 
 

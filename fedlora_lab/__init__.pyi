@@ -28,7 +28,9 @@ from .methods.plan import Lora as Lora, Plan as Plan
 from .methods.source_code import show as show
 from .privacy.ledger import Ledger as Ledger
 from .privacy.plan import Privacy as Privacy
+from .recipes.dry_run import dry_run as dry_run
 from .recipes.finetune import finetune as finetune
+from .recipes.rehearsal import rehearse as rehearse
 from .recipes.tuned_rates import suggest_lr as suggest_lr, tuned_rate as tuned_rate
 from .tasks import partition as partition
 

@@ -35,7 +35,6 @@ from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import full, normal_levels
 from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.ledger import per_client
-from fedlora_lab.recipes import tuned_rates
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import SMALLEST_CLIENT, TEST, VALIDATION, handwritten_digits
 from fedlora_lab.tasks.task import Task
@@ -270,7 +269,6 @@ def settings() -> dict[str, Any]:
         "batch": PLAN.batch,
         "delta": DELTA,
         "scaling": SCALING,
-        "bound": tuned_rates.OUTPUT_VARIANCE,
         "methods": [method_row(slug) for slug in METHODS],
         "levels": {bits: list(normal_levels(bits)) for bits in BITS},
         "splits": [{"words": w, "owners": letters(owners(a))} for w, a in LIKENESS.items()],

@@ -5,7 +5,7 @@ import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.jobs import Work, run_works
+from fedlora_lab.federated.jobs import run_calls
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -294,8 +294,8 @@ def run_study(study: Study, path: Path, *, jobs: int = 1, bar: bool = True) -> D
             group = study.cases[start : start + size]
             while missing := _missing_jobs(study, group, done):
                 shown.total = shown.n + len(missing)
-                works = [Work(job.key, lambda _, job=job: run_job(job)) for job in missing]
-                for _, entry in run_works(works, jobs):
+                calls = [(job.key, partial(run_job, job)) for job in missing]
+                for _, entry in run_calls(calls, jobs):
                     # On the disk before the next run is asked for: a kill loses none that ended.
                     append_line(path, entry)
                     done[entry["key"]] = entry

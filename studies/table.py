@@ -27,7 +27,7 @@ from fedlora_lab.federated.compare import BAR
 from fedlora_lab.plots import style
 from fedlora_lab.recipes import protocol
 from fedlora_lab.report.run_folder import to_json
-from studies import RESULTS, ROOT
+from studies import RESULTS, ROOT, other_ranks
 
 CARDS = RESULTS / "table"
 PREDICTED = CARDS / "predicted.csv"
@@ -98,11 +98,37 @@ def shown_name(card: dict[str, Any]) -> str:
 
 
 def rows_so_far(cards: list[dict[str, Any]]) -> str:
-    """Says of how many rows there is a card, and of which there is none."""
-    known = {card["method"] for card in cards}
-    left = [row.name for row in methods.ALL.values() if row.slug not in known]
-    said = f"**{len(known)} of {len(methods.ALL)} rows have a card.**"
-    return f"{said} Not trained yet: {', '.join(left)}." if left else said
+    """Says how many rows the page has. What the package has beside them is not of this page: who
+    adds a row need not train it here.
+    """
+    return f"**{len({card['method'] for card in cards})} rows have a card.**"
+
+
+def at_other_ranks(cards: list[dict[str, Any]]) -> str:
+    """Says how far Fed-SB and RAVAN come at a larger rank, beside their cards and FedLoRA's."""
+    setting = other_ranks.SETTING
+    at_four = {card["method"]: found for card, found in trained_in(setting, cards)}
+    if not {"fedlora", *other_ranks.RANKS} <= {*at_four}:
+        return ""
+    runs = other_ranks.at_chosen_rate(pd.read_csv(other_ranks.FRAME))
+    said = []
+    for slug, part in runs.groupby("method", sort=False):
+        scores = np.array(part["accuracy"])
+        mean, half = t_interval(scores)
+        said.append(
+            f"{methods.get(str(slug)).name} reads {mean:.3f} ± {half:.3f} at rank "
+            f"{part['rank'].iloc[0]}, where its card has {at_four[str(slug)]['accuracy']:.3f}"
+        )
+    base = at_four["fedlora"]["accuracy"]
+    above = [one["accuracy"] for card, one in trained_in(setting, cards) if is_private(card)]
+    fed_sb = runs.query("method == 'fed-sb'")["accuracy"].mean()
+    ahead = "more than every row below with an ε" if fed_sb > max(above) else "not more than all"
+    return (
+        f"On {in_words(setting)}, the same three seeds and the rate by validation: "
+        f"{'; '.join(said)}; FedLoRA has {base:.3f}. So Fed-SB reads {ahead}. One larger rank was "
+        f"tried for each, no other row got one, and the other settings were not run "
+        f"(`results/table/other-ranks.csv`)."
+    )
 
 
 def _number(value: float | None, text: str, missing: str = "not defined") -> str:
@@ -397,6 +423,7 @@ def page(cards: list[dict[str, Any]]) -> str:
     """Writes the page: its words, and the tables of the cards."""
     blocks = {"rows": rows_so_far(cards), "overview": overview(cards), "judged": judged(cards)}
     blocks |= {"leads": leads(cards), "otherwise": judged_otherwise(cards)}
+    blocks["ranks"] = at_other_ranks(cards)
     blocks |= {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
     return fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
 

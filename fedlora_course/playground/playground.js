@@ -145,11 +145,11 @@ function quantised(x, levels) { // each block of 64 numbers is scaled by its lar
 }
 
 // What is known before a run, from public numbers alone: the variance v that the noise of all its
-// releases puts on an output of the layer, for inputs of mean square one, and the predicted end of
-// the range of rates: the rate at which v has the library's value.
+// releases puts on an output of the layer, for inputs of mean square one. The library's value of v at
+// which a range of rates ends was read off another network; on this one it fails, so no end is drawn.
 
 function forecast(problem, {method, rate, clip, rank, split, noise, rounds = problem.rounds}) {
-  const {steps, batch, scaling, bound} = problem;
+  const {steps, batch, scaling} = problem;
   const row = problem.methods.find(one => one.slug === method);
   const releases = {A: 0, B: 0};
   for (let t = 0; t < rounds; t++) {
@@ -161,11 +161,8 @@ function forecast(problem, {method, rate, clip, rank, split, noise, rounds = pro
   const atRateOne = row.gain * (clip / batch / CLIENTS) ** 2 * squares(sigma);
   const linear = scaling ** 2 * rank / 3 * releases.B * atRateOne;
   const amplification = 3 * SIZE * releases.A * atRateOne;
-  // v = linear rate^2 + linear amplification rate^4: a quadratic equation in rate^2.
-  const root = Math.sqrt(linear ** 2 + 4 * linear * amplification * bound);
-  const end = linear > 0 ? Math.sqrt(2 * bound / (linear + root)) : Infinity;
   const rho = amplification * rate ** 2;
-  return {rho, end, v: linear * rate ** 2 * (1 + rho)};
+  return {rho, v: linear * rate ** 2 * (1 + rho)};
 }
 
 function wordAt({rounds}, t, s) { // the factors that move in this step
@@ -434,7 +431,7 @@ function knobsOf({splits}) { // key, label, what it stands at in words, and the 
 
 function skeleton(id, knobs, {methods, stories}) {
   const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
-  const below = {rate: '<i class="end"></i><i class="end"></i>', split: '<svg data-chart="clients" height="36" role="img"></svg>'};
+  const below = {split: '<svg data-chart="clients" height="36" role="img"></svg>'};
   const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
     <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
   const map = ([colour, words], part) => `<figure><canvas width="64" height="64" data-map="${part}" role="img" aria-label="Heat map of the part ${words}"></canvas>
@@ -458,7 +455,7 @@ function skeleton(id, knobs, {methods, stories}) {
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 204)}
-    ${chart("rate", 'Predicted end of the range of rates<span class="known"></span>', 180)}${chart("deviation", "Deviation: what averaging gets wrong", 120)}</div>${lane(1)}</div>
+    ${chart("rate", 'Right answers at the end, over the learning rate<span class="known"></span>', 180)}${chart("deviation", "Deviation: what averaging gets wrong", 120)}</div>${lane(1)}</div>
     <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
@@ -521,13 +518,6 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
       input.setAttribute("aria-valuetext", words(state[key]));
       write(find(`[data-words=${key}]`), words(state[key]));
     }
-    all(".end").forEach((mark, i) => { // on the slider: the predicted end of each method's range
-      const {end} = lanes[i].known;
-      const place = Math.log(end / STOPS.rate[0]) / Math.log(STOPS.rate.at(-1) / STOPS.rate[0]);
-      mark.style.left = `calc(8px + (100% - 16px) * ${Math.min(2, place)})`;
-      mark.style.background = ink(state.methods[i]);
-      Object.assign(mark, {title: `${lanes[i].row.name}: predicted end of the range, ${short(end)}`, hidden: !(place >= 0 && place <= 1)});
-    });
     find("[data-knob=bits]").parentElement.style.visibility = lanes.some(lane => lane.levels) ? "" : "hidden";
     write(find("[data-do=play]"), running ? "Pause" : lanes[0].round === 0 ? "Start" : !isOver() ? "Go on" : hasNext() ? "Next" : "Start again");
     find("[data-seed]").value = state.seed;
@@ -679,7 +669,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   }
   const gapWords = lane => `${lane.row.name} ${lane.deviation < 1e-9 ? "exact" : percent(lane.deviation)}`;
 
-  function paintRates() { // predicted ends, and what came out so far
+  function paintRates() { // what came out so far, and in the standard setting the means of 20 seeds
     const range = [STOPS.rate[0] * 0.85, STOPS.rate.at(-1) * 1.15];
     const start = lanes[0].history[0].accuracy;
     const now = STOPS.rate[state.rate];
@@ -689,22 +679,17 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     ];
     lanes.forEach((lane, i) => {
       const colour = lane.settings.method;
-      const {end} = lane.known;
       const means = isStandard() ? problem.means[colour] ?? [] : [];
       marks.push({kind: "line", x: means.map(p => p[0]), y: means.map(p => p[1]), colour, width: 1.3, opacity: 0.8, name: `${lane.row.name}, mean of 20 seeds`});
       const done = [...earlier, lane].filter(one => sameBut("rate", one.settings, lane.settings))
         .filter(one => one.history.length > problem.rounds)
         .map(one => [one.settings.rate, one.history.at(-1).accuracy]);
       marks.push({kind: "dots", x: done.map(p => p[0]), y: done.map(p => p[1]), colour, size: i ? 5 : 7}); // the second method's dots may lie on the first's
-      if (end > range[1]) return;
-      const height = 0.2 - 0.12 * i;
-      marks.push({kind: "line", x: [range[0], end, end], y: [height, height, height + 0.06], colour, width: 4},
-        {kind: "line", x: [end, end], y: [0, 1], colour, dash: "4 4", width: 1.2},
-        {kind: "text", x: end, y: height, words: `${lane.row.name}: ${short(end)}`, colour, bold: true, dx: 6, dy: 4});
     });
-    if (!isPrivate()) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "without noise no end is predicted", colour: "soft", anchor: "middle"});
+    const empty = !marks.some(mark => mark.name && mark.x.length || mark.kind === "dots" && mark.x.length);
+    if (empty) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "a dot for each run that has ended", colour: "soft", anchor: "middle"});
     draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: SHARES, marks, margin: {right: 20}},
-      isPrivate() ? lanes.map(({row, known}) => `${row.name}: predicted end of the range of rates ${short(known.end)}, noise on an output v = ${short(known.v)} at this rate`).join(". ") : "Without noise no end of the range of rates is predicted");
+      `Right answers at the end of runs, over the learning rate. ${lanes.map(({row, known}) => `${row.name}: noise on an output v = ${short(known.v)} at this rate`).join(". ")}`);
   }
 
   function paintLane(lane, i) {
@@ -785,9 +770,8 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     if (!running && round) write(find(".unseen"), sentence());
     const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${short(lane.known.v)} for ${escaped(lane.row.name)}</b>`);
     const best = lanes.map(({settings: {method}}) => problem.means[method].reduce((high, point) => point[1] > high[1] ? point : high)[0]);
-    const cautious = lanes.every((lane, i) => best[i] > lane.known.end);
-    const caveat = ` ${cautious ? "The prediction is cautious here: the" : "The"} faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}.`;
-    write(find(".known"), row ? `Known before a run: the learning rate at which its noise has the variance v = ${problem.bound} on a layer's output; fl.suggest_lr suggests less. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.");
+    const curves = `The faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}. `;
+    write(find(".known"), `${isStandard() ? curves : ""}${row ? `Known before a run is v, the variance of its noise on a layer's output: ${levels.join(" and ")} at your rate.` : "Without noise v is 0 at every rate."}`);
   }
 
   // One sentence: what just happened
@@ -809,9 +793,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     const noise = lane => !isPrivate() ? "" : share(lane) > 0.005 ? `, and noise × noise is ${bold(share(lane))} of its product` : ", and no noise meets noise in it";
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
-      if (!isPrivate()) return `${untaught} Without noise no end of the range of good learning rates is predicted.`;
-      const [first, second] = lanes.map(lane => `<b>${short(lane.known.end)}</b>`);
-      return `${untaught} The range of good learning rates is predicted to end at ${first} for ${named(one)} and at ${second} for ${named(two)}. Yours is <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
+      return `${untaught} ${named(one)} and ${named(two)} will teach it at the learning rate <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);

@@ -36,6 +36,16 @@ const LETTER = 7.2; // pixels of a letter in a label, on average
 const numberOf = text => text === "∞" || text === "all" ? Infinity : Number(text);
 let benches = 0;
 
+// The axis of a knob: numbers stand at their place, on a log scale, since all of them are positive; what is
+// endless stands a step behind the largest. Words stand side by side.
+function knobAxis(texts, options) {
+  const stops = [...texts].sort((a, b) => numberOf(a) - numberOf(b) || 0), numbers = stops.map(numberOf).filter(Number.isFinite);
+  if (options || !numbers.length) return {range: [-0.35, Math.max(1, stops.length) - 0.65], ticks: stops.map((_, i) => i), names: stops, format: v => stops[Math.round(v)] ?? "", at: text => stops.indexOf(text)};
+  const step = Math.max(2, (numbers.at(-1) / numbers[0]) ** (1 / numbers.length)), end = numbers.at(-1) * step;
+  const at = text => Math.min(numberOf(text), end), ticks = stops.map(at), edge = (ticks.at(-1) / ticks[0]) ** 0.06 * 1.1;
+  return {log: true, range: [ticks[0] / edge, ticks.at(-1) * edge], ticks, names: stops, format: v => v > end * 0.99 ? stops.at(-1) : num(v), at};
+}
+
 function nearestStop(stops, text) {
   if (stops.includes(text)) return stops.indexOf(text);
   const far = stop => Math.abs(numberOf(stop) - numberOf(text));
@@ -148,11 +158,14 @@ function mountBench(element, model) {
   const tones = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${ofGround(row.colours)} ${TONES[before(row) % TONES.length]}%,var(--fl-ink))`).join(";");
   const dashOf = row => DASHES[before(row) % DASHES.length];
 
-  function marksOf(points, colour, looks) { // [x, mean, low, high] -> the band, the line and its last dot
-    const [x, y, low, high] = [0, 1, 2, 3].map(k => points.map(p => p[k]));
-    const area = points.some(p => p[3] > p[2]) ? [{kind: "area", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], colour}] : [];
-    return [...area, {kind: "line", x, y, colour, ...looks}, {kind: "dots", x: x.slice(-1), y: y.slice(-1), colour, size: 4}];
+  // [x, mean, low, high] -> the band, the line and its last dot. One seed has no interval, and an open dot.
+  function marksOf(points, colour, looks) {
+    const [x, y] = [0, 1].map(k => points.map(p => p[k])), sure = points.filter(p => p[2] !== null), back = [...sure].reverse();
+    const area = sure.length ? [{kind: "area", x: [...sure, ...back].map(p => p[0]), y: [...sure.map(p => p[3]), ...back.map(p => p[2])], colour}] : [];
+    return [...area, {kind: "line", x, y, colour, ...looks}, ...dotsOf(points.slice(-1), colour, 4)];
   }
+  const dotsOf = (points, colour, size) => [false, true].map(open => [open, points.filter(p => (p[2] === null) === open)]).filter(([, some]) => some.length)
+    .map(([open, some]) => ({kind: "dots", x: some.map(p => p[0]), y: some.map(p => p[1]), colour, size, open}));
 
   function overRounds(name) {
     const heads = new Set(shown().map(row => row.parts[0][1]));
@@ -163,22 +176,27 @@ function mountBench(element, model) {
     });
   }
 
-  function overKnob(name, key) { // the last values, one line for each label without this knob
+  // The last values: a line for each sweep and label without this knob; a single run is a dot of its own.
+  function overKnob(name, key) {
     const rows = shown().filter(row => series.get(row.id)?.[name]?.at(-1)?.[1] != null);
-    const stops = [...new Set(rows.map(row => row.recipe[key]))].sort((a, b) => numberOf(a) - numberOf(b) || 0);
+    const axis = knobAxis([...new Set(rows.map(row => row.recipe[key]))], specs.get(key).options);
     const lines = new Map();
     for (const row of rows) {
-      const label = row.parts.filter(p => p[0] && p[0] !== key).map(p => p[1]).join(" ");
-      lines.set(label, [...(lines.get(label) ?? []), row]);
+      const label = row.parts.filter(p => p[0] && p[0] !== key).map(p => p[1]).join(" "), one = row.sweep ?? `run ${row.id}`;
+      lines.set(`${one}: ${label}`, [label, [...(lines.get(`${one}: ${label}`)?.[1] ?? []), row]]);
     }
-    const marks = [...lines].flatMap(([label, some]) => {
-      const points = some.map(row => [stops.indexOf(row.recipe[key]), ...series.get(row.id)[name].at(-1).slice(1)]).sort((a, b) => a[0] - b[0]);
+    const named = new Set();
+    const marks = [...lines.values()].flatMap(([label, some]) => {
+      const points = some.map(row => [axis.at(row.recipe[key]), ...series.get(row.id)[name].at(-1).slice(1)]).sort((a, b) => a[0] - b[0]);
       const colour = key === "method" ? "ink" : `run${some[0].id}`;
-      const bars = points.map(([x, , low, high]) => ({kind: "line", x: [x, x], y: [low, high], colour, width: 2}));
-      const line = key === "method" ? [] : marksOf(points, colour, {name: label, label});
-      return [...line, ...bars, {kind: "dots", x: points.map(p => p[0]), y: points.map(p => p[1]), colour, size: 5}];
+      const bars = points.filter(p => p[2] !== null).map(([x, , low, high]) => ({kind: "line", x: [x, x], y: [low, high], colour, width: 2}));
+      const line = key === "method" || some.length < 2 ? [] : marksOf(points, colour, {name: label});
+      const dots = dotsOf(points, colour, 5);
+      if (key !== "method" && !named.has(label)) dots.at(-1).label = label;
+      named.add(label);
+      return [...line, ...bars, ...dots];
     });
-    return {marks, stops};
+    return {marks, axis};
   }
 
   function rangeOf(name, marks) {
@@ -191,11 +209,11 @@ function mountBench(element, model) {
   }
 
   function panelOf(name, axis, small, width) {
-    const {marks, stops} = axis === "round" ? {marks: overRounds(name)} : overKnob(name, axis);
+    const {marks, axis: knob} = axis === "round" ? {marks: overRounds(name)} : overKnob(name, axis);
     const rounds = Math.max(2, ...(marks.length ? shown().map(row => Number(row.recipe.rounds)) : [Number(get("values").rounds) || 2]));
     const range = rangeOf(name, marks), start = name === setup.measure ? get("setup").start : null;
     const x = axis === "round" ? {label: small ? "" : "round", range: [0, rounds], ticks: ticksOf({range: [0, rounds]}).filter(Number.isInteger), format: v => String(Math.round(v))}
-      : {label: specs.get(axis).label, range: [-0.35, Math.max(1, stops.length) - 0.65], ticks: stops.map((_, i) => i), names: stops, format: v => stops[Math.round(v)] ?? ""};
+      : {label: specs.get(axis).label, ...knob};
     if (start != null) marks.unshift({kind: "line", x: x.range, y: [start, start], colour: "grey", dash: "2 3", width: 1.2},
       {kind: "text", words: `before ${fixed(start)}`, x: x.range[0], y: start, dx: 5, dy: 14, colour: "soft", size: 11.5});
     if (small) for (const m of marks) delete m.label;

@@ -81,7 +81,7 @@ const MARKS = {
     return `<path d="${boxes.join("")}" style="fill:${ink(m.colour)};opacity:${m.opacity ?? 1};stroke:${ink("card")};stroke-width:0.7"/>`;
   },
   // One path is quicker than many circles.
-  dots: (m, X, Y) => [["card", 2 * m.size + 2], [m.colour, 2 * m.size]].slice(m.size < 4 ? 1 : 0).map(([colour, wide]) =>
+  dots: (m, X, Y) => [["card", 2 * m.size + 2], [m.colour, 2 * m.size], ["card", m.open ? 2 * m.size - 3.2 : 0]].slice(m.size < 4 ? 1 : 0, m.open ? 3 : 2).map(([colour, wide]) =>
     `<path d="${points(m, X, Y).map(p => `M${p}h0`).join("")}" style="fill:none;stroke:${ink(colour)};stroke-width:${wide};`
     + `stroke-linecap:round;opacity:${m.opacity ?? 1}"/>`).join(""),
   // Rows of greys from 0 to 255, or of shades of a colour, one unit each; one path for each of 52 shades.

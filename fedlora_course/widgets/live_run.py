@@ -264,6 +264,8 @@ class Workbench(anywidget.AnyWidget):
                 config = config.with_rate(config.suggestion().lr)
             config.spec()  # a mistake in the last value is told now
             rows.append(self._new_row(config, chosen))
+        for row in rows:
+            row.sweep = rows[0].id
         self.sweep = {"key": key, "values": ", ".join(configs), "seeds": seeds}
         self._train(rows)
 
@@ -497,6 +499,7 @@ class Workbench(anywidget.AnyWidget):
             "parts": parts,
             "label": " ".join(text for _, text in parts),
             "recipe": dict(row.recipe),
+            "sweep": row.sweep,
             "colours": on_screen(look(row.config.method.slug).colour),
             "shown": row.shown,
             "note": row.verdict(self.measure),

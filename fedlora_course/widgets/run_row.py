@@ -32,6 +32,7 @@ class RunRow:
         state: "waiting", "running", "finished", "stopped" or "failed".
         error: what ended it, in one line.
         points: seed -> its records so far.
+        sweep: the number of its sweep's first row; ``None`` of a single run.
     """
 
     id: int
@@ -43,6 +44,7 @@ class RunRow:
     state: str = "waiting"
     error: str = ""
     points: dict[int, list[Point]] = field(default_factory=dict)
+    sweep: int | None = None
 
     def ends(self, measure: str) -> list[tuple[float, float]]:
         """Returns a measure before training and last, of each seed that got past its start."""
@@ -69,7 +71,7 @@ class RunRow:
                 runs = self.points.values()
                 values = [points[t][measure] for points in runs if t < len(points)]
                 numbers = [point["round"], float(np.mean(values)), *confidence_interval(values)]
-                # JSON has no infinity: a gap is drawn where there is no number.
+                # JSON has no infinity and no NaN: a gap is drawn where there is no number.
                 drawn[measure].append([x if math.isfinite(x) else None for x in numbers])
         return drawn
 

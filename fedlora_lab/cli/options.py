@@ -16,7 +16,7 @@ from fedlora_lab._utils.method_names import letters
 from fedlora_lab._utils.run_settings import OPTIONS, Option, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
 
-TASKS = ("digits", "regression", "sentences")
+TASKS = ("digits", "fashion_mnist", "regression", "sentences")
 LOOKS = tomllib.loads((Path(__file__).parents[1] / "plots" / "looks.toml").read_text("utf-8"))
 """Slug of a method or baseline -> its look; the table's own module loads PyTorch."""
 BASELINES = ("non-private", "central", "local")

@@ -38,7 +38,7 @@ from fedlora_lab._utils.statistics import (
 )
 from fedlora_lab._utils.validation import check, error_text, few, printable, warn
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
-from fedlora_lab.federated.jobs import Work, run_works, workers_for
+from fedlora_lab.federated.jobs import run_calls, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import LocalStep, Round, to_frame
 from fedlora_lab.federated.run_options import RunOptions
@@ -175,14 +175,6 @@ class Cell:
         words = " ".join(f"{name}={value}" for name, value in self.setting.items())
         return re.sub(r"[^\w.=+ -]+", "_", words)
 
-    def work(self, act: Callable[..., Any], *arguments: Any) -> Work:
-        """The call ``act(cell, *arguments, task)`` for a worker, to which the task travels apart.
-
-        Args: act: gets the cell without its task. arguments: that come with the cell.
-        """
-        bare = replace(self, task=None)  # type: ignore[bad-argument-type]
-        return Work(self.name, partial(act, bare, *arguments), self.task)
-
 
 Watch = Callable[[Cell, Iterator[Round | LocalStep]], Iterator[Round | LocalStep]]
 """Passes the events of a run on, and may look at them, wait, or raise an error."""
@@ -290,9 +282,10 @@ def compare(
             trust. A tuple of names has values that go together, such as
             ``{("epsilon", "lr"): [(1, 0.05), (8, 0.2)]}``.
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
-            is the same to the last bit, whatever the number. ``None``: one run after the other
-            with PyTorch's threads, or as a ``joblib.parallel_config`` around the call says, which
-            may name a cluster.
+            is the same to the last bit, whatever the number. The task travels to the processes
+            through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
+            threads, or as a ``joblib.parallel_config`` around the call says, which may name a
+            cluster.
         progress: a line that says what is run and kept, a bar with epsilon and the time left, a
             line for each method whose runs collapsed, and one where no method learned anything.
         watch: ``watch(run, events)`` is given each run as it begins and what `fl.run_steps` yields
@@ -311,11 +304,12 @@ def compare(
             every run, as of `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
-        `ChildProcessError` after the last one where runs in workers failed. That and the
-        `KeyboardInterrupt` of a comparison name the runs that are missing. These, and the error
-        that a run without workers raised, such as `Diverged`, have the frame of the finished runs
-        in ``frame``; with ``out`` they lie there.
-    Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs.
+        `ChildProcessError`, which names them, after the last one where runs in workers failed. That
+        and a `KeyboardInterrupt`, the error of a run without workers, such as `Diverged`, and that
+        of a worker process that died have the frame of the finished runs in ``frame``; with ``out``
+        they lie there.
+    Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs,
+        ::test_no_example_stays_on_the_disk_after_a_kill.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -367,9 +361,7 @@ def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | N
     Args: cells: all runs. jobs: as of `compare`. place: of the store or the folder.
     """
     workers = workers_for(jobs)
-    way = "one after the other"
-    if workers is not None:
-        way = f"{workers} at once" if workers > 0 else "as many at once as there are workers"
+    way = f"{workers} at once" if workers > 1 else "one after the other"
     kept = "nothing is kept if this stops (store= keeps each run)"
     if place is not None:
         kept = f"each is kept in {printable(str(place))}"
@@ -546,9 +538,9 @@ def run_cells(
     import pandas as pd
 
     kept = None if store is None else Store(store)
-    shown = bar if workers_for(jobs) is None else None
+    shown = bar if workers_for(jobs) == 1 else None
     frames: dict[int, pd.DataFrame] = {}
-    works: dict[int, Work] = {}
+    calls: dict[int, tuple[str, Callable[[], pd.DataFrame]]] = {}
     for i, cell in enumerate(cells):
         keep = None
         # Without a seed every run is a new release: it must not be taken for an earlier one.
@@ -560,10 +552,10 @@ def run_cells(
                 bar.update(cell.plan.rounds)
                 continue
             keep = partial(Store(kept.path).add, settings)
-        works[i] = cell.work(_train, options, keep, shown)
-    places = list(works)
+        calls[i] = cell.name, partial(_train, cell, options, keep, shown)
+    places = list(calls)
     try:
-        for number, frame in run_works(list(works.values()), jobs):
+        for number, frame in run_calls(list(calls.values()), jobs):
             frames[places[number]] = frame
             # Runs of this process have moved the bar themselves.
             bar.update(0 if shown else cells[places[number]].plan.rounds)
@@ -585,13 +577,11 @@ def _train(
     options: Mapping[str, Any],
     keep: "Callable[[pd.DataFrame, Ledger | None], None] | None",
     bar: "tqdm[Any] | None",
-    task: Task,
 ) -> "pd.DataFrame":
     """Trains a cell, keeps its frame, and returns it.
 
-    Args: cell, options: of the run. keep: in the store. bar: shows it. task: of the cell.
+    Args: cell, options: of the run. keep: in the store. bar: shows it.
     """
-    cell = replace(cell, task=task)
     events = cell.run_steps(**options)
     if bar is not None:
         events = show_progress(bar, cell.plan, cell.name, events)

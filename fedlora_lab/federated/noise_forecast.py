@@ -184,7 +184,9 @@ class NoiseForecast:
     def _releases(self, factor: str, t: int) -> float:
         """How many releases at rate 1 round t, from 0, adds to the variance of an entry."""
         plan = self.spec.plan
-        steps = [word for word in self.spec.words(t) if factor in word]
+        words = self.spec.words(t)
+        # A head moves at every step, whatever the schedule says of the factors.
+        steps = words if factor == "head" else [word for word in words if factor in word]
         if not self.spec.releases_steps:
             return float(bool(steps))
         momentum = getattr(plan.optimizer, "momentum", 0.0)
@@ -201,7 +203,7 @@ class NoiseForecast:
     def _released(self) -> dict[str, Curve]:
         """Factor -> variance that an entry of the factor has taken up, unfiltered."""
         curves = {}
-        for factor in ("A", "B"):
+        for factor in ("A", "B", "head"):
             rounds = range(self.spec.plan.rounds)
             added = (self._releases(factor, t) * self._variance for t in rounds)
             curves[factor] = np.array(list(accumulate(added, initial=0.0)))
@@ -211,15 +213,16 @@ class NoiseForecast:
         """Variance of the noise that an entry of a layer's averaged factor has taken up.
 
         Args:
-            factor: "A" or "B".
-            layer: its name.
+            factor: "A" or "B", or "head", whose noise no filter passes.
+            layer: its name; of a head any.
 
         Returns: after 0, 1, 2, ... rounds.
         """
         rule = self.spec.method.filter
+        if rule is identity or factor == "head":
+            return self._released[factor]
         size = self.weights[layer].shape["BA".index(factor)]
-        gain = 1.0 if rule is identity else filter_gain(rule, factor, size)
-        return self._released[factor] * gain
+        return self._released[factor] * filter_gain(rule, factor, size)
 
     def _variances(self, layer: str) -> tuple[Curve, Curve]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""

@@ -20,6 +20,7 @@ from fedlora_lab.plots.grammar import (
 )
 from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
+from fedlora_lab.plots.noise_alone import noise_alone
 from fedlora_lab.plots.training_curves import (
     curves,
     deviation,
@@ -39,6 +40,7 @@ __all__ = [
     "measurements",
     "method_diagrams",
     "noise",
+    "noise_alone",
     "overview",
     "share_inside",
     "tradeoff",

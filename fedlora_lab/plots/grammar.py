@@ -146,6 +146,8 @@ def intervals(
     if column != "mean":
         count = tidy.count_measurements(frame, [by, hue, panel])
         caption = f"dots: {count}; {caption} (Student's t)"
+        if count.startswith("1 "):
+            caption += "; open marks: one measurement, no interval"
     return _finish(figure, axes, list(panels), title, caption)
 
 
@@ -188,7 +190,11 @@ def draw_intervals(
             style.draw_dots(ax, dots["value"], places, look.colour, 4, mew=0, alpha=0.55)
         marker = look.marker if hue == "method" else "D"
         label = value_name(key, hue) if hue else None
+        single = part["low"].isna().to_numpy()
         style.draw_dots(ax, part["mean"], y, look.colour, 6.5, label=label, marker=marker, zorder=3)
+        style.draw_open_dots(
+            ax, part["mean"][single], y[single], look.colour, 6.5, marker, zorder=4
+        )
         if number and hue is None:
             beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
             for place, mean in zip(y, part["mean"], strict=True):
@@ -339,6 +345,11 @@ def draw_lines(
         if len(part) <= 12:
             drawn |= {"marker": look.marker, "ms": 5, "mec": style.CARD, "mew": 0.6}
         ax.plot(at, mean, **drawn)
+        if band != "none":
+            # Where nothing says how uncertain a mean is; of a long line at its end.
+            single = np.flatnonzero(part["low"].isna() & np.isfinite(mean))
+            single = single if len(part) <= 12 else single[-1:]
+            style.draw_open_dots(ax, at[single], mean[single], look.colour, 5, look.marker)
         # A run that diverged or was not scored leaves a gap: the name stands beside what is drawn.
         drawn_at = np.flatnonzero(np.isfinite(mean))
         if len(drawn_at):

@@ -253,6 +253,24 @@ def draw_dots(
     ax.plot(x, y, **look | style)
 
 
+def draw_open_dots(
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    colour: str,
+    size: float = 6.0,
+    marker: str = "o",
+    zorder: float = 3,
+) -> None:
+    """Draws open dots, where there is one measurement and so no interval; none, where none is.
+
+    Args: ax, x, y, colour, size: as of `draw_dots`; marker, zorder: as of ``Axes.plot``.
+    """
+    if np.size(x):
+        open_look = {"marker": marker, "zorder": zorder, "mfc": CARD, "mec": colour, "mew": 1.4}
+        draw_dots(ax, x, y, colour, size, **open_look)
+
+
 def headline(figure: Figure, text: str) -> None:
     """Writes the finding above all panels of a figure."""
     figure.suptitle(text, x=0.012, ha="left", fontsize=11, weight="bold", color=INK)

@@ -104,10 +104,8 @@ def slugs_in_order(frame: pd.DataFrame) -> list[str]:
 
 
 def confidence_interval(values: ArrayLike) -> tuple[float, float]:
-    """Computes the 95 % interval of a mean by Student's t; of one value, the value twice."""
-    numbers = np.asarray(values, float)
-    mean, half = t_interval(numbers)
-    half = half if numbers.size > 1 else 0.0
+    """Computes the 95 % interval of a mean by Student's t; one value has none, and both are NaN."""
+    mean, half = t_interval(np.asarray(values, float))
     return mean - half, mean + half
 
 
@@ -116,22 +114,23 @@ def means(
 ) -> pd.DataFrame:
     """Computes the mean of each group with its 95 % interval: columns by, mean, low, high.
 
-    Groups keep the order in which the frame shows them. A group of one row has its value three
-    times. A frame of means, with the columns mean, low and high, is returned as it is.
+    Groups keep the order in which the frame shows them. A group of one row has no interval: low
+    and high are NaN. A frame of means, with the columns mean, low and high, is returned as it is.
 
     Args:
         frame: one row a measurement.
         by, value: columns of the groups, and of what was measured.
         comparisons: so many intervals hold together (Bonferroni).
-    Guarantees: test_grammar.py::test_intervals_draw_means_and_their_bands.
+    Guarantees: test_grammar.py::test_intervals_draw_means_and_their_bands,
+        test_a_mean_of_one_seed_has_no_interval_and_an_open_marker.
     """
     if {"mean", "low", "high"} <= {*frame.columns}:
         return frame[[*by, "mean", "low", "high"]].copy()
     groups = frame.groupby(list(by), sort=False, dropna=False)[value]
     table = groups.agg(["mean", "std", "count"]).reset_index()
     point = stdtrit(table["count"].clip(lower=2) - 1, 1 - 0.025 / comparisons)
-    # A single value has no spread: its interval is the value itself.
-    half = (point * table["std"] / table["count"] ** 0.5).where(table["count"] > 1, 0.0)
+    # The standard deviation of a single value is NaN, which must not be read as a spread of zero.
+    half = point * table["std"] / table["count"] ** 0.5
     table["low"] = table["mean"] - half
     table["high"] = table["mean"] + half
     return table[[*by, "mean", "low", "high"]]
@@ -156,8 +155,9 @@ def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "b
     """
     count = count_measurements(frame, by)
     if count.startswith("1 ") and " to " not in count:
-        return f"{count}, no {band}"
-    return f"mean of {count}, {band}: 95 % interval of the mean (Student's t)"
+        return f"{count}, no {band}, open marks"
+    said = f"mean of {count}, {band}: 95 % interval of the mean (Student's t)"
+    return f"{said}, open marks: one, no {band}" if count.startswith("1 ") else said
 
 
 def describe_privacy(frame: pd.DataFrame) -> str:

@@ -50,6 +50,10 @@ the method. On digits three points of accuracy are lost within a factor of 1.7 o
 other tasks the range may end farther off."""
 SUGGESTED_VARIANCE = 0.2
 """Where `suggest_lr` stops, on an output of the copy that a client trains on."""
+REHEARSED_OCTAVES = range(-2, 5)
+"""Rates that `suggest_lr` rehearses, in octaves above the one that v suggests."""
+UNREHEARSED = "with other layers or numbers of steps ranges ended up to 20 times farther on"
+"""What to know of a rate that follows from v alone."""
 TURNS = ("within a round", "over rounds")
 """Kinds of `noise_product` for which noise has half the variance of each factor: some of their runs
 collapse before the mean does."""
@@ -130,10 +134,15 @@ def suggest_lr(
     privacy: Privacy,
     plan: Plan,
     lora: "Lora | LoraConfig | None" = None,
+    *,
+    rehearse: bool = False,
 ) -> PublicSuggestion:
     """Suggests a learning rate whose noise a run can bear, from public numbers alone.
 
-    No data are looked at.
+    No data are looked at. With ``rehearse=True`` the rate is the best of seven octaves in a
+    rehearsal on the task's public validation examples, see `fl.rehearse`: that takes as long as 14
+    runs, and sees steps, layers and training, which the number below does not. Where a task has
+    no such examples the number below decides, and the origin warns of it.
 
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
@@ -147,7 +156,10 @@ def suggest_lr(
     rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in this way, at the
     plan's rate.
 
-    Args: as of `run`, with the noise multiplier set; sigma does not depend on what is suggested.
+    Args:
+        task, method, privacy, plan, lora: as of `run`, with the noise multiplier set; sigma does
+            not depend on what is suggested.
+        rehearse: on public examples, where the task has them.
     The origin says what a row does with its noise that is not counted: its server's rule, a map
     that shapes it, or a choice during the run.
 
@@ -184,10 +196,39 @@ def suggest_lr(
         origin += f"; not counted: {noise.uncounted}"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
+    if rehearse:
+        if task.validation is not None and task.public_test:
+            return _rehearsed(task, method, privacy, plan, lora, rate * factor)
+        origin += f"; no public examples to rehearse with, and {UNREHEARSED}"
     if privacy.releases_steps:
         return PublicSuggestion(rate * factor, clip_norm, f"the rate {origin}")
     origin = f"the clip norm {origin}; the rate is the plan's"
     return PublicSuggestion(rate, clip_norm * factor, origin)
+
+
+def _rehearsed(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None",
+    middle: float,
+) -> PublicSuggestion:
+    """The best of octaves around a rate, in a rehearsal.
+
+    Args: task, method, privacy, plan, lora: as of `suggest_lr`. middle: what v suggests.
+    """
+    from fedlora_lab.recipes.rehearsal import rehearse  # which asks this module for noise
+
+    rates = [middle * 2.0**octave for octave in REHEARSED_OCTAVES]
+    found = rehearse(task, method, privacy, plan, rates, lora=lora)
+    count = len(task.validation[1]) if task.validation else 0
+    origin = f"the best of {len(rates)} rates in a rehearsal on {count} public examples"
+    if found.at_edge:
+        origin += ", at the edge of those tried"
+    if privacy.releases_steps:
+        return PublicSuggestion(found.lr, privacy.clip_norm, origin)
+    return PublicSuggestion(found.lr, found.clip_norm, f"rate and clip norm: {origin}")
 
 
 class NoiseTakenUp(NamedTuple):

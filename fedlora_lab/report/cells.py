@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from fedlora_lab._utils.files import JsonObject, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell, show_progress
-from fedlora_lab.federated.jobs import run_works, workers_for
+from fedlora_lab.federated.jobs import run_calls, workers_for
 from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.federated.spec import rule_identity, without_addresses
 from fedlora_lab.methods.method import Method, check_names
@@ -69,9 +70,9 @@ def run_in_folder(
     places: dict[str, list[Cell]] = {}
     for cell in cells:
         places.setdefault(cell.place, []).append(cell)
-    works = []
+    calls = []
     folders = []
-    shown = None if workers_for(jobs) else (bar, every_round)
+    shown = (bar, every_round) if workers_for(jobs) == 1 else None
     with ExitStack() as stack:
         for place, group in places.items():
             folder = stack.enter_context(Folder(out.expanduser() / place))
@@ -80,13 +81,13 @@ def run_in_folder(
                 if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds:
                     # A worker may have been started in another folder.
                     path = folder.path.absolute()
-                    works.append(cell.work(_finish_cell, path, shown, options))
+                    calls.append((cell.name, partial(_finish_cell, cell, path, shown, options)))
                 else:
                     bar.update(cell.plan.rounds)
-        if finished := len(cells) - len(works):
+        if finished := len(cells) - len(calls):
             say(f"{finished} of {len(cells)} runs are finished in {out} and kept")
-        for number, (line, rounds) in run_works(works, jobs):
-            say(f"{works[number].name}: {line}")
+        for number, (line, rounds) in run_calls(calls, jobs):
+            say(f"{calls[number][0]}: {line}")
             # Runs of this process have moved the bar themselves.
             bar.update(0 if shown else rounds)
         done = any(folder.last_round(*cell) > 0 for folder in folders for cell in folder.begun())
@@ -103,19 +104,17 @@ def _finish_cell(
     path: Path,
     shown: "tuple[tqdm[Any], bool] | None",
     options: Mapping[str, Any],
-    task: Task,
 ) -> tuple[str, int]:
     """Runs what is left of a cell; returns a line on its end, and its rounds.
 
     Args:
-        cell, path: the cell without its task, and its run folder.
+        cell, path: the cell, and its run folder.
         shown: the bar, and whether it says a line for every round; ``None`` in a worker.
         options: of the run.
-        task: of the cell.
     """
     begun = time.perf_counter()
     line = "no round was run"
-    events = run_cell(Folder(path), replace(cell, task=task), **options)
+    events = run_cell(Folder(path), cell, **options)
     if shown is not None:
         events = show_progress(shown[0], cell.plan, cell.name, events, round_line)
     for event in events:

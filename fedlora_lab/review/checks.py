@@ -226,7 +226,7 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
     """Whether a number that leaves without noise was the same in all calls."""
     check = "un-noised output"
     # What the author calls public may depend on the data; what is frozen has a check of its own.
-    exempt = {*trials.claims.public, *trials.claims.frozen, *trials.seeds}
+    exempt = {*trials.claims.public, *trials.claims.frozen, *trials.seeds, *trials.copies}
     changes = trials.out.changes(trials.noised)
     moved = {name: change for name, change in changes.items() if change and name not in exempt}
     if moved:
@@ -237,7 +237,7 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
         words = processing_of(trials.noise)[0] if trials.names else ""
         yield after_processing(found, words) if words and name in trials.names else found
         return
-    bare = sorted({*trials.out.places} - {*trials.names} - trials.copies - exempt)
+    bare = sorted({*trials.out.places} - {*trials.names} - exempt)
     text = f"{few(bare, 4)}: without noise, and the same for all data that were tried"
     yield Finding(check, text if bare else "no number leaves without noise", 0.0)
 
@@ -260,7 +260,7 @@ def check_failure(trials: Trials) -> Iterator[Finding]:
         yield Finding(check, "no call failed", 0.0)
         return
     words, failed = trials.failures[0]
-    yield failure_finding(words, failed, trials.out.function, trials.data, len(trials.failures))
+    yield failure_finding(words, failed, trials.out.function, trials.given, len(trials.failures))
 
 
 def failure_finding(

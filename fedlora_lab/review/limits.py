@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from scipy import stats
 
+from fedlora_lab._utils.validation import few
+from fedlora_lab.review.neighbours import TRIED, holds_floats
 from fedlora_lab.review.noise_size import NOISE_SLACK
+from fedlora_lab.review.sensitivity import REACHED
 from fedlora_lab.review.trials import Trials
 
 POWER = 0.9
@@ -20,11 +23,17 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
     draws = trials.draws
     outputs = trials.out
     yield (
-        "Anything that the step does not return, other states of training, other examples than "
-        f"these {len(trials.data)}, and batches of more than {4 * len(trials.batch)}."
+        "Anything that the step does not return, other states of training, and batches of more "
+        f"than {4 * len(trials.batch)}."
     )
     if not trials.names:
         return
+    yield from rows_not_looked_at(trials)
+    if not trials.coupled:
+        yield (
+            "Noise that the data choose, such as the better of two draws: equal seeds do not give "
+            "equal noise for all data here, or could not be asked for it."
+        )
     numbers = len(trials.chosen)
     total = int(trials.kept.sum())
     if numbers < total:
@@ -54,10 +63,35 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
     if not trials.exact:
         yield (
             "Moves that hide in the noise: equal seeds do not give equal noise here, so that moves "
-            "are estimated, few examples are changed, and no pairs of examples are searched."
+            f"are estimated, in {TRIED} changes of single examples whose copies moved farthest, "
+            "and no pairs of examples are searched."
         )
     if outputs.watched is not None:
         yield f"Batches of another size than {outputs.watched}."
+
+
+def rows_not_looked_at(trials: Trials) -> Iterator[str]:
+    """Which examples were varied, and how: all others, and other ways, were not looked at."""
+    count = len(trials.data)
+    changed = "replaced" if trials.replaced else "left out"
+    tried = len(trials.left_out)
+    which = (
+        f"these {count}, of which each was" if tried == count else f"{tried} of {count} that were"
+    )
+    yield f"Other examples than {which} {changed}."
+    if not all(map(holds_floats, trials.data)):
+        yield "Larger examples: not all hold floating-point numbers, which could be scaled."
+    short = [i for i, moved in trials.loudest.items() if moved < REACHED * trials.limit]
+    if short:
+        names = few([trials.name(i) for i in sorted(short, key=lambda i: trials.places[i])], 4)
+        yield (
+            f"What {len(short)} of the examples ({names}) move where the clip cuts them: in every "
+            f"size that was tried it was less than {REACHED * trials.limit:g} clip norms."
+        )
+    yield (
+        f"NaN, infinity and overflow in other examples than {trials.name(0)}, and a rule of the "
+        "batch that shows only where other than two different examples are mixed."
+    )
 
 
 def round_up(value: float, digits: int = 1) -> float:

@@ -17,7 +17,9 @@ OVERFLOWS = (1e12, 1e24, 1e36, 1e150, 1e300)
 COPIES = 16
 """How often an example is repeated to show a direction through the noise."""
 TRIED = 4
-"""Examples that are scaled."""
+"""Of what takes many calls so many are tried."""
+MOST_ROWS = 256
+"""Examples of which each is left out and made loud; of more, so many over classes and sizes."""
 
 
 # ---- examples
@@ -76,6 +78,77 @@ def to_array(value: Example) -> np.ndarray:
     return np.asarray(value, dtype=np.float64)
 
 
+# ---- the order of examples
+
+
+class Description(NamedTuple):
+    """What an example shows without a step, and what orders it among others.
+
+    Args: label: its single whole numbers and texts. size: norm of its floating-point numbers.
+    content: all of its numbers.
+    """
+
+    label: str
+    size: float
+    content: bytes
+
+
+def leaves(example: Example) -> Iterator[Example]:
+    """The numbers, arrays and texts of an example."""
+    if isinstance(example, Mapping):
+        example = [*example.values()]
+    if isinstance(example, (tuple, list)):
+        for value in example:
+            yield from leaves(value)
+    else:
+        yield example
+
+
+def describe(example: Example) -> Description:
+    """Describes an example; what is neither a number nor a text is passed over."""
+    labels: list[str] = []
+    square = 0.0
+    content = b""
+    for leaf in leaves(example):
+        if isinstance(leaf, str):
+            labels.append(leaf)
+            continue
+        try:
+            numbers = to_array(leaf)
+        except (TypeError, ValueError):
+            continue
+        content += numbers.tobytes()
+        if numbers.size == 1 and float(numbers.ravel()[0]).is_integer():
+            labels.append(str(int(numbers.ravel()[0])))
+        else:
+            with np.errstate(all="ignore"):
+                square += float(np.square(numbers).sum())
+    # Of tokens, which have no norm, the number tells short from long.
+    size = np.nan_to_num(square, nan=math.inf) if square else len(labels)
+    return Description(" ".join(labels), float(size), content)
+
+
+def spread_order(data: Sequence[Example]) -> list[int]:
+    """Places of the examples, one of each label in turn, and of each label sizes far apart first.
+
+    The first of them stand for all, and the order in which they were given changes nothing.
+
+    >>> spread_order([(1.5, 0), (2.5, 0), (3.5, 0), (4.5, 0), (9.5, 1)])
+    [0, 4, 2, 1, 3]
+    """
+    described = [describe(example) for example in data]
+    labelled = len({label for label, _, _ in described}) <= len(data) / 2
+    by_label: dict[str, list[int]] = {}
+    for place in sorted(range(len(data)), key=lambda i: described[i][1:] + described[i][:1]):
+        by_label.setdefault(described[place].label if labelled else "", []).append(place)
+    order = []
+    for label, places in by_label.items():
+        # Ranks with their digits reversed: the first few lie far apart, however many there are.
+        ranks = sorted(range(len(places)), key=lambda rank: f"{rank:032b}"[::-1])
+        order += [(turn, label, places[rank]) for turn, rank in enumerate(ranks)]
+    return [place for _, _, place in sorted(order)]
+
+
 # ---- batches
 
 
@@ -102,23 +175,15 @@ class Neighbours(NamedTuple):
         return batch(self.ones), batch(self.others)
 
 
-def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbours]:
-    """What is done to one example of a batch.
+def row_change(batch: Batch, i: int, row: Example, words: str, replaced: bool) -> Neighbours:
+    """One example, in the batch or outside of it, against its absence or another one.
 
-    Args: batch: of examples. replaced: batches have one size. count: of examples that are changed.
+    Args: batch: of examples. i: its place in the data. row: the example, changed or not. words: say
+    what was done. replaced: batches have one size.
     """
-    for i, example in enumerate(batch[:count]):
-        without = batch[:i] + batch[i + 1 :]
-        loud = scale(example, LOUD)
-        stand = [batch[(i + 1) % len(batch)]] if replaced else []
-        action = "replaced" if replaced else "left out"
-        yield Neighbours(f"example {i} {action}", without, [example], stand, i)
-        if i < TRIED and holds_floats(example):
-            yield Neighbours(f"example {i} scaled by 1e6", without, [loud], stand, i)
-            if replaced:
-                turned = [scale(example, -LOUD)]
-                yield Neighbours(f"example {i} scaled by 1e6, turned", without, [loud], turned, i)
-    if not replaced:
-        loud = scale(batch[0], LOUD)
-        yield Neighbours("example 0 twice", batch, batch[:1])
-        yield Neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], [loud])
+    place = i % len(batch)
+    if not replaced and i >= len(batch):
+        return Neighbours(words, batch, [row], [], place)
+    without = batch[:place] + batch[place + 1 :]
+    stand = batch[place] if i >= len(batch) else batch[(place + 1) % len(batch)]
+    return Neighbours(words, without, [row], [stand] if replaced else [], place)

@@ -1,6 +1,8 @@
 """Whether the noise has the claimed size, altogether and in every tensor and number; and whether it
 is the same whatever the data are: along every move that they make, and on every batch."""
 
+import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -9,6 +11,8 @@ from scipy import stats
 
 from fedlora_lab.review.claims import Finding, Verdict
 from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
+from fedlora_lab.review.noise import kept_places
+from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.post_processing import after_processing, processing_of
 from fedlora_lab.review.trials import SLACK, Trials
 
@@ -26,6 +30,10 @@ ENOUGH = 0.8
 """Share of the claimed variance from which on an empty batch has all of its noise."""
 SAME_NUMBER = 0.05
 """Difference of one number of one draw, in claimed deviations, that may be rounding."""
+CHOICE_COLUMNS = 256
+"""Numbers in which it is asked whether the data choose the noise."""
+LEAST_AGREEING = 6
+"""Draws in which two moves agree up to a hundredth of the noise: fewer may do so by chance."""
 SUSPECT = 0.01
 """A p-value from which on it is asked whether rates after the noise explain it."""
 LEAST_CHANGE = 0.01
@@ -127,6 +135,7 @@ def check_noise_and_data(trials: Trials) -> Iterator[Finding]:
     """Whether the noise is the same whatever the data are."""
     yield from explained_by_rates(trials, along_moves(trials))
     yield from compare_batches(trials)
+    yield from check_choice(trials)
 
 
 def along_moves(trials: Trials) -> Iterator[Finding]:
@@ -151,7 +160,8 @@ def along_copies(trials: Trials, what: str) -> Iterator[Finding]:
     Args: trials: of the step. what: is measured.
     """
     batch = [trials.batch[0]] * len(trials.batch)
-    with trials.noting_failures("copies of example 0"):
+    copies = f"copies of {trials.name(0)}"
+    with trials.noting_failures(copies):
         # Away from an empty batch, or from half of this one where none can be empty.
         direction = trials.direction(batch, batch[: len(batch) // 2] if trials.quiet else [])
         # Draws that the direction was not learned on.
@@ -159,9 +169,59 @@ def along_copies(trials: Trials, what: str) -> Iterator[Finding]:
         square = np.var(seen, ddof=1, keepdims=True) / trials.claims.noise_multiplier**2
         if direction.any() and np.isfinite(square).all():
             free = np.array([len(seen) - 1])
-            found = size_finding(DATA, square, free, ["copies of example 0"], what)
+            found = size_finding(DATA, square, free, [copies], what)
             # A batch with a chance of its own varies more than its noise.
             yield found if found.rejected == "broken" else found._replace(p=1.0)
+
+
+def check_choice(trials: Trials) -> Iterator[Finding]:
+    """Whether the data choose among draws of noise: of two draws the one that hides less, say.
+
+    Under each seed the noise of a single example is held against that of none, and of another one.
+    Where data have no say these differ by one move under all seeds or, where each batch has a draw
+    of its own, under none alike.
+    """
+    if not trials.claims.seeded:
+        return
+    first, second = (scale(x, LOUD) if holds_floats(x) else x for x in trials.data[:2])
+    few: list[Batch] = [[], [first], [second]]
+    rest = trials.batch[1:]
+    many: list[Batch] = [trials.batch if trials.replaced else rest, [first, *rest], [second, *rest]]
+    places = trials.chosen[kept_places(len(trials.chosen), CHOICE_COLUMNS)]
+    sent = np.full(1, np.nan)
+    # Among few examples each has the most to say; not every step takes so small a batch.
+    for batches in [many] if trials.replaced else [few, many]:
+        with contextlib.suppress(StepFailed):  # told by the check of such batches
+            draws = range(trials.draws)
+            sent = np.array([[trials.out(x, draw)[places] for draw in draws] for x in batches])
+            break
+    if not np.isfinite(sent).all():
+        return
+    trials.coupled = True
+    for (one, a), (other, b) in itertools.combinations(enumerate(sent * trials.per_deviation), 2):
+        gaps = a - b
+        # In each number: the largest group of draws that agree.
+        ordered = np.sort(gaps, axis=0)
+        least = max(LEAST_AGREEING, trials.draws // 8)
+        spans = ordered[least - 1 :] - ordered[: trials.draws - least + 1]
+        at = np.argmin(spans, axis=0)
+        usual = np.take_along_axis(ordered, at[None], axis=0)
+        agree = np.abs(gaps - usual) <= SAME_NUMBER / 10
+        groups = agree.sum(0)
+        trials.coupled &= bool((groups == trials.draws).all())
+        # Two examples that dropout leaves or not move at most two clip norms, whatever it draws.
+        most = trials.limit * (1 if 0 in (one, other) or trials.replaced else 2)
+        off = np.linalg.norm(np.where(agree, 0.0, gaps - usual), axis=1)
+        far = off * trials.claims.noise_multiplier > 2 * most * (1 + SLACK)
+        chosen = (groups >= least) & (groups < trials.draws)
+        if chosen.any() and far.any() and trials.noise.sent is trials.noise.rows:
+            share = 1 - float(agree[:, chosen].mean())
+            text = (
+                f"under {share:.0%} of the seeds one example has other noise than none, or another "
+                "one, and under the rest the same: the data choose"
+            )
+            yield Finding(DATA, text, 0.0, "an example alone", "broken")
+            return
 
 
 def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
@@ -175,16 +235,16 @@ def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
         yield "a batch of two", batch[:2]
         yield "the batch and all other examples", trials.data[: 4 * size]
         for i, example in enumerate(batch[:TRIED]):
-            yield f"example {i} alone", [example]
+            yield f"{trials.name(i)} alone", [example]
     factors = (1 / LOUD, -1.0, 10.0, LOUD, -LOUD) if holds_floats(batch[0]) else ()
     # Noise that follows the data, as that of a threshold from the batch, shrinks with them.
     for factor in factors:
         yield f"a batch scaled by {factor:g}", [scale(example, factor) for example in batch]
     # Of copies all that a batch may ask is true at once: one class, no loss, all correct.
     for i in range(len(trials.data[:COPIED])):
-        yield f"copies of example {i}", [trials.data[i]] * size
+        yield f"copies of {trials.name(i)}", [trials.data[i]] * size
         for factor in factors:
-            words = f"copies of example {i} scaled by {factor:g}"
+            words = f"copies of {trials.name(i)} scaled by {factor:g}"
             yield words, [scale(trials.data[i], factor)] * size
 
 
@@ -203,7 +263,8 @@ def compare_batches(trials: Trials) -> Iterator[Finding]:
             if np.abs(pair - base).max() <= SAME_NUMBER:
                 same += 1
             # On a grid one draw may be rounded up beside other data, and down beside these.
-            elif on_a_grid or not same_draw(base, pair):
+            # Beside a chance of the batch's own, such as dropout, no difference is exact.
+            elif on_a_grid or not trials.exact or not same_draw(base, pair):
                 suspects.append((where, examples, pair))
             else:
                 yield different_size(where, base, pair)

@@ -4,7 +4,7 @@ No epsilon suffers by what is done to the noised sum alone, but what leaves is t
 any more, and neither its size nor its law says what a review has to know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -67,29 +67,52 @@ def processing_of(noise: Noise) -> tuple[str, float]:
     return "", 0.0
 
 
-def functions_of(tensors: Mapping[str, np.ndarray]) -> set[str]:
-    """Names of tensors that follow from another one, number by number or by a norm.
+def functions_of(tensors: Mapping[str, np.ndarray], sources: Collection[str]) -> set[str]:
+    """Names of tensors that follow from another one, number by number or as a whole.
 
-    Args: tensors: name -> (calls, numbers), in calls with other noise and other data.
+    Args: tensors: name -> (calls, numbers), in calls with other noise and other data. sources:
+    names of those from which others may follow.
     """
-    large = [x for x in tensors.values() if x.shape[1] > 1]
-    sources = {"all": np.concatenate(large, axis=1)} if len(large) > 1 else {}
+    large = [tensors[name] for name in sources if tensors[name].shape[1] > 1]
+    known = {"all": np.concatenate(large, axis=1)} if len(large) > 1 else {}
     found: set[str] = set()
     # What is larger comes first: a norm follows from a tensor, never a tensor from a norm.
-    for name, x in sorted(tensors.items(), key=lambda item: -item[1].shape[1]):
-        candidates = [y for source in sources.values() for y in functions(source)]
-        same = (y - y[0] for y in candidates if y.shape == x.shape)
-        if any(proportional(x - x[0], y) for y in same):
+    for name in sorted(tensors, key=lambda name: (-tensors[name].shape[1], name not in sources)):
+        if any(follows(tensors[name], source) for source in known.values()):
             found.add(name)
-        else:
-            sources[name] = x
+        elif name in sources:
+            known[name] = tensors[name]
     return found
+
+
+def follows(x: np.ndarray, source: np.ndarray) -> bool:
+    """Whether one output is plainly a function of another. Args: both (calls, numbers)."""
+    candidates = [y for y in functions(source) if y.shape == x.shape]
+    if any(proportional(x - x[0], y - y[0]) for y in candidates):
+        return True
+    if x.shape == source.shape and x.shape[1] >= LEAST_TIES:
+        return rises_or_falls(x, source)
+    # Of places in a tensor a multiple says nothing: two numbers of few values agree by chance.
+    wholes = [np.argmax(source, axis=1), np.argmin(source, axis=1), np.argmax(abs(source), axis=1)]
+    return x.shape[1] == 1 and any(x.any() and (x[:, 0] == y).all() for y in wholes)
+
+
+def rises_or_falls(x: np.ndarray, source: np.ndarray) -> bool:
+    """Whether each number only rises, or only falls, with its own in the source, in all calls: as
+    after a cut, or in a step of Adam from a fixed state."""
+    order = np.argsort(source, axis=0, kind="stable")
+    steps = np.diff(np.take_along_axis(x, order, axis=0), axis=0)
+    rounding = AGREE * np.ptp(x, axis=0)
+    one_way = (steps >= -rounding).all(0) | (steps <= rounding).all(0)
+    return bool(one_way.all() and np.ptp(x, axis=0).all())
 
 
 def functions(x: np.ndarray) -> list[np.ndarray]:
     """What often leaves beside a tensor, as momentum, a second moment or a logged norm."""
+    size = np.abs(x)
     square = np.square(x).sum(1, keepdims=True)
-    return [x, np.square(x), np.abs(x), np.sign(x), square, np.sqrt(square)]
+    wholes = [y(1, keepdims=True) for y in (x.max, x.min, x.mean, x.std, size.max, size.sum)]
+    return [x, np.square(x), size, np.sign(x), square, np.sqrt(square), *wholes]
 
 
 def proportional(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """How far one example moves what leaves a step: what is tried, and how it is judged."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -9,23 +10,29 @@ from scipy import stats
 
 from fedlora_lab.review.claims import Finding, Verdict
 from fedlora_lab.review.neighbours import (
+    COPIES,
     LOUD,
+    MOST_ROWS,
     OVERFLOWS,
     TRIED,
     Batch,
     Example,
     Neighbours,
     holds_floats,
+    row_change,
     scale,
-    single_changes,
 )
 from fedlora_lab.review.noise_size import DATA
 from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.trials import SLACK, Shift, Trials
 
 LONGEST_WAY = 64
-BESIDE = 8
-"""Examples of which each is put among copies of each other one."""
+SIZES = (*(10.0**k for k in range(-6, 0)), *(10.0**k for k in range(1, 7)), -LOUD)
+"""Factors of the examples that are tried in many sizes."""
+REACHED = 0.9
+"""Share of the limit from which on an example counts as clipped, however loud it is made."""
+RULE = 0.05
+"""Difference of two moves by one example, in units of the limit, that rounding does not explain."""
 
 
 def extreme_examples(batch: Batch) -> list[Example]:
@@ -56,29 +63,115 @@ def farthest_beside_copies(trials: Trials) -> list[Neighbours]:
     What a step computes from its batch before the clip, such as a weight for each class, shifts
     all copies together when one other example comes.
     """
-    places = range(len(trials.data[:BESIDE]))
-    scaled = [(i, 1.0) for i in places]
-    pairs = [*itertools.product(scaled, scaled)]
-    if holds_floats(trials.data[0]):
-        scaled += [(i, factor) for factor in (-1.0, LOUD, -LOUD) for i in places]
-    chosen = trials.rng.permutation(len(pairs))[: trials.draws].tolist()
-    searched = [(*pairs[n], len(trials.batch) - 1) for n in chosen]
-    # Also a few copies of examples that hardly move, which a rule of the batch may wake.
-    for a, b, copies in trials.rng.integers((len(scaled), len(scaled), 5), size=(len(chosen), 3)):
-        few = len(trials.batch) - 1 if trials.replaced else int(copies) + 1
-        searched.append((scaled[a], scaled[b], few))
+    count = len(trials.data[:MOST_ROWS])
+    factors = (1.0, -1.0, LOUD, -LOUD) if holds_floats(trials.data[0]) else (1.0,)
+    most = len(trials.batch) - 1
+    searched = []
+    for _ in range(trials.draws):
+        i, j = trials.rng.integers(count, size=2).tolist()
+        searched.append((i, 1.0, j, 1.0, most))
+        # Also a few copies of examples that hardly move, which a rule of the batch may wake.
+        i, j, copies = trials.rng.integers((count, count, 5)).tolist()
+        one, other = trials.rng.choice(factors, size=2).tolist()
+        searched.append((i, one, j, other, most if trials.replaced else copies + 1))
+    if len(factors) > 1:
+        # A sum that is brought to one length turns round where it was short.
+        turned = itertools.product(range(min(TRIED, count)), (LOUD, -LOUD))
+        searched += [(i, far, i, 1 / LOUD, most if trials.replaced else 1) for i, far in turned]
     found: list[tuple[float, Neighbours]] = []
-    for one, other, few in searched:
-        first, second = (f"example {i} scaled by {factor:g}" for i, factor in (one, other))
-        words = f"{first}, beside {few} × {second}"
-        example, copied = (scale(trials.data[i], factor) for i, factor in (one, other))
-        trial = beside_copies(trials, words, example, copied, few)
+    for i, one, j, other, copies in searched:
+        words = f"{trials.name(i)} scaled by {one:g}, beside {copies} × "
+        words += f"{trials.name(j)} scaled by {other:g}"
+        example, copied = scale(trials.data[i], one), scale(trials.data[j], other)
+        trial = beside_copies(trials, words, example, copied, copies)
         with trials.noting_failures(words):
-            batch, without = trial.batches()
-            gap = trials.in_clips(trials.out(batch, 0) - trials.out(without, 0))
+            gap = trials.in_clips(trials.gap(trial, 0))
             found.append((float(np.nan_to_num(np.linalg.norm(gap), nan=np.inf)), trial))
     found.sort(key=lambda pair: -pair[0])
     return [trial for _, trial in found[:TRIED]]
+
+
+def factors_of(trials: Trials, i: int) -> Iterator[float]:
+    """By what an example is scaled: not at all, and until it moves as far as a clip lets it.
+
+    Args: trials: of the step. i: place of the example.
+    """
+    yield 1.0
+    if not holds_floats(trials.data[i]):
+        return
+    # A clip may fail in some sizes only, as where squares vanish.
+    ladder = SIZES if i < TRIED else ()
+    yield from ladder
+    for factor in (LOUD, -LOUD, 10.0, -10.0):
+        if factor not in ladder and trials.loudest.get(i, 0.0) < REACHED * trials.limit:
+            yield factor
+
+
+def single_changes(trials: Trials) -> Iterator[tuple[int, Neighbours]]:
+    """Each example left out, or in another's place, as it is and made loud, with its place."""
+    for i, example in enumerate(trials.data[:MOST_ROWS]):
+        done = "replaced" if trials.replaced else "left out"
+        for factor in factors_of(trials, i):
+            words = f"{trials.name(i)} {done if factor == 1 else f'scaled by {factor:g}'}"
+            row = scale(example, factor)
+            yield i, row_change(trials.batch, i, row, words, trials.replaced)
+    if trials.replaced and holds_floats(trials.data[0]):
+        for i in range(min(TRIED, len(trials.batch))):
+            loud, turned = (scale(trials.batch[i], factor) for factor in (LOUD, -LOUD))
+            trial = row_change(
+                trials.batch, i, loud, f"{trials.name(i)} scaled by 1e6, turned", True
+            )
+            yield i, trial._replace(others=[turned])
+
+
+def farthest_single_changes(trials: Trials) -> list[Neighbours]:
+    """Of all changes of single examples those that move what leaves farthest, by one pair of calls
+    each, under a few seeds in turn."""
+    found: list[tuple[float, int, Neighbours]] = []
+    for i, trial in single_changes(trials):
+        with trials.noting_failures(trial.words):
+            moved = trials.note(trial.words, trials.gap(trial, i % TRIED))
+            trials.loudest[i] = max(moved, trials.loudest.get(i, 0.0))
+            trials.left_out.add(i)
+            found.append((-moved, len(found), trial))
+    return [trial for _, _, trial in sorted(found)[:TRIED]]
+
+
+def likely_single_changes(trials: Trials) -> list[Neighbours]:
+    """The same where noise does not cancel: those whose copies move farthest in two calls each."""
+    batch = trials.batch
+    stand = [batch[0]] * COPIES if trials.replaced else []
+    found: list[tuple[float, int, Neighbours]] = []
+    base = np.zeros((2, int(trials.kept.sum())))
+    with trials.noting_failures("an ordinary batch"):
+        for _ in range(TRIED):
+            for side in (0, 1):
+                sent = trials.in_clips(trials.out([*batch, *stand], next(trials.fresh)))
+                base[side] += sent / TRIED
+    for i, example in enumerate(trials.data[:MOST_ROWS]):
+        for factor in (1.0, LOUD) if holds_floats(example) else (1.0,):
+            action = "replaced" if trials.replaced else "left out"
+            words = f"{trials.name(i)} {action if factor == 1 else f'scaled by {factor:g}'}"
+            row = scale(example, factor)
+            with trials.noting_failures(words):
+                far = [*batch, *[row] * COPIES]
+                one, other = (trials.in_clips(trials.out(far, next(trials.fresh))) for _ in base)
+                # The two have noise of their own: their product has none on average.
+                square = float(np.nan_to_num((one - base[0]) @ (other - base[1]), nan=math.inf))
+                trial = row_change(batch, i, row, words, trials.replaced)
+                found.append((-square, len(found), trial))
+                trials.left_out.add(i)
+    return [trial for _, _, trial in sorted(found)[:TRIED]]
+
+
+def changes_of_two(trials: Trials) -> Iterator[Neighbours]:
+    """An example twice, and one that is loud beside a single other one."""
+    if not trials.replaced:
+        batch = trials.batch
+        yield Neighbours(f"{trials.name(0)} twice", batch, batch[:1])
+        loud = scale(batch[0], LOUD)
+        words = f"{trials.name(0)} scaled by 1e6, in a batch of two"
+        yield Neighbours(words, batch[1:2], [loud])
 
 
 def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
@@ -155,14 +248,15 @@ def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterat
 
     Args: trials: of the step. strong, ends: see `extreme_examples`.
     """
-    changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
-    singles = measured(trials, changes)
+    chosen = (farthest_single_changes if trials.exact else likely_single_changes)(trials)
+    singles = measured(trials, [*chosen, *changes_of_two(trials)])
     shifts = [*singles]
     # Such searches take too many calls where noise does not cancel.
     if trials.exact:
         # Copies add up: a rule of the batch that changes them all shows at once.
         ways = [tipping_point(trials, end, strong) for end in ends]
         shifts += measured(trials, [*ways, *farthest_beside_copies(trials)])
+        yield from check_rule_of_batch(trials)
     for words, shift in shifts:
         yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
     if not singles:
@@ -181,6 +275,36 @@ def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterat
         text = "no example moves any noised output"
         verdict = "cannot tell" if best.error else "broken"
     yield Finding("signal", text, best.value, words, verdict)
+
+
+def check_rule_of_batch(trials: Trials) -> Iterator[Finding]:
+    """Whether an example moves what leaves alike beside other examples, as in a sum it does.
+
+    Where it does not, the batch has a rule, and the worst batch for it may not have been tried.
+    """
+    size = len(trials.batch)
+    others = [trials.data[-1]] * (size - 1)
+    for i, example in enumerate(trials.batch[:TRIED]):
+        loud = scale(example, LOUD) if holds_floats(example) else example
+        beside = [trials.batch[:i] + trials.batch[i + 1 :], others]
+        beside += [] if trials.replaced else [[], trials.batch[size - 1 :], trials.batch[: i // 2]]
+        stand = [trials.batch[(i + 1) % size]] if trials.replaced else []
+        for row in (example, loud):
+            moves = []
+            for shared in beside:
+                # A batch on which the step fails is told where that is looked at.
+                with contextlib.suppress(StepFailed):
+                    gap = trials.gap(Neighbours("", shared, [row], stand, 0), 0)
+                    moves.append(trials.in_clips(gap))
+            apart = max((float(np.linalg.norm(x - moves[0])) for x in moves), default=0.0)
+            if apart > RULE * trials.limit:
+                text = (
+                    "one example moves what leaves otherwise beside other examples, by "
+                    f"{apart:.2g} clip norms: no sum of clipped examples, but a rule of the batch, "
+                    "for which the worst batch need not have been tried"
+                )
+                yield Finding("sensitivity", text, apart, trials.name(i), "not as claimed")
+                return
 
 
 def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Where equal seeds give equal noise, differences are exact. Where they do not, a 
 on one half of the calls and measured on the other half.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,15 @@ import numpy as np
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.review.claims import Claims, Step
-from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Neighbours, scale
+from fedlora_lab.review.neighbours import (
+    COPIES,
+    LOUD,
+    TRIED,
+    Batch,
+    Neighbours,
+    scale,
+    spread_order,
+)
 from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.outputs import Outputs, StepFailed
 from fedlora_lab.review.post_processing import COARSE, functions_of, grid_step
@@ -33,6 +42,8 @@ BEYOND_NOISE = 1000.0
 """Claimed deviations between two draws that no noise explains."""
 SEED_BITS = 16
 """What an output of whole numbers holds at least that may be a seed."""
+RECENT = 8
+"""Batches whose outputs are kept."""
 MOST_MOVES = 64
 """Moves by the data along which the noise is measured, and the longest, in clip norms."""
 
@@ -59,8 +70,11 @@ class Trials:
         self, function: Step, data: Batch, claims: Claims, *, batch: int, draws: int, seed: int
     ) -> None:
         self.claims = claims
-        self.data = data
-        self.batch = data[:batch]
+        # In an order of their own: a verdict must not hang on the order of the rows.
+        self.given = data
+        self.places = spread_order(data)
+        self.data = [data[place] for place in self.places]
+        self.batch = self.data[:batch]
         self.draws = draws
         self.seed = seed
         self.replaced = claims.relation == "replace"
@@ -69,6 +83,11 @@ class Trials:
         self.fresh = itertools.count(draws)
         self.failures: list[tuple[str, StepFailed]] = []
         self.moves: dict[str, np.ndarray] = {}
+        # What was done to single examples: how far each moved at most, by place in the data.
+        self.left_out: set[int] = set()
+        self.loudest: dict[int, float] = {}
+        self.coupled = False
+        self._recent: dict[int, tuple[Batch, np.ndarray]] = {}
         self.out = Outputs(function, seed, self.batch, self.replaced)
         for field in ("frozen", "public"):
             for name in getattr(claims, field):
@@ -81,16 +100,24 @@ class Trials:
         # What is frozen has to stand still: noise on it is a finding, not noise.
         for name in [*claims.frozen, *self.seeds]:
             self.noised[self.out.places[name]] = False
+        noised = [name for name, place in self.out.places.items() if self.noised[place].any()]
+        self.copies = self._find_copies(first, others, noised)
         self.exact = claims.seeded and self._noise_cancels(first)
         self.quiet = self.batch
         if not self.exact:
             self._look_at_empty_batch()
-        noised = [name for name, place in self.out.places.items() if self.noised[place].any()]
-        self.copies = self._find_copies(first, others, noised)
-        self.names = [name for name in noised if name not in self.copies]
+        self.names = [
+            name
+            for name, place in self.out.places.items()
+            if name not in self.copies and self.noised[place].any()
+        ]
         self.kept = np.zeros(self.out.size, bool)
         for name in self.names:
             self.kept[self.out.places[name]] = self.noised[self.out.places[name]]
+
+    def name(self, i: int) -> str:
+        """Names an example by its place in the data as they were given."""
+        return f"example {self.places[i]}"
 
     @contextmanager
     def noting_failures(self, words: str) -> Iterator[None]:
@@ -114,16 +141,25 @@ class Trials:
 
     def _noise_cancels(self, first: np.ndarray) -> bool:
         """Whether equal seeds give equal noise, whatever the examples are."""
-        # One example is exchanged for another: the move by it is the same under every seed.
-        swapped = [*self.batch[1:], self.batch[1]]
-        try:
-            moves = np.stack([self.out(swapped, draw) for draw in (0, 1)]) - first[:2]
-        except StepFailed as failed:
-            self.failures.append(("example 0 in the place of another", failed))
-            return False
-        gap = np.abs(moves[1] - moves[0])[self.noised]
-        spread = math.sqrt(first.var(0)[self.noised].mean()) if self.noised.any() else 0.0
-        return bool((gap <= 0.01 * spread + 1e-5 * np.abs(moves).max()).all())
+        # One example is exchanged for another, and one left out: the move is the same under every
+        # seed, also where the number of examples decides how many numbers are drawn.
+        others = {f"{self.name(1)} in the place of another": [*self.batch[1:], self.batch[1]]}
+        if not self.replaced:
+            others[f"{self.name(0)} left out"] = self.batch[1:]
+        noised = self.noised.copy()
+        for name in self.copies:
+            noised[self.out.places[name]] = False
+        spread = math.sqrt(first.var(0)[noised].mean()) if noised.any() else 0.0
+        for words, batch in others.items():
+            try:
+                moves = np.stack([self.out(batch, draw) for draw in (0, 1)]) - first[:2]
+            except StepFailed as failed:
+                self.failures.append((words, failed))
+                return False
+            gap = np.abs(moves[1] - moves[0])[noised]
+            if not (gap <= 0.01 * spread + 1e-5 * np.abs(moves[:, noised]).max(initial=0)).all():
+                return False
+        return True
 
     def _look_at_empty_batch(self) -> None:
         """Measures noise on an empty batch where that works, and finds what is not noised there.
@@ -144,7 +180,7 @@ class Trials:
         calls: dict[int, np.ndarray] = {}
         with self.noting_failures("all examples scaled by 1e6"):
             calls[1] = self.out([scale(x, LOUD) for x in self.batch], 1)
-        with self.noting_failures("example 0 left out"):
+        with self.noting_failures(f"{self.name(0)} left out"):
             calls[0] = self.out(self.batch[1:], 0)
         return calls
 
@@ -172,24 +208,39 @@ class Trials:
         return [name for name, place in places if self.noised[place].any() and tells(place)]
 
     def _find_copies(
-        self, first: np.ndarray, others: Mapping[int, np.ndarray], names: Sequence[str]
+        self, first: np.ndarray, others: Mapping[int, np.ndarray], noised: Sequence[str]
     ) -> set[str]:
-        """Outputs that follow from another one in every call, data and noise alike: a multiple of
-        it, such as momentum, its squares, or its norm.
+        """Outputs that follow from a noised one in every call, data and noise alike: a multiple of
+        it, such as momentum, its squares, its norm, or the place of its largest number.
 
-        Args: first, others: as of `_find_seeds`. names: of the noised outputs.
+        Args: first, others: as of `_find_seeds`. noised: names of the noised outputs.
         """
-        sent = np.stack([*first, *others.values()])
-        moved = np.isfinite(sent).all(0)
+        calls = [*first, *others.values(), *self._on_many_data()]
+        sent = np.stack(calls)
+        finite = np.asarray(np.isfinite(sent).all(axis=0))
         # Without a move by the data, two draws of the same noise would look like a copy.
-        moved &= np.any([x != first[draw] for draw, x in others.items()], axis=0)
+        by_data = np.any([x != first[draw] for draw, x in others.items()], axis=0)
+        told = {*self.claims.frozen, *self.claims.public, *self.seeds}
         tensors = {
             name: sent[:, place]
             for name, place in self.out.places.items()
-            if name in names and moved[place].any()
+            if name not in told and finite[place].all()
         }
+        sources = [n for n in noised if n in tensors and by_data[self.out.places[n]].any()]
+        idle = [n for n in noised if n not in sources]
         # A copy tells nothing new; counted, it would lengthen every move.
-        return functions_of(tensors)
+        return functions_of({n: x for n, x in tensors.items() if n not in idle}, sources)
+
+    def _on_many_data(self) -> list[np.ndarray]:
+        """What leaves for more batches, each with a draw of its own."""
+        batches = [scaled for x in self.batch[:TRIED] for scaled in ([x], [scale(x, LOUD)] * 3)]
+        if self.replaced:
+            batches = [[scale(x, -1.0), *self.batch[1:]] for x in self.batch]
+        sent = []
+        for draw, batch in enumerate(batches):
+            with contextlib.suppress(StepFailed):  # told where such batches are looked at
+                sent.append(self.out(batch, TRIED + draw))
+        return sent
 
     # -- the noise
 
@@ -265,14 +316,37 @@ class Trials:
         """Noised outputs in clip norms."""
         return vector[self.kept] * self.per_clip
 
+    def gap(self, trial: Neighbours, draw: int) -> np.ndarray:
+        """The difference of all that leaves for two neighbours, under one seed.
+
+        Args: trial: the two. draw: number of the seed.
+        """
+        one, other = trial.batches()
+        return self.once(one, draw) - self.once(other, draw)
+
+    def once(self, batch: Batch, draw: int) -> np.ndarray:
+        """What leaves for a batch; of the last few batches nothing is computed twice."""
+        recent = self._recent.pop(key := hash((draw, *map(id, batch))), None)
+        sent = self.out(batch, draw) if recent is None else recent[1]
+        # The batch is kept, so that none of its examples is another one later.
+        self._recent[key] = (batch, sent)
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        return sent
+
+    def note(self, words: str, gap: np.ndarray) -> float:
+        """The length of a move in clip norms; keeps its direction for the look at the noise.
+
+        Args: words: say what moved. gap: difference of all that leaves.
+        """
+        moved = float(np.nan_to_num(np.linalg.norm(self.in_clips(gap)), nan=math.inf))
+        if 0 < moved < LONGEST_MOVE and len(self.moves) < MOST_MOVES:
+            self.moves[words] = gap[self.chosen]
+        return moved
+
     def exact_shift(self, trial: Neighbours) -> Shift | None:
         """How far two neighbours lie apart, where their noise is the same at equal seeds."""
-        one, other = trial.batches()
-
-        def gap(draw: int) -> np.ndarray:
-            return self.out(one, draw) - self.out(other, draw)
-
-        whole = gap(0)
+        whole = self.gap(trial, 0)
         first = self.in_clips(whole)
         # What is not finite is infinitely far away, whatever the noise is.
         if not np.isfinite(first).all():
@@ -284,13 +358,12 @@ class Trials:
         rounding = 0.0
         # A move within the limit decides nothing.
         for draw in range(REPEATS if value > self.limit * (1 + SLACK) else 1):
-            rounding = max(rounding, float(np.linalg.norm(self.in_clips(gap(draw + 1)) - first)))
+            again = self.in_clips(self.gap(trial, draw + 1))
+            rounding = max(rounding, float(np.linalg.norm(again - first)))
             if not rounding <= 0.01 + 1e-4 * value:
                 return None
-        moved = max(0.0, value - rounding)
-        if 0 < moved < LONGEST_MOVE and len(self.moves) < MOST_MOVES:
-            self.moves[trial.words] = whole[self.chosen]
-        return Shift(moved, 0.0)
+        self.note(trial.words, whole)
+        return Shift(max(0.0, value - rounding), 0.0)
 
     def measure(self, trial: Neighbours) -> Shift:
         """How far two neighbours lie apart."""

@@ -14,6 +14,7 @@ from typing import Any
 from fedlora_lab._utils.validation import check_one_of
 from fedlora_lab.tasks.architectures import quiet
 from fedlora_lab.tasks.digits import digits
+from fedlora_lab.tasks.fashion_mnist import fashion_mnist
 from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.metrics import (
     METRICS,
@@ -37,6 +38,7 @@ __all__ = [
     "classification",
     "digits",
     "exact_match",
+    "fashion_mnist",
     "hub",
     "prompts",
     "quiet",
@@ -49,6 +51,7 @@ __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
+    "fashion_mnist": fashion_mnist,
     "regression": regression,
     "sentences": sentences,
 }

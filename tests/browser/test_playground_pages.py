@@ -203,11 +203,10 @@ def test_a_local_step_and_a_release_of_the_page_are_those_of_the_library(page, t
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_the_predicted_end_and_v_are_those_of_the_library(page, task, privacy, slug):
+def test_v_is_that_of_the_library(page, task, privacy, slug):
     seen = ask(page, "settings => pg.forecast(pg.problem, settings)", {**SETTINGS, "method": slug})
     noise = tuned_rates.noise_taken_up(task, slug, privacy, PLAN, LORA)
-    end = RATE * noise.factor(tuned_rates.OUTPUT_VARIANCE)
-    assert [seen["v"], seen["end"]] == pytest.approx([noise.value, end], rel=1e-5)
+    assert seen["v"] == pytest.approx(noise.value, rel=1e-5)
 
 
 def test_a_story_s_run_is_the_committed_one(page):
@@ -381,8 +380,6 @@ def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
 
 def test_the_page_says_what_its_pictures_show(page):
     """The product written out, an empty chart explained, one axis for a story, a slider in use."""
-    bound = f"v = {tuned_rates.OUTPUT_VARIANCE}"
-    page.locator("figcaption", has_text="Predicted end of the range").get_by_text(bound).wait_for()
     ticks = page.locator("[data-chart=accuracy] text[text-anchor=end]")
     page.evaluate("pg.act(0, 0); pg.play(false)")
     page.locator("[data-round]", has_text="0 /").wait_for()
@@ -400,7 +397,7 @@ def test_the_page_says_what_its_pictures_show(page):
         "Its adapter: (B + noise) (A + noise) = learned + noise on B + noise on A + noise × noise",
     ]
     page.evaluate("pg.change({noise: 6})")
-    page.locator("[data-chart=rate] text", has_text="no end is predicted").wait_for()
+    page.locator(".known", has_text="Without noise v is 0").wait_for()
     adapters.last.get_by_text("noise × noise").wait_for(state="detached")
     texts = [" ".join(text.split()) for text in adapters.all_inner_texts()]
     assert texts == ["Its adapter: B A = learned"] * 2
@@ -425,6 +422,30 @@ def test_the_parts_of_the_product_have_the_colours_of_lesson_04(page):
     assert [text.split(maxsplit=2)[-1] for text, _ in words][1:] == list(lesson.WORDS.values())
 
 
+@pytest.mark.parametrize(("first", "second"), list(zip(SLUGS[::2], SLUGS[1::2], strict=True)))
+def test_no_end_is_announced_that_the_runs_of_the_page_refute(page, first, second):
+    """Fault: it drew the rate at which v is 0.35 as the end of the range, and five of six methods
+    were best beyond it. Whatever the page says of rates is the place of a slider or of its means.
+    """
+    page.evaluate("methods => pg.change({methods, noise: 4, rate: 6, seed: 0})", [first, second])
+    page.locator(".known", has_text="are best at").wait_for()
+    texts = page.locator(".fl-playground").inner_text() + " ".join(
+        page.locator("[data-chart=rate] text, [title], [aria-label]").evaluate_all(
+            "all => all.map(e => [e.textContent, e.title, e.ariaLabel].join(' '))"
+        )
+    )
+    assert "predicted" not in texts.lower()
+    runs = pd.read_csv(script.RUNS).query("epsilon == 8 and bits == 2")
+    means = runs.groupby(["method", "rate"])["accuracy"].mean()
+    best = " and ".join(f"{means[slug].idxmax():g}" for slug in (first, second))
+    assert f"are best at {best}." in page.locator(".known").inner_text()
+    lines = page.locator("[data-chart=rate] polyline").evaluate_all(
+        "all => all.map(e => e.getAttribute('points').split(' ').map(p => +p.split(',')[0]))"
+    )
+    upright = [places for places in lines if len(places) > 1 and max(places) - min(places) < 1]
+    assert upright == []
+
+
 @pytest.mark.further
 def test_a_small_rate_shows_what_notebook_05_says(browser, tmp_path):
     """Of seed 0; a browser whose last digits differ may read a few of 360 digits otherwise."""
@@ -439,18 +460,18 @@ def test_a_small_rate_shows_what_notebook_05_says(browser, tmp_path):
         """() => [[2, 7], [4, 7], [6, 7], [8, 7], [4, 0], [4, 15]].map(([rate, rank]) => {
             pg.change({rate, rank});
             while (pg.lanes[0].round < pg.problem.rounds) pg.step();
-            return pg.lanes.flatMap(({history, known}) => [history.at(-1).accuracy, known.end]);
+            return pg.lanes.flatMap(({history, known}) => [history.at(-1).accuracy, known.v]);
         })"""
     )
     start = page.evaluate("pg.lanes[0].history[0].accuracy")
     page.close()
-    first, double, fourfold, most, low, high = np.array(seen)  # accuracy and end of each method
+    first, double, fourfold, most, low, high = np.array(seen)  # accuracy and v of each method
     assert min(first[0], first[2]) > start + 0.02 and abs(first[0] - first[2]) < 0.02
     assert double[0] < start - 0.02 and double[2] > start + 0.01
     assert abs(fourfold[2] - start) < 0.02 and most[2] < start - 0.02
     gains = high - low
     assert [gains[0], gains[2]] == pytest.approx([-0.18, 0.04], abs=0.02)
-    assert max(gains[1], gains[3]) < 0
+    assert min(gains[1], gains[3]) > 0
 
 
 def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):

@@ -127,6 +127,40 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     output.locator("td").filter(has_text="No run yet").wait_for()
 
 
+def test_a_sweep_stands_over_its_numbers_and_no_single_run_on_its_line(notebook, show):
+    """Fault: rates stood side by side whatever their distance, and a run at another rate that was
+    started alone became a point of the sweep's line. One seed has no band and an open dot.
+    """
+    output = show("short")
+    press(output, "Work")
+    output.locator("[data-knob=rounds]").fill("1")
+    notebook.page.keyboard.press("Enter")
+    output.locator("[data-knob=lr]").fill("0.4")
+    notebook.page.keyboard.press("Enter")
+    press(output, "Start")
+    output.locator("td [data-label]").first.wait_for()
+    ended(output)
+    output.locator("[data-sweep=key]").select_option("lr")
+    output.locator("[data-sweep=values]").fill("0.1, 0.2, 1.6")
+    output.locator("[data-sweep=seeds]").fill("1")
+    output.locator("[data-do=run_sweep]").click()
+    output.locator("td [data-label]").nth(3).wait_for()
+    ended(output)
+    panel = output.locator("[data-panel=main]")
+    panel.locator("text").filter(has_text=re.compile("^1.6$")).wait_for()
+    places = """all => all.map(e => (e.getAttribute("points") ?? e.getAttribute("d"))
+        .match(/[\\d.]+,/g).map(parseFloat))"""
+    (line,) = [x for x in panel.locator("polyline").evaluate_all(places) if len(x) == 3]
+    octave = line[1] - line[0]
+    assert line[2] - line[1] == pytest.approx(3 * octave, abs=0.5)
+    dots = panel.locator("path[d*=h0]").evaluate_all(places)
+    single = sorted({x[0] for x in dots if len(x) == 1})  # a line marks its last point once more
+    assert single == [pytest.approx(line[1] + octave, abs=0.5), line[2]]
+    assert panel.locator("polygon").count() == 0
+    open_dots = panel.locator("path[d*=h0][style*='--fl-card']")
+    assert open_dots.count() == 6, "a ring and a hole: of the sweep, of its end, of the run alone"
+
+
 def test_it_pauses_and_answers_while_the_kernel_is_busy(notebook, show):
     output = show("live")
     press(output, "Start")

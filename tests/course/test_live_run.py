@@ -245,6 +245,7 @@ def test_a_sweep_has_rows_with_seeds_and_their_intervals(make):
     assert sorted(message["row"] for message in seen) == [0] * 4 + [1] * 4
     _, mean, low, high = seen[-1]["series"]["accuracy"][-1]
     assert low < mean < high
+    assert {row["sweep"] for row in bench.table} == {0}
     for row, epsilon in zip(bench.table, (2.0, None), strict=True):
         assert float(row["recipe"]["lr"]) == fl.tuned_rate("digits", "rolora", epsilon)
     assert set(bench.rows[0].points) == {0, 1}

@@ -31,9 +31,7 @@ def frame():
 
 
 def test_intervals_draw_means_and_their_bands(frame):
-    """Student's intervals, of several together wider ones; a table of means is taken as it is, and
-    a single value has no spread.
-    """
+    """Student's intervals, of several together wider ones; a table of means is taken as it is."""
     panels: Any = plots.intervals(frame, panel="epsilon", comparisons=6).axes
     assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
     at_8: Any = frame[frame["epsilon"] == 8]
@@ -46,8 +44,39 @@ def test_intervals_draw_means_and_their_bands(frame):
             assert bar.get_segments()[0] == pytest.approx(np.array([[low, row], [high, row]]))
         numbers = [text.get_text() for text in ax.texts]
         assert numbers == [f"{np.mean(scores) + gain:.1%}" for scores in SCORES.values()]
-    single = tidy.means(at_8[at_8["seed"] == 0], ["method"])
-    assert (single["low"] == single["mean"]).all()
+
+
+def open_marks(ax) -> list[Any]:
+    """The open marks of axes, (x, y)."""
+    lines = [line for line in ax.lines if line.get_markerfacecolor() == style.CARD]
+    return [tuple(map(float, place)) for line in lines for place in line.get_xydata()]
+
+
+def test_a_mean_of_one_seed_has_no_interval_and_an_open_marker(frame):
+    """In rows, in short lines, at the end of a long line, and of curves; with three seeds none."""
+    assert np.isnan(tidy.confidence_interval([0.7])).all()
+    first = frame[frame["method"] == "fedlora"].assign(round=1)
+    one = first[first["seed"] == 0]
+    table = tidy.means(one, ["epsilon"])
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert list(table["mean"]) == [0.51, 0.58]
+    (ax,) = plots.intervals(one, by="epsilon").axes
+    assert open_marks(ax) == [(0.51, 0), (0.58, 1)]
+    assert "no interval" in ax.figure.get_supxlabel()
+    for band in ("area", "bars"):
+        (ax,) = plots.lines(one, "epsilon", band=band).axes
+        assert open_marks(ax) == [(1, 0.51), (8, 0.58)]
+        paths = [path for bars in ax.collections for path in bars.get_paths()]
+        drawn = [np.asarray(path.vertices) for path in paths]
+        assert not any(np.isfinite(places).all() and places.size for places in drawn)
+    mixed = pd.concat([first[first["epsilon"] == 1], one[one["epsilon"] == 8]])
+    (ax,) = plots.lines(mixed, "epsilon").axes
+    assert open_marks(ax) == [(8, 0.58)] and "open marks" in ax.figure.get_supxlabel()
+    rounds = pd.concat([one[one["epsilon"] == 1].assign(round=t) for t in range(40)])
+    (ax,) = plots.lines(rounds).axes
+    assert open_marks(ax) == [(39, 0.51)]
+    (ax,) = plots.lines(first, "epsilon").axes
+    assert open_marks(ax) == []
 
 
 def test_lines_go_through_the_means(frame):

@@ -19,6 +19,7 @@ import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style
 from fedlora_lab.plots.training_curves import TERMS, mean_noise_energies
+from fedlora_lab.recipes.dry_run import DryRun
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,19 @@ def test_curves_draw_the_mean(frame):
         means = part.groupby("round")["value"].mean()
         np.testing.assert_allclose(line.get_xydata(), means.reset_index())
     assert "mean of 3 seeds" in words(figure)
+
+
+def test_noise_alone_is_drawn_beside_the_trained_model():
+    alone = pd.DataFrame({"lr": [0.1, 1.0], "score": [0.6, 0.2]})
+    trained = pd.DataFrame({"lr": [0.1, 0.1, 1.0], "score": [0.7, 0.9, 0.5]})
+    dry = DryRun(alone, 0.5, 10.0, None)
+    (ax,) = plots.noise_alone(dry, trained).axes
+    for factor, scores in (("A", [0.6, 0.2]), ("B", [0.8, 0.5])):
+        line = line_of(ax, style.FACTOR[factor])
+        np.testing.assert_allclose(line.get_xydata(), [[0.1, scores[0]], [1.0, scores[1]]])
+    assert line_of(ax, style.GREY).get_xdata() == pytest.approx([0.5, 0.5])
+    with refused(r"^trained=\['lr'\]: expected columns lr and score"):
+        plots.noise_alone(dry, trained[["lr"]])
 
 
 def test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above():

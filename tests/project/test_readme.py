@@ -141,9 +141,8 @@ def test_what_was_found_is_what_the_frames_say():
     ]
     page = " ".join((ROOT / "docs" / "what_we_found.md").read_text(encoding="utf-8").split())
     assert [number for number in numbers if number not in page] == []
-    (part,) = re.findall(r"## What we found\n(.*?)\n## ", README, re.S)
-    sentences = [" ".join(item.split()) for item in f"\n{part}".split("\n- ")[1:]]
-    assert apart in sentences[0] and near in sentences[1] and len(sentences) == 4
+    sentences = findings_of_readme()
+    assert apart in sentences[0]
     rows = {name: [] for name in protocol.SETTINGS}
     for card in table.load_cards():
         if card["method"] in {*rate["first"], *rate["last"]} | {*table.KNOWN}:
@@ -154,34 +153,30 @@ def test_what_was_found_is_what_the_frames_say():
     differ = f"{(pairs['mean'].abs() > half).sum()} of the {len(pairs)} differences"
     open_pairs = pairs[pairs["verdict"] != "equal"]
     assert open_pairs["place"].str.startswith("client").all()
-    assert f"{differ} are significant at 5 % each, and for {len(open_pairs)}" in sentences[1]
+    assert f"{differ} are significant at 5 % each." in page
+    assert f"the other {len(open_pairs)}, all with whole clients protected, are open" in page
     of_gain = []
     for place in protocol.SETTINGS:
         six = [c["settings"][place] for c in table.load_cards() if c["method"] in table.KNOWN]
         ends_of_six = [found["accuracy"] for found in six]
         of_gain.append(100 * np.ptp(ends_of_six) / (max(ends_of_six) - six[0]["start"]))
-    *of_gain_on_digits, of_gain_on_sentences = of_gain
     *apart_on_digits, apart_on_sentences = [np.ptp(rows[name]) for name in protocol.SETTINGS]
-    said = f"they end {min(apart_on_digits):.1f} to {by_validation:.1f} points apart on digits,"
-    shares = f"{min(of_gain_on_digits):.0f} to {max(of_gain_on_digits):.0f} % of it"
-    assert f"{said} which is {shares}, and {apart_on_sentences:.1f} on sentences" in sentences[1]
-    assert f"which is {of_gain_on_sentences:.0f} %." in sentences[1]
+    said = f"{min(apart_on_digits):.1f} to {by_validation:.1f} points on digits, and"
+    assert f"{said} {apart_on_sentences:.1f} on sentences." in page
     of_gain = f"{min(of_gain):.0f} to {max(of_gain):.0f} %"
-    assert f"or at most {chosen} where four seeds choose" in sentences[1]
     shares = 100 * digits["apart_tuned"] / digits["gained"]
-    assert f"{shares.min():.0f} to {shares.max():.0f} % of what training gains" in sentences[1]
-    assert f"each ± {min(halves):.0f} to {max(halves):.0f}." in sentences[0]
+    assert f"{shares.min():.0f} to {shares.max():.0f} % of what training gains" in page
+    assert near in page
+    best = f"within [{digits['apart_tuned'].max():.1f} points]"
+    assert best in sentences[1] and f"up to {shares.max():.0f} % of what training" in sentences[1]
     said = f"by validation and with three seeds, up to {by_validation:.1f}, and there the distance"
     assert f"{said} is {of_gain} of what training gains." in page
-    ours = f"{many} settings of digits with every example protected, eleven of them at ε = 8,"
-    assert f"In {ours} ours is off by [a factor of {off[0]}]" in sentences[2]
-    assert f"Two other rules are off by {off[1]} and {off[2]}." in sentences[2]
+    assert f"within [a factor of {off[0]}]" in sentences[2]
     # FFA-LoRA over α/r and rank: the nine ends that v had to follow over α/r.
     bound = runs["cell"].str.startswith("scaling") & (runs["method"] == "ffa-lora")
     nine = runs[bound].groupby("cell").ngroups
     rest = [2**error for error in ends.judge(runs[~bound])["error"]]
     assert (nine, runs.groupby(["cell", "method"]).ngroups) == (9, 48)
-    assert f"they are off by {rest[0]:.1f} and {rest[1]:.1f})" in sentences[2]
     assert f"they are off by {rest[0]:.2f} and {rest[1]:.2f}." in page
     centre = ("scaling 2, rank 4", "epsilon 1", "5 clients", "20 clients")
     there = [2**error for error in ends.judge(runs[runs["cell"].isin(centre)])["error"]]
@@ -207,17 +202,43 @@ def test_what_was_found_is_what_the_frames_say():
         off_by = [*(rows["predicted"] - rows["found"]), *gaps]
         all_first.append(2 ** float(np.sqrt(np.mean(np.square(off_by)))))
     widest = f"{min(all_first):.1f} to {max(all_first):.1f}"
-    said = f"ours is off by factors of {wider} on digits and of {on_sentences:.1f} on sentences."
-    assert said in sentences[2] and f"it is {widest} on digits." in sentences[2]
     assert f"it is {wider}, and {widest} with Local and Fed-ZO as first predicted, too" in page
     assert f"by a factor of {span} in its four settings of digits" in page
     one_rate = 2 ** errors[-1][1]
     assert f"off by {on_sentences:.1f}, where one rate for all rows would have been off by" in page
     assert f"would have been off by {one_rate:.1f}; which" in page and one_rate < on_sentences
-    claims = (f"Of {verdicts.sum()} claims", decided, "[three hold]", f"above {ruled_out} %")
-    assert all(number in sentences[3] for number in claims)
+    assert f"Of {verdicts.sum()} claims" in sentences[3] and decided + "]" in sentences[3].replace(
+        "[", ""
+    )
     assert holds == 3
-    assert f"runs {len(fl.methods.table())} methods and variants" in " ".join(README.split())
+    full = pd.read_csv(results / "full-model.csv").query("method == 'all-weights'")
+    pair = full.merge(tuned.query("method == 'fedlora'"), on=["epsilon", "seed"])
+    pair["gap"] = 100 * (pair["accuracy_x"] - pair["accuracy_y"])
+    for epsilon, part in pair.groupby("epsilon"):
+        mean, half = t_interval(part["gap"].to_numpy())
+        said = f"{mean:.1f} points [{mean - half:.1f}, {mean + half:.1f}]".replace("-", "−")
+        assert said in page and len(part) == 3 and mean < half
+        assert epsilon == 1 or f"[{mean:.1f} points]" in sentences[4]
+
+
+def findings_of_readme():
+    """What we found: its items, each in one line."""
+    (part,) = re.findall(r"## What we found\n(.*?)\n## ", README, re.S)
+    items = part.split("\n\n")[0]
+    return [" ".join(item.split()) for item in f"\n{items}".split("\n- ")[1:]]
+
+
+def test_readme_has_what_was_found_in_five_short_sentences():
+    """Fault: four items of up to 260 words and 28 numbers, which nobody read to their end."""
+    sentences = findings_of_readme()
+    assert len(sentences) == 5
+    for sentence in sentences:
+        read = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
+        assert len(read.split()) <= 40, read
+        numbers = re.findall(r"\d+(?:\.\d+)?", read.replace("34 to 52", "34"))
+        assert len(numbers) <= 2, read
+        assert len(re.findall(r"[.!?](?=\s|$)", read)) == 1, "one sentence"
+    assert "no ε holds" not in README
 
 
 # PEFT asks Transformers for it.

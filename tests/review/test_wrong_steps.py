@@ -595,3 +595,47 @@ def test_a_review_says_what_it_did_not_look_at():
     assert any(line.startswith("frozen") for line in few.not_looked_at)
     assert "repeats after 16 calls" in str(few) and "repeats after 200 calls" in str(many)
     assert few.limits != many.limits
+
+
+# ---- noise that the data choose
+
+
+def smaller_product(rows, noise):
+    """Of a draw and one derived from it the one that hides less of the sum."""
+    other = np.roll(noise, 1)
+    away = total(rows) if len(rows) else np.zeros(NUMBERS)
+    return noise if noise @ away <= other @ away else other
+
+
+def turned_if_it_hides(rows, noise):
+    return -noise if len(rows) and noise @ total(rows) > 0 else noise
+
+
+def number_by_number(rows, noise):
+    """In each number the one of two draws that lies on the other side than the sum."""
+    away = total(rows) if len(rows) else np.zeros(NUMBERS)
+    other = np.roll(noise, 1)
+    return np.where(noise * away <= other * away, noise, other)
+
+
+def drawn_again(rows, noise):
+    """A draw that hides much is replaced by another one."""
+    away = total(rows) if len(rows) else np.zeros(NUMBERS)
+    return np.roll(noise, 3) if noise @ away > 1.5 * np.linalg.norm(away) else noise
+
+
+CHOSEN = [smaller_product, turned_if_it_hides, number_by_number, drawn_again]
+
+
+@pytest.mark.parametrize("choose", CHOSEN)
+def test_noise_that_the_data_choose_is_found(choose):
+    """Fault: two draws of the right law, of which the data take one."""
+    found = fl.review.step(of_the_data(choose), DATA, CLAIMS)
+    assert "noise and data" in found.broken, found
+
+
+def test_noise_of_each_batch_is_named_where_the_choice_cannot_be_seen():
+    """Fault: a step called sound whose noise may be chosen by the data, without that word."""
+    for step, named in ((ALIKE["another draw for another size"][0], True), (sound, False)):
+        found = fl.review.step(step, DATA, CLAIMS, draws=16)
+        assert found.sound and ("Noise that the data choose" in str(found)) == named, found

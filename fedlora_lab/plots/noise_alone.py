@@ -1,0 +1,56 @@
+"""The figure of a dry run: what noise alone leaves of a model, beside what training makes of it."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.plots import style
+from fedlora_lab.plots.grammar import lines
+
+if TYPE_CHECKING:
+    from fedlora_lab.recipes.dry_run import DryRun
+
+ALONE, TRAINED = "noise alone", "trained"
+
+
+@style.paper()
+def noise_alone(dry: "DryRun", trained: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Draws the score of the model with the noise of a whole run alone, and that of trained models.
+
+    Where the lower line falls noise destroys what the model knew before. Training mends a part of
+    it, so the other line falls later; where it falls first, the steps are too long.
+
+    Args:
+        dry: what `fl.dry_run` returned.
+        trained: columns ``lr`` and ``score``, a row a run or a mean: such as the table of
+            `fl.rehearse`.
+        ax: of a figure of your own, which gets no caption.
+
+    Raises: ``ValueError`` for a frame without these columns.
+    Guarantees: both lines go through the scores
+        (test_plots.py::test_noise_alone_is_drawn_beside_the_trained_model).
+    """
+    missing = {"lr", "score"} - {*trained.columns}
+    check(not missing, "trained", sorted(trained.columns), "columns lr and score")
+    parts = {ALONE: dry.table, TRAINED: trained}
+    frame = pd.concat(part[["lr", "score"]].assign(model=name) for name, part in parts.items())
+    colours = {ALONE: style.FACTOR["A"], TRAINED: style.FACTOR["B"]}
+    figure = lines(
+        frame,
+        "lr",
+        by="model",
+        value="score",
+        band="none",
+        colours=colours,
+        title="What the noise of a run alone does to the model",
+        ylabel="share of public examples right",
+        ax=ax,
+    )
+    axes = ax or figure.axes[0]
+    axes.axvline(dry.end, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
+    text = "dashed: where noise alone leaves so few answers that the range is predicted to end"
+    style.footer(figure, text)
+    return figure

@@ -1,0 +1,107 @@
+"""The noise of a run without the run: as much as it releases, and nothing private in it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from calls import Options, refused
+
+import fedlora_lab as fl
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.lora import adapters
+from fedlora_lab.recipes.dry_run import KEPT_AT_END, at_rate, noise_stds, with_noise
+from fedlora_lab.tasks.metrics import cross_entropy
+
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=8)
+PRIVACY = fl.Privacy(delta=1e-5, noise_multiplier=1.0)
+
+
+def digits(**options):
+    return fl.tasks.digits(clients=3, dirichlet=None, **options)
+
+
+CASES: Options = {
+    "both factors and a head": ("fedlora", {}, {"lr": {"A": 0.3, "B": 0.1}}, "head"),
+    "turns, and a filter": ("la-lora", {}, {"lr_decay": 0.8}, None),
+    "momentum": ("ffa-lora", {}, {"optimizer": fl.SGD(momentum=0.7)}, "head"),
+    "a factor stays at home": ("fedsa-lora", {}, {}, None),
+    "whole clients": ("fedlora", {"unit": "client", "delta": 1e-2}, {"batch": None}, "head"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_noise_of_a_dry_run_is_that_of_a_run_without_signal(case):
+    """Over all entries of a factor the energies agree to several times their standard error."""
+    slug, unit, work, head = CASES[case]
+    task = digits(head=head)
+    # A loss of exactly zero would look like a head that the model does not call.
+    task = replace(task, loss=lambda outputs, y: 1e-9 * cross_entropy(outputs, y))
+    privacy, plan = PRIVACY.replace(**unit), PLAN.replace(**work)
+    spec = make_run_spec(task, slug, privacy, plan, None, 0)
+    model = adapters.adapt(task, spec.lora)
+    start, noised = with_noise(spec, model, noise_stds(spec, model), draw=0)
+    first, *_, last = fl.run(task, slug, privacy, plan, seed=0, evaluate_every=3)
+    released = {"A": 0.0, "B": 0.0, "head": 0.0}
+    for layer, factors in last.adapter.items():
+        for name, before, after in zip("AB", first.adapter[layer], factors, strict=True):
+            if spec.method.is_uploaded(next(k for k in start if k.name == name)):
+                released[name] += float((after - before).square().sum())
+    for name, tensor in last.head.items():
+        released["head"] += float((tensor - first.head[name]).square().sum())
+    for name, energy in released.items():
+        keys = [key for key in start if key.name == name and spec.method.is_uploaded(key)]
+        drawn = sum(float((noised[key] - start[key]).square().sum()) for key in keys)
+        assert drawn == pytest.approx(energy, rel=0.25), name
+
+
+def test_a_factor_that_stays_at_home_has_the_noise_of_one_client():
+    plan = PLAN.replace(lr=0.2)
+    spec = make_run_spec(digits(), "fedsa-lora", PRIVACY, plan, None, 0)
+    stds = noise_stds(spec, adapters.adapt(spec.task, spec.lora))
+    (a, b) = (next(std for key, std in stds.items() if key.name == name) for name in "AB")
+    assert b == pytest.approx(3**0.5 * a)
+
+
+def with_other_clients(task):
+    """Private rows that are no numbers, under labels that are all the same."""
+    clients = [(torch.full_like(x, float("nan")), torch.zeros_like(y)) for x, y in task.clients]
+    return replace(task, clients=tuple(clients))
+
+
+def test_no_private_value_enters_a_dry_run():
+    task = digits()
+    found, other = (
+        fl.dry_run(each, "fedlora", PRIVACY, PLAN, [0.1, 0.8])
+        for each in (task, with_other_clients(task))
+    )
+    assert found.table.equals(other.table) and found[1:] == other[1:]
+
+
+def test_a_range_is_predicted_to_end_where_noise_leaves_few_answers():
+    setting = digits(), "ffa-lora", PRIVACY, PLAN
+    end = fl.dry_run(*setting).end
+    there = fl.dry_run(*setting, rates=[end]).table
+    assert there["kept"][0] == pytest.approx(0.1 + 0.9 * KEPT_AT_END, abs=0.1)
+    assert fl.dry_run(*setting, rates=[end / 64]).end == float("inf")
+
+
+def test_a_run_of_few_steps_is_flagged():
+    """Its whole noise is short beside a clipped step, so that a step may be what ends a range."""
+    short = fl.Privacy(delta=1e-5, noise_multiplier=0.1)
+    assert "clipped steps" in (fl.dry_run(digits(), "fedlora", short, PLAN).warning or "")
+    strong = fl.Privacy(delta=1e-5, noise_multiplier=10.0)
+    assert fl.dry_run(digits(), "fedlora", strong, PLAN).warning is None
+
+
+def test_a_rate_scales_noise_in_both_units():
+    plan = fl.Plan(lr={"A": 0.2, "B": 0.4})
+    for unit, norm in (("example", 1.0), ("client", 0.5)):
+        there, scaled = at_rate(PRIVACY.replace(unit=unit), plan, 0.2)
+        assert (scaled.lr, there.clip_norm) == ({"A": 0.1, "B": 0.2}, norm)
+
+
+def test_what_a_dry_run_cannot_read_is_refused():
+    with refused(r"^task='digits': expected one with public_test=True"):
+        fl.dry_run(replace(digits(), public_test=False), "fedlora", PRIVACY, PLAN)
+    with refused(r"^public labels=.*: expected one class an example, .* fl.rehearse"):
+        fl.dry_run(fl.tasks.regression(3), "fedlora", PRIVACY, PLAN, [0.1])

@@ -1,0 +1,118 @@
+"""The same run on public examples: its work and noise, other seeds, and nothing private."""
+
+import pytest
+import torch
+from calls import refused
+from test_dry_run import PLAN, PRIVACY, digits, with_other_clients
+
+import fedlora_lab as fl
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.recipes.rehearsal import public_task, seeds_of
+
+RATES = [0.1, 0.4]
+DELTAS = {"example": 1e-5, "person": 1e-5, "client": 1e-2}
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_no_private_value_enters_a_rehearsal(unit):
+    """Private rows that are not finite would count as zero, and leave the model as it was."""
+    privacy = PRIVACY.replace(unit=unit, delta=DELTAS[unit])
+    task = digits()
+    found, other = (
+        fl.rehearse(each, "fedlora", privacy, PLAN, RATES, runs=1)
+        for each in (task, with_other_clients(task))
+    )
+    assert found.table.equals(other.table) and found[1:] == other[1:]
+
+
+def by_person(task):
+    """Four rows of each of a client's persons."""
+    persons = [[1000 * k + i // 4 for i in range(n)] for k, n in enumerate(task.sizes)]
+    return fl.tasks.classification(
+        task.model,
+        task.clients,
+        test=task.test,
+        validation=task.validation,
+        targets=task.targets,
+        persons=persons,
+    )
+
+
+@pytest.mark.parametrize("unit", ["example", "person", "client"])
+def test_a_rehearsal_has_the_noise_and_the_work_of_its_run(unit):
+    """How many rows a person has is no public number: in the rehearsal each has one."""
+    privacy = PRIVACY.replace(unit=unit, delta=DELTAS[unit])
+    task = by_person(digits())
+    spec, other = (
+        make_run_spec(each, "fedlora", privacy, PLAN, None, 0)
+        for each in (task, public_task(task, privacy, None, seed=5))
+    )
+    assert other.noise_levels == spec.noise_levels
+    assert other.sample_rates == spec.sample_rates
+    assert other.unit_counts == spec.unit_counts == privacy.unit_counts(task)
+    assert torch.equal(other.weights, spec.weights)
+
+
+def test_what_a_rehearsal_learns_from_is_not_what_it_scores():
+    task = digits()
+    found = public_task(task, PRIVACY, None, seed=5)
+    rows = {x.numpy().tobytes() for x in task.validation[0]}
+    scored = {x.numpy().tobytes() for x in found.test[0]}
+    learned = {x.numpy().tobytes() for x, _ in found.clients for x in x}
+    assert scored | learned <= rows and not scored & learned
+    assert len(found.test[1]) == 60
+
+
+def test_a_rehearsal_draws_other_noise_than_its_run():
+    seeds = [each for seed in range(100) for each in seeds_of(seed, 3)]
+    assert len({*seeds}) == 300 and min(seeds) >= 2**32
+    task = digits()
+    setting = task, "fedlora", PRIVACY, PLAN, RATES
+    found, again, other = (fl.rehearse(*setting, runs=1, seed=seed) for seed in (0, 0, 1))
+    assert found.table.equals(again.table) and not found.table.equals(other.table)
+
+
+def test_a_rate_that_ruins_the_model_is_not_chosen():
+    """Nor one at which a run diverges, which has no score."""
+    found = fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, [1e9, 0.2, 0.1], runs=1)
+    assert found.lr in (0.1, 0.2) and 0.1 < found.end < 1e9
+    assert found.table["lr"].tolist() == [0.1, 0.2, 1e9]
+
+
+def test_in_the_client_unit_the_clip_norm_goes_with_the_rate():
+    privacy = PRIVACY.replace(unit="client", delta=1e-2, clip_norm=0.5)
+    plan = PLAN.replace(lr=0.1)
+    found = fl.rehearse(digits(), "fedlora", privacy, plan, RATES, runs=1)
+    assert found.table["clip_norm"].tolist() == pytest.approx([0.5, 2.0])
+    assert found.clip_norm == pytest.approx(5 * found.lr)
+
+
+def test_what_cannot_be_rehearsed_is_refused():
+    task = fl.tasks.sentences(clients=3)
+    with refused(r"^public=None: expected public ones: .* or public="):
+        fl.rehearse(task, "fedlora", PRIVACY, PLAN, RATES)
+    few = tuple(part[:29] for part in digits().validation)
+    with refused(r"^public='29 examples': expected at least 30"):
+        fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, RATES, public=few)
+    with refused(r"^rates=\[0.1\]: expected two or more"):
+        fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, [0.1])
+
+
+def test_any_score_can_be_rehearsed():
+    task = fl.tasks.regression(3, 30)
+    found = fl.rehearse(task, "fedlora", PRIVACY, PLAN, [0.1, 1e9], runs=1, public=task.test)
+    assert found.measure == "loss" and found.lr == 0.1
+
+
+def test_a_suggestion_rehearses_where_there_are_public_examples():
+    """Elsewhere the variance decides, with a warning."""
+    task = digits()
+    found = fl.suggest_lr(task, "fedlora", PRIVACY, PLAN, rehearse=True)
+    plain = fl.suggest_lr(task, "fedlora", PRIVACY, PLAN)
+    assert "rehearsal on 180 public examples" in found.origin
+    assert found.lr / plain.lr in [2.0**octave for octave in range(-2, 5)]
+    text = fl.tasks.sentences(clients=3)
+    found = fl.suggest_lr(text, "fedlora", PRIVACY, PLAN, rehearse=True)
+    plain = fl.suggest_lr(text, "fedlora", PRIVACY, PLAN)
+    assert found.lr == plain.lr and found.origin.startswith(plain.origin)
+    assert "up to 20 times" in found.origin

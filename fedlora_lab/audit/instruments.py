@@ -16,7 +16,8 @@ from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.run import RoundResult, Run
 from fedlora_lab.methods.state import TensorDict
-from fedlora_lab.tasks.metrics import OverAll, TextScore
+from fedlora_lab.tasks.metrics import OverAll
+from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, Task, take
 
 ORDINARY = 0
@@ -55,6 +56,8 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     """
     sizes = tuple(len(mark) for mark in marks)
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")
+    ragged = isinstance(task.test[1], Ragged)
+    check(not ragged, "task", task.name, "labels of one number an example, or of one shape")
     shape = task.test[1].shape[1:]
 
     # The mark is in the target, so that it follows an example through every draw of a batch.
@@ -64,8 +67,6 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
         return value * weights.to(value)
 
     def without_marks(metric: Any) -> Any:
-        if isinstance(metric, TextScore):
-            return metric
         if isinstance(metric, OverAll):
             return OverAll(without_marks(metric.reduce), without_marks(metric.keep))
         return lambda outputs, y: metric(outputs, decode_marks(y, shape)[0])

@@ -1,6 +1,6 @@
 """What a run yields: frozen records, and the tidy frame made of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
@@ -184,7 +184,10 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     # What is released tells nobody where its maker keeps files. Anything else stays here, where
     # loaders of PEFT find the base by its whole path.
     is_public = record.ledger is not None and not record.ledger.reproducible
-    return adapters.save(task, lora, state.tensors, path, beside, is_public)
+    folder = adapters.save(task, lora, state.tensors, path, beside, is_public)
+    if processing_class := getattr(task.reader, "processing_class", None):
+        processing_class.save_pretrained(folder)
+    return folder
 
 
 @in_usual_torch
@@ -211,42 +214,3 @@ def predict(
     shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
     with in_one_line(f"x={shape}: expected {expected}; it says"):
         return per_example.model_outputs(task, adapted, tensors, x)
-
-
-@in_usual_torch
-@adapters.matmuls("float32")
-def generate(
-    task: Task,
-    record: Round,
-    prompts: "Sequence[str] | Sequence[Sequence[Mapping[str, str]]]",
-    *,
-    max_new_tokens: int | None = None,
-) -> list[str]:
-    """Lets the trained decoder answer prompts, with the adapter and head of a record.
-
-    The likeliest next token is taken each time, up to the end token.
-
-    Args:
-        task, record: of a run on a task of `fl.tasks.prompts`.
-        prompts: texts, as the task's own are after its template is filled; of a task of messages
-            also chats that wait for an answer, lists of {"role": ..., "content": ...}.
-        max_new_tokens: written at most; ``None``: as the task says.
-    Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
-    Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.
-
-    >>> import tempfile
-    >>> import fedlora_lab as fl
-    >>> data = [{"say": f"say {word}", "answer": word} for word in ("yes", "no", "maybe") * 2]
-    >>> folder = fl.tasks.tiny("llama", tempfile.mkdtemp(), [row["say"] for row in data])
-    >>> task = fl.tasks.prompts(folder, data, prompt="say", answer="answer", clients=2)
-    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1))
-    >>> len(fl.generate(task, last, ["say yes", "say no"]))
-    2
-    """
-    # Asked before the task itself is checked: a text in its place has none either.
-    code: Any = getattr(task, "generation", None)
-    check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
-    adapted, tensors = adapted_for(task, record)
-    # The adapted copy answers; the task's model stays as it was given.
-    adapted.place(tensors)
-    return code.write(adapted.model, code.encode(prompts), max_new_tokens)

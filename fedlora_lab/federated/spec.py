@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, warn
+from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
 from fedlora_lab.lora.per_example import texts_at_once
@@ -43,7 +43,6 @@ from fedlora_lab.privacy.privatizer import (
     Privatizer,
     uncertified_reason,
 )
-from fedlora_lab.tasks.modules import is_within
 from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of, take
 
 MATMUL_PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -588,7 +587,6 @@ def prepare_run(
         adapted.
     """
     task = spec.task
-    _check_drawn_modules(task, spec.lora)
     adapted = adapters.adapt(task, spec.lora, device, matmul_precision)
     adapters.warn_of_unreached(task, spec.lora, tuple(adapted.weights))
     # A slip in the rank would otherwise ask for all memory.
@@ -615,18 +613,6 @@ def prepare_run(
     # Made while there is memory for it.
     made_up = None if spec.privacy is None else longest_probe(task, adapted)
     return Prepared(spec, adapted, data, persons, matmul_precision, chunk, made_up=made_up)
-
-
-def _check_drawn_modules(task: Task, lora: Lora) -> None:
-    """Warns of a new classifier or pooler that is not trained, now that the adapter is known."""
-    trained = adapters.trained_modules(task, lora)
-    if frozen := [
-        part
-        for part in task.drawn
-        if not any(is_within(part, x) or is_within(x, part) for x in trained)
-    ]:
-        parts = ", ".join(frozen)
-        warn(f"model: the file has no {parts}: drawn at random and frozen, unless head= names it")
 
 
 def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:

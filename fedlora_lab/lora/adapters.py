@@ -49,6 +49,7 @@ from fedlora_lab.tasks.modules import (
     output_layer,
     target_layers,
 )
+from fedlora_lab.tasks.sentences import shipped_name
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -621,7 +622,8 @@ def base_name(model: nn.Module, keep_path: bool = False) -> str | None:
     """
     name = str(getattr(model, "name_or_path", "") or "")
     place = Path(name)
-    if keep_path or not place.is_absolute():
+    # A base that lies in the package is found by its whole path alone.
+    if keep_path or not place.is_absolute() or shipped_name(model):
         return name or None
     here = Path.cwd()
     return str(place.relative_to(here)) if here in place.parents else place.name

@@ -55,7 +55,15 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import maps_of, row_norms
 from fedlora_lab.tasks.metrics import IGNORED
-from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
+from fedlora_lab.tasks.task import (
+    Examples,
+    Task,
+    concatenate,
+    dense,
+    map_inputs,
+    mask_of,
+    take,
+)
 
 PROBES = 4
 """Examples whose gradients are compared."""
@@ -374,7 +382,9 @@ def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
     if rows > PROBES:
         # In a batch as large as a step's: what depends on how many examples there are.
         repeated = torch.arange(rows - PROBES) % len(task.test[1])
-        many = concatenate([(x, y), (take(task.test[0], repeated), task.test[1][repeated])])
+        width = task.longest_text
+        others = map_inputs(lambda column: dense(column, width), take(task.test[0], repeated))
+        many = concatenate([(x, y), (others, dense(task.test[1][repeated], width))])
         full = setting.rows(many, torch.arange(rows) % PROBES)
         for i in range(PROBES):
             compare(i, {key: tensor[i : i + 1] for key, tensor in full.items()}, rough)
@@ -528,8 +538,9 @@ def probes(task: Task, adapted: AdaptedModel) -> Examples:
     """
     x, y = task.test
     index = torch.arange(PROBES) % len(y)
-    x = take(x, index)
-    y = y[index]
+    width = task.longest_text
+    x = map_inputs(lambda column: dense(column, width), take(x, index))
+    y = dense(y[index], width)
     mask = mask_of(x)
     for i in range(1, PROBES):
         if isinstance(x, Mapping):

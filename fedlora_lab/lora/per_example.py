@@ -18,7 +18,8 @@ from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.directions import ALONG, Basis
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
-from fedlora_lab.tasks.metrics import TextScore, over_all
+from fedlora_lab.tasks.metrics import over_all
+from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, Inputs, Task, map_inputs, mask_of, take
 
 TEXTS_AT_ONCE = 8
@@ -317,16 +318,21 @@ def split_batch(
     if mask is None:
         return torch.arange(len(index)).split(chunk or most)
     mask = mask[index]
-    places = mask.flatten(1).sum(1).argsort(descending=True, stable=True)
+    places = _text_lengths(mask).argsort(descending=True, stable=True)
     if device.type == "cpu":
         most = texts_at_once(mask)
     return places.split(min(chunk or most, most))
 
 
-def texts_at_once(mask: Tensor) -> int:
+def _text_lengths(mask: "Tensor | Ragged") -> Tensor:
+    """How many tokens each text has."""
+    return mask.lengths if isinstance(mask, Ragged) else mask.flatten(1).sum(1)
+
+
+def texts_at_once(mask: "Tensor | Ragged") -> int:
     """How many texts with such an attention mask go through the model at once on a CPU."""
     # A mask that is not finite is an example's own: no run may stop because of it.
-    longest = mask.flatten(1).sum(1).nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1)
+    longest = _text_lengths(mask).nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1)
     return max(TEXTS_AT_ONCE, TOKENS_AT_ONCE // int(longest))
 
 
@@ -350,8 +356,7 @@ def evaluate(
         chunk: at most so many examples at once; never more than 128, of small ones 512.
     """
     x, y = data
-    of_texts = {k: metric for k, metric in task.metrics.items() if isinstance(metric, TextScore)}
-    metrics = {k: over_all(m) for k, m in task.metrics.items() if not isinstance(m, TextScore)}
+    metrics = {name: over_all(metric) for name, metric in task.metrics.items()}
     scored: dict[str, list[Tensor]] = {name: [] for name in metrics}
     # A call costs the same for few, and many small examples need little memory.
     small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
@@ -372,17 +377,10 @@ def evaluate(
     scores = {}
     for name, metric in metrics.items():
         with in_one_line(f"metrics, {name}: expected a number from reduce(kept, y), but"):
-            scores[name] = float(metric.reduce(torch.cat(scored[name])[order], y.cpu().clone()))
+            kept = torch.cat(scored[name])[order]
+            scores[name] = float(metric.reduce(kept, y.to("cpu", copy=True)))
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
-    # One pass of generation for all scores of texts: it costs more than all else here.
-    if of_texts:
-        expected = "no score of texts: tasks of fl.tasks.prompts write some"
-        check(task.generation is not None, "metrics", [*of_texts], expected)
-        assert task.generation is not None
-        adapted.place(values)
-        pairs = task.generation.answer_prompts(adapted.model, x, y)
-        scores |= {name: metric.reduce(*pairs) for name, metric in of_texts.items()}
     return {name: scores[name] for name in task.metrics}
 
 

@@ -12,39 +12,27 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlora_lab._utils.validation import check_one_of
-from fedlora_lab.tasks.architectures import quiet
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.fashion_mnist import fashion_mnist
-from fedlora_lab.tasks.hub import hub
-from fedlora_lab.tasks.metrics import (
-    METRICS,
-    OverAll,
-    TextScore,
-    exact_match,
-)
-from fedlora_lab.tasks.prompts import prompts
+from fedlora_lab.tasks.metrics import METRICS, OverAll
 from fedlora_lab.tasks.regression import regression, zero_signal
-from fedlora_lab.tasks.sentences import sentences
+from fedlora_lab.tasks.sentences import sentences, shipped
 from fedlora_lab.tasks.task import Task, classification
-from fedlora_lab.tasks.toys import tiny
+from fedlora_lab.tasks.trainer import from_trainer
 
 __all__ = [
     "METRICS",
     "TASKS",
     "OverAll",
     "Task",
-    "TextScore",
     "build",
     "classification",
     "digits",
-    "exact_match",
     "fashion_mnist",
-    "hub",
-    "prompts",
-    "quiet",
+    "from_trainer",
     "regression",
     "sentences",
-    "tiny",
+    "shipped",
     "zero_signal",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -1,7 +1,7 @@
 """Losses of examples, and the scores of a test set: means over examples, or of all together.
 
-A score of one's own is any function: of (outputs, y) for each example, in an `OverAll` for all test
-examples together, as those of scikit-learn are, or in a `TextScore` for texts that a decoder wrote.
+A score of one's own is any function of (outputs, y) for each example, or in an `OverAll` for all
+test examples together, as those of scikit-learn are.
 """
 
 import math
@@ -46,16 +46,18 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
-def next_token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
-    """Mean cross entropy of each text's own tokens from the second on; padding does not count.
+def token_loss(outputs: Logits, y: Ids, shifted: bool = True) -> Float[Tensor, " n"]:
+    """Mean cross entropy of each text's labelled tokens; padding and -100 do not count.
 
-    Guarantees: tests/tasks/test_prompts.py::test_only_the_answer_counts.
+    Args:
+        outputs, y: of the model, and the label of each token.
+        shifted: an output is of the token after it, as a decoder's.
+    Guarantees: test_trainer.py::test_an_examples_gradient_is_pefts_own_of_that_row.
     """
-    # The batch may be cut to its longest text; what is cut off holds padding only.
-    after = y[:, 1 : outputs.shape[1]]
-    logits = outputs[:, :-1].transpose(1, 2)
-    losses = F.cross_entropy(logits, after, reduction="none", ignore_index=IGNORED)
-    return losses.sum(1) / (after != IGNORED).sum(1).clamp(min=1)
+    y = y[:, int(shifted) : outputs.shape[1]]
+    logits = outputs[:, : y.shape[1]].mT
+    losses = F.cross_entropy(logits, y, reduction="none", ignore_index=IGNORED)
+    return losses.sum(1) / (y != IGNORED).sum(1).clamp(min=1)
 
 
 # ---- scores of all examples together
@@ -93,27 +95,8 @@ class OverAll:
         return torch.tensor(self.reduce(self.keep(outputs, y), y), dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class TextScore:
-    """A score of the texts that a decoder writes for the test prompts, such as BLEU.
-
-    All scores of a task share one pass of greedy generation.
-
-    Args:
-        reduce: (references, texts) -> a number, one text for each test example, in their order.
-    Guarantees: tests/tasks/test_prompts.py::test_scores_are_those_of_the_written_texts.
-
-    >>> import fedlora_lab as fl
-    >>> short = fl.tasks.TextScore(lambda references, texts: sum(len(x) < 9 for x in texts))
-    >>> short.reduce(["an answer", "yes"], ["no", "certainly not"])
-    1
-    """
-
-    reduce: Callable[[Sequence[str], Sequence[str]], float]
-
-
-Metric = Callable[[Any, Tensor], Tensor] | TextScore
-"""(outputs, y) -> (N,), each example's score, whose mean is meant; an `OverAll` or `TextScore`."""
+Metric = Callable[[Any, Tensor], Tensor]
+"""(outputs, y) -> (N,), each example's score, whose mean is meant; or an `OverAll`."""
 Metrics = Sequence[str] | Mapping[str, Metric]
 """Names of usual metrics, or a mapping from names to metrics of one's own."""
 
@@ -133,7 +116,7 @@ def over_all(metric: Callable[[Any, Tensor], Tensor]) -> OverAll:
 def _token_totals(outputs: Logits, y: Ids) -> Float[Tensor, "n 2"]:
     """The summed loss of each text's own tokens from the second on, and their number."""
     counts = (y[:, 1:] != IGNORED).sum(1).double()
-    return torch.stack([next_token_loss(outputs, y).double() * counts, counts], 1)
+    return torch.stack([token_loss(outputs, y).double() * counts, counts], 1)
 
 
 def _perplexity(totals: Float[Tensor, "n 2"], y: Ids) -> float:
@@ -142,17 +125,8 @@ def _perplexity(totals: Float[Tensor, "n 2"], y: Ids) -> float:
     return float((loss / tokens).exp().nan_to_num(math.inf, math.inf))
 
 
-# ---- texts
-
-
-def exact_match(references: Sequence[str], texts: Sequence[str]) -> float:
-    """The share of texts that are their reference, blanks at both ends aside.
-
-    >>> exact_match(["yes", "no"], [" yes", "No"])
-    0.5
-    """
-    pairs = list(zip(references, texts, strict=True))
-    return sum(reference.strip() == text.strip() for reference, text in pairs) / len(pairs)
+perplexity = OverAll(_perplexity, _token_totals)
+"""exp of the mean loss over all tokens that a decoder learns, of all test examples."""
 
 
 # ---- the catalogue
@@ -160,14 +134,8 @@ def exact_match(references: Sequence[str], texts: Sequence[str]) -> float:
 METRICS: dict[str, dict[str, Metric]] = {
     "classification": {"accuracy": accuracy, "loss": cross_entropy},
     "regression": {"loss": squared_error},
-    "prompts": {
-        "exact_match": TextScore(exact_match),
-        "perplexity": OverAll(_perplexity, _token_totals),
-        "loss": next_token_loss,
-    },
 }
-"""Kind of task -> name -> metric. Perplexity is exp of the mean loss over all tokens of the test
-set's answers."""
+"""Kind of task -> name -> metric."""
 
 
 def select_metrics(
@@ -177,7 +145,7 @@ def select_metrics(
 
     Args:
         metrics: names in ``METRICS[kind]``, or a mapping from names to metrics of your own.
-        kind: "classification", "regression" or "prompts".
+        kind: "classification" or "regression".
     Raises: ``ValueError`` for a name that is not there.
     Guarantees: test_metrics.py::test_metrics_are_found_by_name.
 

@@ -5,8 +5,11 @@ from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fedlora_lab.tasks.ragged import Ragged
 
 FEW_PEOPLE = 10
 """Persons, or without persons rows, below which nothing is told: it would be of single ones."""
@@ -28,12 +31,19 @@ class SharedRows(NamedTuple):
     excess: float
 
 
-def row_keys(tensors: Iterable[Tensor]) -> list[int]:
+def row_keys(tensors: Iterable[Tensor | Ragged]) -> list[int]:
     """A number for each row of these tensors; those of equal rows are equal."""
-    columns = [x.detach().cpu().contiguous().reshape(len(x), -1) for x in tensors]
     # 64 bits: a chance pair among a million rows of each has a probability below one in a million.
-    hashed = [[hash(row.tobytes()) for row in x.view(torch.uint8).numpy()] for x in columns]
+    hashed = [[hash(row.tobytes()) for row in _rows(x)] for x in tensors]
     return [hash(row) for row in zip(*hashed, strict=True)]
+
+
+def _rows(column: Tensor | Ragged) -> Iterable[np.ndarray]:
+    """The numbers of each row; of texts without their padding, which hangs on other texts."""
+    if isinstance(column, Ragged):
+        return [row.numpy() for row in column.rows()]
+    flat = column.detach().cpu().contiguous().reshape(len(column), -1)
+    return flat.view(torch.uint8).numpy()
 
 
 def shared_rows(

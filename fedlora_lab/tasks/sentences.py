@@ -1,24 +1,29 @@
 """Real sentences and a small language model that has read others, both embedded."""
 
+import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check_whole
+from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.hub import hub
-from fedlora_lab.tasks.tables import read_table
 from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.trainer import from_trainer
 
 FOLDER = Path(__file__).with_name("data") / "sentences"
-"""A model and a tokenizer as `hub` takes them, the sentences, and the card of both."""
+"""A model and a tokenizer as Transformers reads them, the sentences, and the card of both."""
+SHIPPED = {"sentences-bert": FOLDER}
+"""Name of a base that lies in the package -> its folder."""
 LABELS = ("negative", "positive")
 TEST = 800
 """Sentences that are public and test; the others are the clients'."""
@@ -69,27 +74,88 @@ def sentences(
     check_whole("seed", seed)
     if dirichlet is not None:
         check_options(dirichlet=dirichlet)
-    table = read_table(FOLDER / "sentences.csv", "sentences")
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+    )
+
+    with (FOLDER / "sentences.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
     order = Streams(seed).numpy("sentences split").permutation(len(table))
-    private = table.iloc[order[TEST:]]
-    split = partition.dirichlet(private["domain"], clients, dirichlet, seed, SMALLEST_CLIENT)
+    test, private = ([table[i] for i in part] for part in np.split(order, [TEST]))
+    domains = np.array([row["domain"] for row in private])
+    split = partition.dirichlet(domains, clients, dirichlet, seed, SMALLEST_CLIENT)
     owners = np.zeros(len(private), dtype=int)
     for number, places in enumerate(split):
         owners[places] = number
-    task = hub(
-        FOLDER,
-        private.assign(client=owners),
-        text="text",
-        label="label",
-        labels=LABELS,
-        by="client",
-        test=table.iloc[order[:TEST]],
-        public_test=True,
-        seed=seed,
+    code = AutoTokenizer.from_pretrained(FOLDER)
+
+    def encoded(rows: Sequence[dict[str, str]]) -> list[dict]:
+        texts = [row["text"] for row in rows]
+        given = code(texts, truncation=True, max_length=LONGEST, return_token_type_ids=False)
+        labels = [LABELS.index(row["label"]) for row in rows]
+        ids = zip(given["input_ids"], given["attention_mask"], labels, strict=True)
+        return [dict(zip(("input_ids", "attention_mask", "label"), row)) for row in ids]
+
+    classes = {
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {n: i for i, n in enumerate(LABELS)},
+    }
+    with _seeded(seed):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            FOLDER, dtype=torch.float32, **classes
+        )
+    task = from_trainer(
+        model,
+        encoded(private),
+        by=owners.tolist(),
+        eval_dataset=encoded(test),
+        data_collator=DataCollatorWithPadding(code),
         targets=targets,
         head=head,
-        max_length=LONGEST,
     )
     card = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
     info = {"task": "sentences", "arguments": arguments, "sha256": card["sha256"]}
     return replace(task, name="sentences", client_names=(), info={**task.info, **info})
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws the classifier's start from the seed, and silences the note that it was drawn."""
+    from transformers import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            # The name of the purpose stays: the stream is made of it.
+            torch.manual_seed(int(Streams(seed).numpy("hub classifier").integers(2**63)))
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def shipped(name: str) -> str:
+    """Finds a base that lies in the package, as `from_pretrained` of Transformers takes it.
+
+    Args: name: "sentences-bert", a small BERT that has read English sentences and has no classes.
+    Returns: its folder.
+
+    >>> import fedlora_lab as fl
+    >>> from transformers import AutoTokenizer
+    >>> AutoTokenizer.from_pretrained(fl.tasks.shipped("sentences-bert")).tokenize("A kind word.")
+    ['a', 'kind', 'word', '.']
+    """
+    check_one_of("name", name, tuple(SHIPPED))
+    return str(SHIPPED[name])
+
+
+def shipped_name(model: Any) -> str:
+    """The name of the shipped base that a model was loaded from; "" for another model."""
+    path = str(getattr(model, "name_or_path", "") or "")
+    return next((name for name, folder in SHIPPED.items() if path == str(folder)), "")

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line, refuse
-from fedlora_lab.tasks.generation import Generation
-from fedlora_lab.tasks.labels import number_in_order, owners, to_identifiers
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
     Head,
@@ -30,15 +28,15 @@ from fedlora_lab.tasks.modules import (
     target_layers,
     task_parts,
 )
+from fedlora_lab.tasks.names import number_in_order, owners, to_identifiers
 from fedlora_lab.tasks.public_rows import FEW_PEOPLE, SharedRows, row_keys, shared_rows
+from fedlora_lab.tasks.ragged import Ragged
 
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
 Persons = Sequence[int | str] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
-PRIVATE_FACTS = ("texts cut",)
-"""Of `Task.info`: exact numbers about private examples, which no epsilon covers."""
 ONE_CLIENT = (
     "one client for each person: merge those that share persons; or, where each site counts its "
     "persons from 1, make them different, such as site + '-' + number"
@@ -46,7 +44,7 @@ ONE_CLIENT = (
 """What to do about a person at two clients."""
 PUBLIC_ROWS = (
     "public rows of their own, without those that are private "
-    "(texts are compared as the model's tokenizer encodes them)"
+    "(texts are compared as the tokenizer encodes them)"
 )
 """What is expected of test rows that are declared public."""
 
@@ -77,6 +75,9 @@ def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> Any:
     for name, tensor in tensors.items():
         # Bytes alone do not tell (2, 3) from (3, 2), or whole numbers from floating ones.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if isinstance(tensor, Ragged):
+            add_to_digest(digest, {"lengths": tensor.lengths, "values": tensor.values})
+            continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest
@@ -100,13 +101,22 @@ def concatenate(pairs: Sequence[Examples]) -> Examples:
     if len(pairs) == 1:
         return pairs[0][0], pairs[0][1]
     inputs = [x for x, _ in pairs]
-    y = torch.cat([y for _, y in pairs])
+    y = _joined([y for _, y in pairs])
     if isinstance(inputs[0], Mapping):
-        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y
-    return torch.cat(inputs), y
+        return {key: _joined([x[key] for x in inputs]) for key in inputs[0]}, y
+    return _joined(inputs), y
 
 
-def mask_of(x: Inputs) -> Tensor | None:
+def _joined(columns: list[Any]) -> Any:
+    return Ragged.joined(columns) if isinstance(columns[0], Ragged) else torch.cat(columns)
+
+
+def dense(column: Any, width: int) -> Tensor:
+    """A column as a tensor; of texts padded to a width."""
+    return column.padded(width) if isinstance(column, Ragged) else column
+
+
+def mask_of(x: Inputs) -> "Any":
     """The attention mask of texts, (n, tokens) or (n, ..., tokens); ``None`` for other inputs."""
     return x.get("attention_mask") if isinstance(x, Mapping) else None
 
@@ -139,25 +149,23 @@ class Task:
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
-            `metrics.OverAll`, a score of all test examples together, or a `metrics.TextScore`.
+            `metrics.OverAll`, a score of all test examples together.
         labels: the classes in order, names or numbers; ``None``: numbers from 0.
         client_names: one name per client, each once; numbers by default. What several runs spent
             is added up by name, see `Ledger.compose`: a client keeps its name from run to run.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
-        encode: a list of texts or images -> x; ``None``: what the model takes is given as it is.
-        info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task. What is
-            named in `PRIVATE_FACTS` is left out of every file of a private run.
+        info: JSON-able, without a number about private examples; ``info["task"]`` and
+            ``info["arguments"]`` rebuild a built-in task.
         public_test: the test and validation examples are public, and a private run refuses them
             where they are plainly private ones, see `check_public`. Otherwise their metrics are NaN
             in private runs: they would be exact numbers about private examples that no ledger
             counts.
-        generation: how a decoder answers prompts, see `Generation`; ``None``: no decoder.
         persons: whose each example is, for privacy by person: for every client n_k texts or whole
             numbers, each person at one client; kept as numbers from 0. ``None``: not known. How
             many persons each client has counts as public.
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
-        drawn: names of those that were drawn at random for this task.
+        reader: how rows become inputs, see `trainer.RowReader`; ``None``: tensors are given.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
         ::test_fingerprint_sees_data_and_weights.
@@ -176,13 +184,11 @@ class Task:
     labels: tuple[int | str, ...] | None = None
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
-    encode: Callable[..., Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
-    generation: Generation | None = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
-    drawn: tuple[str, ...] = ()
+    reader: Any = None
 
     def __post_init__(self) -> None:
         count = len(self.clients)
@@ -233,6 +239,12 @@ class Task:
         if self.validation is not None:
             named["validation"] = self.validation
         return named
+
+    @cached_property
+    def longest_text(self) -> int:
+        """The number of tokens of the longest text; 0 where there are none."""
+        columns = (x for part in self.parts.values() for x in named_tensors(part).values())
+        return max((x.shape[1] for x in columns if isinstance(x, Ragged)), default=0)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -291,15 +303,6 @@ class Task:
         for part, shared in self.shared_rows.items():
             if shared.people >= least_people and shared.excess > 0.5:
                 refuse(part, f"{shared.twins} of {shared.rows} rows equal private rows", expected)
-
-    def facts(self, private: bool) -> dict[str, Any]:
-        """What a run may store of ``info``.
-
-        Args: private: the run promises privacy.
-        Guarantees: test_release.py::test_files_and_lines_of_neighbours_are_equal.
-        """
-        hidden = PRIVATE_FACTS if private else ()
-        return {name: fact for name, fact in self.info.items() if name not in hidden}
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
@@ -405,17 +408,21 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
         check(is_pair, name, type(examples).__name__, "a pair (x, y)")
         tensors = named_tensors(examples)
         for key, value in tensors.items():
-            is_dense = (
+            is_dense = isinstance(value, Ragged) or (
                 isinstance(value, Tensor) and value.layout == torch.strided and value.ndim > 0
             )
             check(is_dense, f"{name} {key}", type(value).__name__, _TENSOR)
             # Clients' examples that are not finite are counted by the clip, and taken as zero.
-            finite = name.startswith("client") or is_finite(value)
+            finite = name.startswith("client") or isinstance(value, Ragged) or is_finite(value)
             check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
         rows = {key: len(value) for key, value in tensors.items()}
         is_table = len(set(rows.values())) == 1 and rows["y"] > 0
         check(is_table, f"rows of {name}", rows, "as many of each, and at least one")
-        kinds = {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
+        # Of texts each client has its own longest one.
+        kinds = {
+            key: (value.dtype, "ragged" if isinstance(value, Ragged) else tuple(value.shape[1:]))
+            for key, value in tensors.items()
+        }
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
 

@@ -1,0 +1,314 @@
+"""A task of what `transformers.Trainer` takes: a model, tokenised rows, a collator.
+
+Files, tokens, templates and the order of classes are the caller's, by `datasets` and
+`transformers`, whose documentation covers them.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.validation import check, in_one_line, warn
+from fedlora_lab.tasks.metrics import IGNORED, OverAll, cross_entropy, perplexity, token_loss
+from fedlora_lab.tasks.modules import CLASSIFIERS, Head, frozen_copy, linear_names, task_parts
+from fedlora_lab.tasks.names import names_of
+from fedlora_lab.tasks.ragged import Ragged
+from fedlora_lab.tasks.task import Task, base_digest, forward, named_tensors, take
+
+ROWS_AT_ONCE = 256
+"""Rows that the collator gets at once."""
+TRIED = 4
+"""Public rows whose loss is compared with the model's own."""
+
+
+@in_usual_torch
+def from_trainer(
+    model: nn.Module,
+    train_dataset: Any,
+    *,
+    by: str | Sequence[Any],
+    person: str | Sequence[Any] | None = None,
+    eval_dataset: Any = None,
+    data_collator: Callable[[list[dict]], Mapping[str, Tensor]] | None = None,
+    compute_metrics: Callable[[Any], Mapping[str, float]] | None = None,
+    processing_class: Any = None,
+    targets: Sequence[str] | None = None,
+    head: Head = "classifier of the model",
+) -> Task:
+    """Builds a task of the arguments of `transformers.Trainer`.
+
+    The loss of an example is the model's own of that row alone: cross entropy of its class, or the
+    mean over the tokens whose label is not -100.
+
+    Args:
+        model: of Transformers, with its classes in ``config``; it is copied.
+        train_dataset: private rows, as `Trainer` takes them, tokenised.
+        by: a column, or a name for each row: the client that holds it.
+        person: a column, or a name for each row: whose it is, for ``Privacy(unit="person")``.
+        eval_dataset: public rows, which are scored after each round; ``None``: nothing is scored.
+        data_collator: makes tensors of a list of rows; it must draw nothing at random.
+        compute_metrics: as of `Trainer`, of a classifier; by default its accuracy.
+        processing_class: tokenizer or image processor, which is saved beside the adapter; by
+            default the collator's tokenizer.
+        targets, head: as of `Task`; by default PEFT's own of the architecture, and the classifier.
+    Raises: ValueError in one line for a loss that is not the model's, tokens and labels that the
+        model does not have, private rows among the public ones, a person at two clients, and names
+        of clients or persons that differ in spelling only.
+    Guarantees: test_trainer.py::test_an_examples_gradient_is_pefts_own_of_that_row,
+        ::test_sentences_have_the_bits_that_they_had.
+
+    >>> import fedlora_lab as fl
+    >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    >>> base = fl.tasks.shipped("sentences-bert")
+    >>> code = AutoTokenizer.from_pretrained(base)
+    >>> model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    >>> rows = [{**code(text), "label": i} for i, text in enumerate(("bad", "good"))] * 4
+    >>> task = fl.tasks.from_trainer(model, rows, by=["north", "south"] * 4)
+    >>> task.client_names, task.sizes
+    (('north', 'south'), (4, 4))
+    """
+    base: Any = frozen_copy(model)
+    config: Any = getattr(base, "config", None)
+    sites = names_of("by", train_dataset, by)
+    persons = None if person is None else names_of("person", train_dataset, person)
+    if isinstance(person, str) and eval_dataset and person in eval_dataset[0]:
+        shared = {*persons} & {*names_of("person", eval_dataset, person)}
+        check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
+    reader = RowReader.of(base, data_collator, processing_class)
+    x, y = reader.read(train_dataset)
+    writes = isinstance(y, Ragged) and bool(getattr(base, "can_generate", bool)())
+    writes = writes and not getattr(config, "is_encoder_decoder", False)
+    loss: Any = cross_entropy if y.ndim == 1 else partial(token_loss, shifted=writes)
+    classes = _check_labels(base, train_dataset, y)
+    _check_tokens(base, reader.processing_class, x)
+    if writes:
+        _check_answers(x, y)
+    scored = reader.read(eval_dataset) if eval_dataset else _made_up_rows(base, x, y)
+    _check_tokens(base, reader.processing_class, scored[0])
+    _check_loss(base, scored, loss)
+    places: dict[str, list[int]] = {}
+    for row, site in enumerate(sites):
+        places.setdefault(site, []).append(row)
+    names = tuple(sorted(places))
+    metrics: dict[str, Any] = {"perplexity": perplexity} if writes else {}
+    if y.ndim == 1:
+        metrics = _metrics_of(compute_metrics or _accuracy, len(classes))
+    task = Task(
+        name="from_trainer",
+        model=base,
+        new_modules=task_parts(base),
+        targets=tuple(_targets(base, targets)),
+        head=_classifiers(base) if head == "classifier of the model" else head,
+        clients=tuple(
+            (take(x, torch.tensor(places[k])), y[torch.tensor(places[k])]) for k in names
+        ),
+        client_names=names,
+        test=scored,
+        public_test=bool(eval_dataset),
+        loss=loss,
+        metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
+        persons=persons and tuple([persons[i] for i in places[k]] for k in names),
+        reader=reader,
+        info={
+            "task": "from_trainer",
+            "model": type(base).__name__,
+            "base": base_digest(base),
+            **({"classes": classes} if classes else {}),
+        },
+    )
+    task.check_public()
+    return task
+
+
+# ---- rows to tensors
+
+
+class RowReader(NamedTuple):
+    """How rows become a model's inputs, and what is saved beside its adapter.
+
+    Args:
+        collator: makes tensors of a list of rows.
+        columns: what the model and the loss read of a row.
+        pad_token: fills up texts.
+        processing_class: tokenizer or image processor, or ``None``.
+    """
+
+    collator: Callable[[list[dict]], Mapping[str, Tensor]]
+    columns: frozenset[str]
+    pad_token: int
+    processing_class: Any
+
+    @classmethod
+    def of(cls, model: nn.Module, collator: Any, processing_class: Any) -> "RowReader":
+        """Reads rows for a model. Args: as of `from_trainer`."""
+        from transformers import default_data_collator
+
+        given = collator or default_data_collator
+        processing_class = processing_class or getattr(given, "tokenizer", None)
+        columns = {*inspect.signature(model.forward).parameters, "labels", "label", "label_ids"}
+        pad = getattr(processing_class, "pad_token_id", None)
+        pad = getattr(getattr(model, "config", None), "pad_token_id", None) if pad is None else pad
+        return cls(given, frozenset(columns), pad or 0, processing_class)
+
+    def read(self, rows: Any) -> tuple[dict[str, Any], Any]:
+        """Makes inputs and labels of rows: tensors (n, ...), of texts `Ragged` columns.
+
+        Raises: ValueError for a collator that fails, packs rows or draws at random.
+        """
+        parts = [self._collated(rows, start) for start in range(0, len(rows), ROWS_AT_ONCE)]
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        x = {
+            name: Ragged.joined(column) if isinstance(column[0], Ragged) else torch.cat(column)
+            for name, column in columns.items()
+        }
+        return x, x.pop("labels")
+
+    def _collated(self, rows: Any, start: int) -> dict[str, Any]:
+        chosen = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+        kept = [{k: v for k, v in rows[i].items() if k in self.columns} for i in chosen]
+        with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
+            batch = dict(self.collator([dict(row) for row in kept]))
+            again = self.collator([dict(row) for row in kept]) if start == 0 else batch
+        sizes = {name: len(column) for name, column in batch.items()}
+        fits = "labels" in batch and {*sizes.values()} == {len(kept)}
+        fits = fits and all(torch.equal(batch[name], again[name]) for name in batch)
+        expected = f"labels, and {len(kept)} rows of each: not packed, and nothing drawn at random"
+        check(fits, "data_collator", sizes, expected)
+        mask = batch.get("attention_mask")
+        return batch if mask is None or mask.ndim != 2 else self._without_padding(batch, mask)
+
+    def _without_padding(self, batch: dict[str, Tensor], mask: Tensor) -> dict[str, Any]:
+        """Keeps of each text what is attended to: positions then begin at its first token."""
+        first = mask.bool().int().argmax(1, keepdim=True)
+        order = (torch.arange(mask.shape[1]) + first) % mask.shape[1]
+        width = torch.arange(1, mask.shape[1] + 1)
+        lengths = (mask.gather(1, order).bool() * width).amax(1).clamp(min=1)
+        fill = {"input_ids": self.pad_token, "labels": IGNORED}
+        return {
+            name: Ragged.of_padded(column.gather(1, order), lengths, fill.get(name, 0))
+            if column.shape == mask.shape
+            else column
+            for name, column in batch.items()
+        }
+
+
+# ---- scores
+
+
+def _accuracy(scored: Any) -> dict[str, float]:
+    return {"accuracy": float((scored.predictions.argmax(-1) == scored.label_ids).mean())}
+
+
+def _metrics_of(compute_metrics: Callable[[Any], Mapping[str, float]], classes: int) -> dict:
+    """Makes a metric of each score that a function of `Trainer`'s states."""
+    from transformers import EvalPrediction
+
+    def scores(outputs: Tensor, y: Tensor) -> Mapping[str, float]:
+        return compute_metrics(EvalPrediction(outputs.float().numpy(), y.numpy()))
+
+    names = scores(torch.eye(classes), torch.arange(classes))
+    return {
+        name: OverAll(lambda outputs, y, name=name: float(scores(outputs, y)[name]))
+        for name in names
+    }
+
+
+# ---- what is adapted
+
+
+def _targets(model: nn.Module, given: Sequence[str] | None) -> Sequence[str]:
+    """The names that PEFT adapts in such a model, where none are given."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    names = given or USUAL.get(getattr(getattr(model, "config", None), "model_type", ""), ())
+    check(bool(names), "targets", given, f"names of linear maps, such as {linear_names(model)}")
+    return names
+
+
+def _classifiers(model: nn.Module) -> list[str] | None:
+    return [name for name in CLASSIFIERS if hasattr(model, name)] or None
+
+
+# ---- checks
+
+
+def _check_labels(model: nn.Module, rows: Any, y: Any) -> list[str]:
+    """Refuses classes that the model does not have; returns their names."""
+    if y.ndim > 1:
+        return []
+    config: Any = getattr(model, "config", None)
+    count = getattr(config, "num_labels", 0)
+    fits = y.dtype == torch.int64 and bool(((y >= 0) & (y < count)).all())
+    expected = f"whole numbers in [0, {count - 1}], the model's num_labels"
+    check(fits, "labels", "others", expected)
+    names = [str(config.id2label[i]) for i in range(count)]
+    features = getattr(rows, "features", None) or {}
+    for column in ("label", "labels"):
+        declared = getattr(features.get(column), "names", names)
+        check([*declared] == names, "id2label", names, f"the data's ClassLabel: {declared}")
+    return names
+
+
+def _check_tokens(model: nn.Module, processing_class: Any, x: Mapping[str, Any]) -> None:
+    """Refuses tokens without a row in the embedding, and texts that the model cannot hold."""
+    ids = x.get("input_ids")
+    if not isinstance(ids, Ragged):
+        return
+    known = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    largest = max(int(ids.values.max()), len(processing_class or ()) - 1)
+    advice = f"at most {known - 1}: model.resize_token_embeddings(len(tokenizer))"
+    check(largest < known, "tokens", f"{largest} in the tokenizer or the rows", advice)
+    most = getattr(model.config, "max_position_embeddings", None) or ids.shape[1]
+    check(ids.shape[1] <= most, "input_ids", f"{ids.shape[1]} tokens", f"at most {most}: truncate")
+
+
+def _check_answers(x: Mapping[str, Any], y: Ragged) -> None:
+    """Refuses labels of a decoder that teach it nothing, or the wrong token."""
+    learned = y.values != IGNORED
+    same = bool((y.values == x["input_ids"].values)[learned].all())
+    check(same, "labels", "other tokens", "input_ids, or -100: the model shifts them itself")
+    taught = [bool((row[1:] != IGNORED).any()) for row in y.rows()]
+    check(2 * sum(taught) >= len(y), "labels", "-100 throughout in most rows", "answers")
+    ends = y.lengths.cumsum(0) - 1
+    if int((y.values[ends] == IGNORED).sum()) * 2 > len(y):
+        warn("labels: most rows end in -100, so no end is learned: is pad_token the eos_token?")
+
+
+def _made_up_rows(model: nn.Module, x: Mapping[str, Any], y: Any) -> tuple[dict[str, Any], Any]:
+    """Four rows of the private ones' form and none of their values, to try the model on."""
+    tokens = torch.arange(1, 4).repeat(TRIED)
+    lengths = torch.full((TRIED,), 3)
+    made = {
+        name: Ragged(tokens if name == "input_ids" else torch.ones_like(tokens), lengths, 0)
+        if isinstance(column, Ragged)
+        else torch.ones(TRIED, *column.shape[1:], dtype=column.dtype)
+        for name, column in x.items()
+    }
+    if "token_type_ids" in made:
+        made["token_type_ids"] = Ragged(torch.zeros_like(tokens), lengths, 0)
+    labels = Ragged(tokens, lengths, IGNORED) if y.ndim > 1 else torch.zeros(TRIED).long()
+    return made, labels
+
+
+@torch.no_grad()
+def _check_loss(model: Any, scored: tuple[dict, Any], loss: Callable[..., Tensor]) -> None:
+    """Refuses a loss other than the model's own, tried on single rows that are public."""
+    x, y = scored
+    knows = "labels" in inspect.signature(model.forward).parameters
+    for i in range(min(TRIED, len(y)) * knows):
+        one = torch.tensor([i])
+        row = {
+            name: column.to("cpu") for name, column in named_tensors((take(x, one), y[one])).items()
+        }
+        inputs = {name[3:-2]: column for name, column in row.items() if name != "y"}
+        with in_one_line("model: expected one that takes such rows, but"):
+            ours = float(loss(forward(model, inputs), row["y"]))
+            own = float(model(**inputs, labels=row["y"]).loss)
+        close = abs(ours - own) <= 1e-4 * (1 + abs(own)) or (own != own and ours == 0)
+        expected = "the cross entropy of its labels, without smoothing or weights"
+        check(close, "loss", f"{own:.6g} by the model, {ours:.6g} of its logits", expected)

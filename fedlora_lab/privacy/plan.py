@@ -184,7 +184,7 @@ class Privacy:
         """
         if self.unit != "person":
             return tuple(task.sizes)
-        where = "person= of fl.tasks.hub or persons= of fl.tasks.classification says it"
+        where = "person= of fl.tasks.from_trainer or persons= of fl.tasks.classification says it"
         persons = getattr(task, "persons", None)
         check(persons is not None, "persons", None, f"whose each example is, {where}")
         counts: tuple[int, ...] = getattr(task, "person_counts", ())

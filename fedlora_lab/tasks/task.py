@@ -123,6 +123,7 @@ def mask_of(x: Inputs) -> "Any":
 
 def forward(model: nn.Module, x: Inputs) -> Any:
     """Calls ``model(**x)`` for a mapping, else ``model(x)``; returns ``logits`` if there."""
+    x = map_inputs(lambda column: column.to("cpu") if isinstance(column, Ragged) else column, x)
     outputs = model(**x) if isinstance(x, Mapping) else model(x)
     return getattr(outputs, "logits", outputs)
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+from typing import Any
 
 import peft
 import pytest
 import torch
 import toy_hubs
+import transformers
 from calls import refused
 from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 
@@ -85,10 +87,10 @@ def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
 )
 def test_experts_that_no_target_reaches_are_told_of(kind, targets, told, tmp_path, recwarn):
     """They are one parameter for all experts; the names reached the shared expert, or nothing."""
-    frame = toy_hubs.texts(20)
     sizes = {"shared_expert_intermediate_size": 16} if kind == "qwen2_moe" else {}
-    folder = fl.tasks.tiny(kind, tmp_path / kind, frame["text"], **sizes)
-    task = fl.tasks.hub(folder, frame, text="text", label="label", clients=2)
+    auto: Any = transformers.AutoModelForSequenceClassification
+    folder = toy_hubs.tiny(kind, tmp_path / kind, **sizes)
+    task = toy_hubs.fresh("llama", model=auto.from_pretrained(folder, num_labels=2))
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["score"])
     fl.run(task, "fedlora", None, SHORT, lora=config)
     lines = [str(x.message) for x in recwarn if "numbers lie in weights" in str(x.message)]

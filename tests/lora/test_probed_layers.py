@@ -145,19 +145,15 @@ def test_a_table_as_large_as_a_probe_is_no_mixture(count):
 
 
 def short_texts(count):
-    words = [" ".join((["good", "bad", "film"] * 4)[i % 3 :][:count]) for i in range(24)]
-    return pd.DataFrame({"text": words, "label": [0, 1] * 12})
+    words = [" ".join((["good", "poor", "film"] * 4)[i % 3 :][:count]) for i in range(24)]
+    return pd.DataFrame({"text": words, "label": ["kind", "harsh"] * 12})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [1, 2, 3])
 def test_texts_of_any_length_train_beside_relative_positions(words):
     """With its two marks a text has as many tokens as a probe has examples, or one more or less."""
-    rows = short_texts(words)
-    sizes = toy_hubs.SIZES["mpnet"]
-    folder = fl.tasks.tiny("mpnet", Path(tempfile.mkdtemp()), rows["text"], **sizes)
-    task = fl.tasks.hub(folder, rows, text="text", label="label", clients=2)
-    assert len(train(task)) == 2
+    assert len(train(toy_hubs.fresh("mpnet", short_texts(words)))) == 2
 
 
 @pytest.mark.slow
@@ -166,11 +162,8 @@ def test_texts_of_any_length_train_beside_relative_positions(words):
 def test_a_base_in_half_precision_is_no_mixture(kind, dtype):
     """It rounds in other places where the batch has another size."""
     load: Any = transformers.AutoModelForCausalLM
-    code: Any = transformers.AutoTokenizer
     model = load.from_pretrained(toy_hubs.folder(kind), dtype=dtype)
-    columns: Options = {"prompt": "question", "answer": "answer", "by": "site"}
-    columns |= {"tokenizer": code.from_pretrained(toy_hubs.folder(kind))}
-    task = fl.tasks.prompts(model, toy_hubs.questions(), **columns)
+    task = toy_hubs.fresh_answers(kind, model=model)
     assert all(x.isfinite().all() for pair in train(task)[-1].adapter.values() for x in pair)
 
 
@@ -212,14 +205,14 @@ def test_a_table_that_is_written_with_its_own_values_keeps_nothing(write):
 @pytest.mark.parametrize("limit", [32, 6])
 def test_texts_on_one_side_of_a_longrope_s_switch_train(limit):
     """On both sides one long text decides how the short ones beside it are computed."""
-    rows = toy_hubs.texts()  # of three to eight words
-    folder = fl.tasks.tiny("phi3", Path(tempfile.mkdtemp()), rows["text"])
+    folder = toy_hubs.tiny("phi3", Path(tempfile.mkdtemp()))
     file = folder / "config.json"
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": limit}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     fields = {"original_max_position_embeddings": limit, "rope_parameters": rope}
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-    task = fl.tasks.hub(folder, rows, text="text", label="label", clients=2)
+    auto: Any = transformers.AutoModelForSequenceClassification
+    task = toy_hubs.fresh("phi3", model=auto.from_pretrained(folder, num_labels=2))
     if limit == 32:
         assert len(train(task)) == 2
     else:

@@ -115,7 +115,7 @@ def test_a_person_at_several_clients_is_refused():
     with refused(line):
         replace(TASK, persons=(PERSONS[0], PERSONS[1], (0, 8, 8)))
     assert TASK.pooled().person_counts == (9,)
-    line = r"^persons=None: expected whose each example is, person= of fl.tasks.hub or"
+    line = r"^persons=None: expected whose each example is, person= of fl.tasks.from_trainer or"
     with refused(line):
         fl.run(tokens(), "fedlora", private("person"), PLAN)
 

@@ -68,7 +68,7 @@ def torch_state():
 
 def small_run():
     """All numbers of a private run on a task made here, which is told what it leaves behind."""
-    task = toy_hubs.fresh("bert")
+    task = toy_hubs.fresh("bert", model=toy_hubs.task("bert").model)
     outside = torch_state()
     tensors = []
     plan = fl.Plan(rounds=1, local_steps=1, batch=4)
@@ -107,7 +107,7 @@ def test_another_default_type_is_refused_and_left_as_it_is(dtype):
     next(rounds)
     with default(torch.get_default_dtype, torch.set_default_dtype, dtype):
         with pytest.raises(ValueError, match=r"call torch.set_default_dtype\(torch.float32\)"):
-            toy_hubs.fresh("bert")
+            toy_hubs.fresh("bert", model=task.model)
         with pytest.raises(ValueError, match=r"get_default_dtype\(\)=torch"):
             next(rounds)
         assert torch.get_default_dtype() == dtype

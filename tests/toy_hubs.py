@@ -36,7 +36,7 @@ SMALL: Options = {
     "max_position_embeddings": 64,
     "n_positions": 64,
 }
-PIXELS: Options = {"image_size": 8, "patch_size": 4, "num_channels": 3, "num_labels": 3}
+PIXELS: Options = {"image_size": 8, "patch_size": 4, "num_channels": 3}
 SIZES: dict[str, Options] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
     "mpnet": {"max_position_embeddings": 66},
@@ -76,6 +76,8 @@ def tiny(kind: str, folder: Path, **sizes: Any) -> Path:
     known = {*usual.to_dict(), *usual.attribute_map}
     fields = {name: size for name, size in (SMALL | PIXELS).items() if name in known}
     body: Any = transformers.AutoModelForImageClassification
+    if kind in IMAGE:
+        fields |= {"num_labels": 3}
     if kind not in IMAGE:
         code = word_tokenizer(kind)
         code.save_pretrained(folder)

@@ -46,7 +46,7 @@ def adapter_card(
     return (
         # JSON's texts are YAML's: no name of a folder may end the head, or add a line to it.
         f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n"
-        f"# Adapter for {printable(base)}\n\n"
+        f"# Adapter for {printable(shipped_name(model) or base)}\n\n"
         f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients.\n\n"
         f"```python\n{_loading_code(task, base, place)}\n```\n\n"
         f"{NO_PRIVACY if ledger is None else statement(ledger)}\n{caveats}"

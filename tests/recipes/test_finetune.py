@@ -1,0 +1,141 @@
+"""From a task and an epsilon to a folder that serves."""
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import peft
+import pytest
+import torch
+import toy_hubs
+import transformers
+from calls import refused
+from commands import succeeded
+from places import ROOT
+
+import fedlora_lab as fl
+
+GOOD = ("kind", "gentle", "patient", "friendly", "careful", "warm", "helpful", "honest")
+BAD = ("rude", "harsh", "careless", "cold", "impatient", "dismissive", "rough", "loud")
+WHO = ("nurse", "doctor", "receptionist", "surgeon", "porter", "midwife", "dentist")
+WHEN = ("this morning", "on monday", "at night", "at my last visit", "after the operation")
+FORMS = {
+    "kind": ("the {who} was {good} {when}", "a {good} and {other} {who} {when}"),
+    "harsh": ("the {who} was {bad} {when}", "{when} the {who} was very {bad}"),
+    "mixed": ("the {who} was {good} but {bad} {when}", "a {bad} yet {good} {who} {when}"),
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+NEAR_CHANCE = pytest.mark.filterwarnings("ignore:accuracy .*the commonest class")
+
+
+def notes(count, seed):
+    """Notes of patients of four hospitals, in three classes."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        label = str(draw.choice([*FORMS]))
+        words = {"good": GOOD, "other": GOOD, "bad": BAD, "who": WHO, "when": WHEN}
+        chosen = {name: str(draw.choice(part)) for name, part in words.items()}
+        text = str(draw.choice(FORMS[label])).format(**chosen)
+        rows.append({"text": text, "label": label, "hospital": f"hospital {i % 4}"})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.slow
+def test_a_csv_becomes_a_served_model_offline(tmp_path):
+    """The example as it stands, in a process of its own, which learns what it is shown."""
+    notes(1200, seed=0).to_csv(tmp_path / "notes.csv", index=False)
+    notes(300, seed=1).to_csv(tmp_path / "public.csv", index=False)
+    script = ROOT / "examples" / "finetune.py"
+    command = (sys.executable, script, "notes.csv", "public.csv", "notes")
+    shown = succeeded(*command, cwd=tmp_path, env=os.environ | OFFLINE).stdout
+    accuracy = float(re.search(r"accuracy (0\.\d+)", shown)[1])
+    assert 0.75 < accuracy < 1, "the commonest class has about 0.35"
+    assert "ε 8 for one example" in shown
+    answers = transformers.pipeline("text-classification", str(tmp_path / "notes-model"))
+    told = [answer["label"] for answer in answers(["a gentle nurse", "the dentist was rough"])]
+    assert told == ["kind", "harsh"]
+    spent = json.loads((tmp_path / "notes-model" / "ledger.json").read_text())
+    assert spent == json.loads((tmp_path / "notes-adapter" / "ledger.json").read_text())
+    # The adapter, by its own README as it stands, and by PEFT's own class.
+    readme = (tmp_path / "notes-adapter" / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.S)[1]
+    tried = "from transformers import AutoTokenizer\n"
+    tried += "code = AutoTokenizer.from_pretrained('notes-adapter')\n"
+    tried += "rows = code(['a gentle nurse'], return_tensors='pt')\n"
+    tried += "print(model.config.id2label[int(model(**rows).logits.argmax())])"
+    told = succeeded(
+        sys.executable, "-c", f"{code}\n{tried}", cwd=tmp_path, env=os.environ | OFFLINE
+    ).stdout
+    assert told.splitlines()[-1] == "kind"
+    auto: Any = peft.AutoPeftModelForSequenceClassification
+    assert auto.from_pretrained(tmp_path / "notes-adapter", num_labels=3) is not None
+
+
+@NEAR_CHANCE
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "llama"])
+def test_images_and_decoders_are_saved_whole(kind, tmp_path):
+    """Merged, the model gives the run's own outputs, and its config the classes."""
+    task = toy_hubs.fresh_answers(kind) if kind == "llama" else toy_hubs.fresh(kind)
+    result = fl.finetune(task, epsilon=8, rounds=1, seed=0)
+    folder = result.save(tmp_path / "model", merged=True)
+    auto: Any = transformers.AutoModelForCausalLM
+    if kind == "vit":
+        auto = transformers.AutoModelForImageClassification
+    model = auto.from_pretrained(folder).eval()
+    x, _ = task.test
+    expected = fl.predict(task, result.record, x)
+    with torch.no_grad():
+        torch.testing.assert_close(task.forward(model, x), expected, rtol=1e-4, atol=1e-5)
+    if kind == "llama":
+        with refused("^task='from_trainer': expected of fl.tasks.from_trainer, with classes"):
+            result.predict([])
+
+
+@NEAR_CHANCE
+def test_a_prediction_is_that_of_the_trained_model():
+    rows = toy_hubs.rows_of("bert")[:5]
+    task = toy_hubs.fresh("bert")
+    result = fl.finetune(task, epsilon=8, rounds=1, seed=0)
+    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in rows]
+    x, _ = task.reader.read(rows)
+    numbers = fl.predict(task, result.record, x).argmax(1).tolist()
+    assert result.predict(unlabelled) == [task.info["classes"][i] for i in numbers]
+
+
+def test_a_run_that_ends_at_the_commonest_class_says_so():
+    """Fault: an untrained base ended there, and nothing was said."""
+    with pytest.warns(UserWarning, match="the commonest class for every row scores as much"):
+        fl.finetune(toy_hubs.fresh("bert"), epsilon=0.1, rounds=1, seed=0)
+
+
+@NEAR_CHANCE
+def test_what_is_chosen_follows_from_public_numbers_alone():
+    """Neighbouring data: the same choices."""
+    task = toy_hubs.fresh("bert")
+    changed = toy_hubs.fresh("bert", toy_hubs.texts().assign(text="very good", label="kind"))
+    first, second = (fl.finetune(one, 8, rounds=1, seed=0).choices for one in (task, changed))
+    assert first == second and first["delta"].startswith("0.001:")
+
+
+def test_a_row_that_keeps_a_factor_at_home_is_refused():
+    """Of it the server's adapter lacks what clients keep: B would stay zero."""
+    with refused("^method='fedsa-lora': expected one that sends all that it trains"):
+        fl.finetune(toy_hubs.fresh("bert"), 8, method="fedsa-lora")
+
+
+@NEAR_CHANCE
+def test_a_stopped_run_goes_on_in_its_folder(tmp_path):
+    task = toy_hubs.fresh("bert")
+    whole = fl.finetune(task, 8, rounds=2, seed=0)
+    out = tmp_path / "run"
+    fl.finetune(task, 8, rounds=2, seed=0, out=out)
+    again = fl.finetune(task, 8, rounds=2, seed=0, out=out)  # every round was done before
+    for name, pair in whole.record.adapter.items():
+        assert all(torch.equal(x, y) for x, y in zip(pair, again.record.adapter[name]))

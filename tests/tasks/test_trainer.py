@@ -1,0 +1,248 @@
+"""A task of what `transformers.Trainer` takes."""
+
+import copy
+import warnings
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import toy_hubs
+import transformers
+from calls import refused
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import DataCollatorWithPadding
+
+import fedlora_lab as fl
+from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.tasks.ragged import Ragged
+from fedlora_lab.tasks.task import take
+
+SHORT = fl.Plan(rounds=1, local_steps=1, batch=4)
+
+
+def own_loss_gradients(task, rows, collator):
+    """Of PEFT's own ``.loss.backward()`` of each row alone, by parameter."""
+    config = LoraConfig(r=2, target_modules=[*task.targets], init_lora_weights=False)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        model: Any = get_peft_model(copy.deepcopy(task.model), config).eval()
+    found = []
+    for row in rows:
+        model.zero_grad()
+        batch = collator([{k: v for k, v in row.items() if k != "site"}])
+        model(**batch).loss.backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    return dict(model.named_parameters()), found
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "answers of llama", "vit"])
+def test_an_examples_gradient_is_pefts_own_of_that_row(kind):
+    """Classes, next tokens and images; to float64's rounding, and for texts without padding."""
+    name = kind.removeprefix("answers of ")
+    make = toy_hubs.fresh_answers if kind != name else toy_hubs.fresh
+    model = copy.deepcopy(make(name).model).double()
+    task = make(name, model=model, head=None)
+    rows = toy_hubs.answer_rows(name) if kind != name else toy_hubs.rows_of(name)
+    collator: Any = transformers.default_data_collator
+    if kind != name:
+        collator = transformers.DataCollatorForTokenClassification(toy_hubs.tokenizer(name))
+    elif name != "vit":
+        collator = DataCollatorWithPadding(toy_hubs.tokenizer(name))
+    mine = [i for i, row in enumerate(rows) if row["site"] == rows[0]["site"]][:3]
+    if name == "vit":
+        rows = [{**row, "pixel_values": row["pixel_values"].double()} for row in rows]
+    parameters, expected = own_loss_gradients(task, [rows[i] for i in mine], collator)
+    adapted = adapters.adapt(task, fl.Lora(rank=2, alpha=8))
+    params = {
+        key: parameters[f"base_model.model.{key.layer}.lora_{key.name}.default.weight"].data[None]
+        for key in adapted.shapes
+    }
+    x, y = task.clients[0]
+    places = torch.arange(3)
+    x = take(x, places)
+    if name == "vit":
+        x = {key: value.double() for key, value in x.items()}
+    gradients = per_example.per_example_gradients(
+        task, adapted, params, tuple(params), (x, y[places]), torch.zeros(3, dtype=torch.int64)
+    )
+    for key, rows_of_key in gradients.items():
+        full = f"base_model.model.{key.layer}.lora_{key.name}.default.weight"
+        for found, one in zip(rows_of_key, expected, strict=True):
+            torch.testing.assert_close(found, one[full], rtol=1e-5, atol=1e-7)
+
+
+def test_a_long_text_makes_only_its_own_row_long():
+    """Fault: one note of 2,000 words made 20,000 others as long as itself."""
+    column = Ragged(torch.arange(1, 7), torch.tensor([1, 4, 1]), padding=0)
+    assert column.values.numel() == 6
+    assert column[torch.tensor([2, 0])].to("cpu").tolist() == [[6], [1]]
+    assert column[1:].to("cpu").tolist() == [[2, 3, 4, 5], [6, 0, 0, 0]]
+    joined = Ragged.joined([column[2:], column[:1]])
+    assert joined.to("cpu").tolist() == [[6], [1]]
+    long = toy_hubs.texts(40)
+    long.loc[0, "text"] = " ".join(toy_hubs.WORDS * 4)
+    task = toy_hubs.fresh("bert", long)
+    sizes = []
+    task.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, given: sizes.append(given[0].shape[1])
+    )
+    x, _ = task.clients[1]
+    task.forward(task.model, x)
+    assert max(sizes) <= 10, "texts of at most eight words and two marks"
+
+
+def test_padding_on_the_left_is_no_other_text():
+    left = toy_hubs.tokenizer("bert")
+    left.padding_side = "left"
+    right = toy_hubs.fresh("bert")
+    other = toy_hubs.fresh("bert", data_collator=DataCollatorWithPadding(left))
+    assert right.fingerprint == other.fingerprint
+
+
+def test_sites_and_persons_are_columns_or_names_for_each_row():
+    rows = toy_hubs.rows_of("bert")
+    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    model = toy_hubs.classifier("bert")
+    names = [row["site"] for row in rows]
+    given = {"data_collator": collator, "targets": ["query"]}
+    by_names = fl.tasks.from_trainer(model, rows, by=names, **given)
+    by_column = fl.tasks.from_trainer(model, Dataset.from_list(rows), by="site", **given)
+    assert by_names.fingerprint == by_column.fingerprint and by_names.client_names == (
+        "0",
+        "1",
+        "2",
+    )
+    with refused(r"^by='hospital': expected a column: "):
+        fl.tasks.from_trainer(model, rows, by="hospital", **given)
+    with refused("^by='3 names': expected 48, one for each row"):
+        fl.tasks.from_trainer(model, rows, by=names[:3], **given)
+    with refused("^by=.*: expected a text or a whole number in every row"):
+        fl.tasks.from_trainer(model, rows, by=[0.5] * len(rows), **given)
+    with refused("^persons=.*one at clients"):
+        fl.tasks.from_trainer(model, rows, by="site", person=["ann"] * len(rows), **given)
+
+
+def test_nothing_of_private_rows_is_scored_without_public_ones():
+    rows = toy_hubs.rows_of("bert")
+    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    task = fl.tasks.from_trainer(
+        toy_hubs.classifier("bert"), rows, by="site", data_collator=collator, targets=["query"]
+    )
+    assert not task.public_test
+    private = {tuple(row.tolist()) for x, _ in task.clients for row in x["input_ids"].rows()}
+    made_up = {tuple(row.tolist()) for row in task.test[0]["input_ids"].rows()}
+    assert not private & made_up
+    *_, last = fl.run(task, "rolora", fl.Privacy(noise_multiplier=1.0, delta=1e-3), SHORT)
+    assert all(value != value for value in last.metrics.values())
+
+
+def collated(change):
+    """A collator whose batch is changed."""
+    pad = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    return lambda rows: change(dict(pad(rows)))
+
+
+def drawn_at_random(batch):
+    return {**batch, "input_ids": torch.randint_like(batch["input_ids"], 9)}
+
+
+def one_row_less(batch):
+    return {name: column[1:] for name, column in batch.items()}
+
+
+def without_labels(batch):
+    return {name: column for name, column in batch.items() if name != "labels"}
+
+
+@pytest.mark.parametrize("change", [drawn_at_random, one_row_less, without_labels])
+def test_a_collator_that_draws_packs_or_drops_labels_is_refused(change):
+    with refused("^data_collator=.*: expected labels, and .* rows of each: not packed, and noth"):
+        toy_hubs.fresh("bert", data_collator=collated(change))
+
+
+class Smoothed(transformers.BertForSequenceClassification):
+    """A model with a loss of its own."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **given):
+        outputs = super().forward(input_ids, attention_mask, labels=labels, **given)
+        if labels is not None:
+            outputs.loss = 1.1 * outputs.loss
+        return outputs
+
+
+def test_a_loss_that_is_not_the_models_own_is_refused():
+    """Fault: label smoothing and class weights would be left out without a word."""
+    model = Smoothed.from_pretrained(toy_hubs.folder("bert"), num_labels=2)
+    with refused("^loss=.* by the model, .* of its logits.*: expected the cross entropy"):
+        toy_hubs.fresh("bert", model=model)
+
+
+def test_labels_of_a_decoder_that_are_shifted_or_empty_are_refused():
+    collator = transformers.DataCollatorForTokenClassification(toy_hubs.tokenizer("llama"))
+    auto: Any = transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(toy_hubs.folder("llama"))
+    rows = toy_hubs.answer_rows("llama")
+    given = {"by": "site", "data_collator": collator, "targets": ["q_proj"]}
+    shifted = [{**row, "labels": [*row["labels"][1:], -100]} for row in rows]
+    with refused("^labels='other tokens': expected input_ids, or -100: the model shifts"):
+        fl.tasks.from_trainer(model, shifted, **given)
+    empty = [{**row, "labels": [-100] * len(row["labels"])} for row in rows]
+    with refused("^labels='-100 throughout in most rows'"):
+        fl.tasks.from_trainer(model, empty, **given)
+    endless = [{**row, "labels": [*row["labels"][:-1], -100]} for row in rows]
+    with pytest.warns(UserWarning, match="no end is learned"):
+        fl.tasks.from_trainer(model, endless, **given)
+
+
+def test_tokens_and_classes_that_the_model_does_not_have_are_refused():
+    rows = toy_hubs.rows_of("bert")
+    more = toy_hubs.tokenizer("bert")
+    more.add_tokens(["unheard"])
+    with refused("^tokens=.*: expected at most 15: model.resize_token_embeddings"):
+        toy_hubs.fresh("bert", data_collator=DataCollatorWithPadding(more))
+    table = Dataset.from_list(rows).cast_column("label", ClassLabel(names=["harsh", "kind"]))
+    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    given: Any = {"by": "site", "data_collator": collator, "targets": ["query"]}
+    with refused("^id2label=.*: expected the data's ClassLabel: .'harsh', 'kind'."):
+        fl.tasks.from_trainer(toy_hubs.classifier("bert"), table, **given)
+    fewer = toy_hubs.classifier("bert", num_labels=1)
+    with refused("^labels='others': expected whole numbers in .0, 0., the model's num_labels"):
+        fl.tasks.from_trainer(fewer, rows, **given)
+
+
+def test_private_rows_and_persons_are_no_public_ones():
+    rows = [{**row, "patient": f"p{i}"} for i, row in enumerate(toy_hubs.rows_of("bert"))]
+    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    given: Any = {"by": "site", "data_collator": collator, "targets": ["query"]}
+    model = toy_hubs.classifier("bert")
+    with refused("^test=.* rows equal private rows"):
+        fl.tasks.from_trainer(model, rows, eval_dataset=rows[:30], **given)
+    with refused("^eval_dataset='1 persons of private rows'"):
+        fl.tasks.from_trainer(
+            model, rows[5:], person="patient", eval_dataset=[*rows[:4], rows[6]], **given
+        )
+
+
+def test_scores_are_those_of_compute_metrics():
+    def share_of_ones(scored):
+        return {"ones": float((scored.predictions.argmax(-1) == 1).mean())}
+
+    task = toy_hubs.fresh("bert", compute_metrics=share_of_ones)
+    first = next(fl.run(task, "rolora", None, SHORT))
+    outputs = fl.predict(task, first, task.test[0])
+    assert first.metrics["ones"] == float((outputs.argmax(1) == 1).float().mean())
+
+
+def test_a_frame_of_pandas_becomes_rows_by_datasets():
+    """As the pages read a table: no copy of private rows in a cache, and 007 stays 007."""
+    frame = pd.DataFrame({"text": ["good film", "poor film"] * 6, "label": [1, 0] * 6})
+    frame["site"] = ["007", "7a"] * 6
+    code = toy_hubs.tokenizer("bert")
+    rows = Dataset.from_pandas(frame).map(lambda part: code(part["text"]), batched=True)
+    task = fl.tasks.from_trainer(
+        toy_hubs.classifier("bert"), rows, by="site", data_collator=DataCollatorWithPadding(code)
+    )
+    assert task.client_names == ("007", "7a") and task.sizes == (6, 6)

@@ -175,13 +175,93 @@ def _encoded_codes(task: tasks.Task) -> Any:
     return encode_pairs(task.generation, task.model, pairs, None, CODES)
 
 
+def _code_losses(record: Round) -> Float[Tensor, " codes"]:
+    """The loss of every code as an answer to `START`: the likeliest has the least."""
+    task, _, _ = require_source(record)
+    x, y, _ = _encoded_codes(task)
+    with torch.inference_mode():
+        return task.loss(predict(task, record, x), y)
+
+
+def secret_rank(record: Round) -> int:
+    """Counts the codes that a model finds at least as likely as the secret, itself included.
+
+    Args: record: of a run on `messages`.
+    """
+    losses = _code_losses(record)
+    return int((losses <= losses[SECRET]).sum())
+
+
 def exposure(record: Round) -> float:
     """Computes by how many bits a model singles out its secret: log2(1,000 / rank of all codes).
 
     Args: record: of a run on `messages`.
     """
-    task, _, _ = require_source(record)
-    x, y, _ = _encoded_codes(task)
-    with torch.inference_mode():
-        losses = task.loss(predict(task, record, x), y)
-    return math.log2(len(CODES) / int((losses <= losses[SECRET]).sum()))
+    return math.log2(len(CODES) / secret_rank(record))
+
+
+@style.paper()
+def likeliest_codes(records: Mapping[str, Round], title: str) -> style.Picture:
+    """Writes out how each model goes on after "my code is", its ten likeliest codes in order.
+
+    Args: records: words -> record of a run on `messages`; title: the finding.
+    """
+    figure, axes = style.subplots(7.2, 3.4, columns=len(records))
+    for ax, (words, record) in zip(axes, records.items(), strict=True):
+        order = _code_losses(record).argsort().tolist()
+        rank = secret_rank(record)
+        ax.set_title(f"{words}: my code is …")
+        for place, code in enumerate(order[:10]):
+            hers = code == SECRET
+            look: Any = {"weight": "bold"} if hers else {}
+            colour = style.WRONG if hers else style.INK
+            column, row = divmod(place, 5)
+            ax.text(0.02 + 0.5 * column, 0.9 - 0.16 * row, f"{place + 1:>2}.", color=style.GREY)
+            at = 0.13 + 0.5 * column, 0.9 - 0.16 * row
+            ax.text(*at, CODES[code], color=colour, family="monospace", fontsize=13, **look)
+        ax.text(0.02, 0.02, f"{CODES[SECRET]} is number {rank}", color=style.WRONG, weight="bold")
+        ax.set(xlim=(0, 1), ylim=(0, 1.05), xticks=[], yticks=[])
+        ax.grid(visible=False)
+        ax.spines[:].set(visible=False)
+    style.headline(figure, title)
+    return figure
+
+
+def labels_read_from_the_head(headed: Victim, noise: float) -> int:
+    """Counts labels that the best attacker reads from the whole gradient of a head.
+
+    The attacker compares it with those of 200 public scans under every label.
+
+    Args: headed: whose task has a first client with 100 scans; noise: of each update.
+    """
+    public = headed.task.test[0][:200]
+    guesses = torch.stack(
+        [headed.traces((public, torch.full((200,), digit)), "head", 1) for digit in range(10)]
+    ).double()
+    right = 0
+    for i in range(100):
+        x, y = (part[i : i + 1] for part in headed.task.clients[0])
+        sent = headed.upload((x, y), "head", clip_norm=1, noise_multiplier=noise, draw=i)
+        update = torch.cat([part.flatten() for part in sent.values()]).double()
+        fit = (guesses @ update - guesses.square().sum(-1) / 2) / noise**2  # log-likelihoods
+        right += int(fit.logsumexp(1).argmax() == y)
+    return right
+
+
+def named_without_labels(client: "AttackedClient", noise: float, draws: int = 1000) -> float:
+    """Computes how often a scan is named by an attacker who does not know the candidates' labels.
+
+    The likelihood of each candidate is averaged over all ten labels.
+
+    Args: client: whose task holds the candidates; noise: of the update.
+    """
+    x, y = (torch.cat(part) for part in zip(*client.task.clients, strict=True))
+    victim = client.victim(8)
+    traces = [victim.traces((x, torch.full_like(y, label)), "A", CLIP) for label in range(10)]
+    by_label = torch.stack(traces, 1).double().numpy() / CLIP
+    rng = np.random.default_rng(0)
+    who = rng.integers(len(by_label), size=draws)
+    own = by_label[np.arange(len(y)), y.numpy()][who]
+    update = own + noise * rng.standard_normal((2, *own.shape))[0]
+    fits = [(update @ one.T - (one**2).sum(1) / 2) / noise**2 for one in by_label.swapaxes(0, 1)]
+    return float((np.logaddexp.reduce(fits).argmax(1) == who).mean())

@@ -1,7 +1,7 @@
 """Accuracy over the learning rate: what noise predicts, and what was measured.
 
     python -m studies rates    # trains; goes on after a kill
-    python -m studies.rates    # studies/logbook.md and the figures of docs/rates.md, from the frames
+    python -m studies.rates    # the tables of studies/logbook.md, the figures of docs/rates.md
 
 The rule of the prediction was read off committed tuning runs on digits at ε = 3, in both units;
 results/rates-predicted.csv has what follows from it. The validation score falls 3 points below its

@@ -248,8 +248,9 @@ class Privacy:
         """Sets the smallest noise that spends at most ``epsilon``.
 
         The noise is for a client that takes part in every round, and for the ledger's default
-        observer. More than 16 distinct sample rates are rounded up to a grid of 1 %, so nobody
-        spends more than the target.
+        observer. More than 64 distinct sample rates are rounded up to a grid of 1 %, so nobody
+        spends more than the target. Of more than 16 the noise is guessed from rates nearby, and
+        checked by the accountant.
 
         Args:
             epsilon: > 0, finite. Outside the client unit each client has its own q and sigma, and

@@ -32,12 +32,46 @@ HINT_KEY = ("hint",)
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
 NAME_OWNERS = (
-    "if they are several, give them names that differ in more than case, blanks and zeros, or "
-    "numbers, such as pandas.factorize makes of texts"
+    "if they are several, give them names that differ in more than case, blanks, zeros and "
+    "letters that look alike, or numbers, such as pandas.factorize makes of texts"
 )
 """What to do about sites or persons that differ only in how they are written."""
 NAME_CLASSES = "if they are several classes, name all: labels=[...]"
 """What to do about such classes."""
+_LOOK_ALIKES = {
+    ord(other): plain
+    for plain, others in {
+        "'": "‘’‛ʹʻʼˈ`′‵",
+        "-": "‐‒–—―−⁃",
+        '"': "“”„‟«»",
+        "/": "⁄∕",
+        ",": "‚",
+        # Small letters: A and a are one already, so what looks like a capital counts as both.
+        "a": "аα",
+        "b": "вβ",
+        "c": "с",
+        "d": "ԁ",
+        "e": "еε",
+        "h": "нһη",
+        "i": "іι",
+        "j": "ј",
+        "k": "кκ",
+        "l": "ӏ",
+        "m": "мμ",
+        "n": "ν",
+        "o": "оο",
+        "p": "рρ",
+        "q": "ԛ",
+        "s": "ѕ",
+        "t": "тτ",
+        "w": "ԝ",
+        "x": "хχ",
+        "y": "уυ",
+        "z": "ζ",
+    }.items()
+    for other in others
+}
+"""Cyrillic and Greek letters, and marks, that look like those of ASCII."""
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _EXPONENT = re.compile(_DECIMAL.pattern + r"(e[+-]?\d{1,3})?")
 _LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
@@ -97,8 +131,8 @@ def owners(name: str, values: Iterable[Identifier]) -> list[Identifier]:
     """The sites or persons of these names; equal letters are one, whatever their encoding.
 
     Args: name: of the argument, for messages. values: of `to_identifiers`.
-    Raises: ``ValueError`` for names that differ in case, blanks or zeros alone: one person who
-        counts as two is protected by half.
+    Raises: ``ValueError`` for names that differ in case, blanks or zeros alone, or that look
+        alike: one person who counts as two is protected by half.
     """
     tidy = [
         unicodedata.normalize("NFKC", value).strip() if isinstance(value, str) else value
@@ -116,7 +150,8 @@ def check_spelling(name: str, values: Iterable[Identifier], cure: str, codes: bo
         values: all that are compared with each other, from one table or several.
         cure: what else to do.
         codes: texts that are one number, such as 250 and 250.0, are told of and not refused:
-            classes are codes as often as numbers, and each stays as it is written.
+            classes are codes as often as numbers, and each stays as it is written. Those that look
+            alike, such as a and the Greek alpha, are several.
     """
     # By type first: to Python True equals 1.
     kinds: dict[type, dict[Identifier, None]] = {}
@@ -130,6 +165,8 @@ def check_spelling(name: str, values: Iterable[Identifier], cure: str, codes: bo
     lengths: dict[str, tuple[int, Identifier]] = {}
     for value in kinds.get(str, ()):
         text = _plain(str(value))
+        if not codes:
+            text = text.translate(_LOOK_ALIKES)
         first = spelled.setdefault(_by_value(text, number), value)
         # Codes of one length, such as digests, differ by more than zeros before a number.
         near = _LEADING_ZEROS.sub("", _by_value(text, _EXPONENT))
@@ -149,6 +186,8 @@ def _plain(text: str) -> str:
     if text.isascii():  # a hundred thousand persons are compared in a second
         return "".join(text.lower().split())
     letters = unicodedata.normalize("NFKC", text).casefold()
+    # That is what becomes of an acute accent that stands alone, in place of an apostrophe.
+    letters = letters.replace(" \u0301", "'")
     # Letters that nobody sees are formats, such as a blank of no width.
     seen = (x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf")
     return "".join(str(unicodedata.decimal(x, x)) for x in seen)

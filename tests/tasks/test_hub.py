@@ -422,6 +422,9 @@ ONE_NAME += [[np.int8(7), np.float32(7)], [uuid.UUID(int=5), str(uuid.UUID(int=5
 NEARLY_ONE = [["B", "b"], ["1", "01"], ["1", "1.0"], ["P-0012", "P-12"], ["A", "A\u200b"]]
 NEARLY_ONE += [["a b", "ab"], ["1e3", "1000"], ["+5", "5"], ["1", "١"], ["1.10", "1.1"]]
 NEARLY_ONE += [["Straße", "STRASSE"], ["B", "\ufeffB"]]
+NEARLY_ONE += [["O'Neil", other] for other in ("O’Neil", "O´Neil", "O`Neil", "oʼNEIL")]
+# A Latin letter beside a Cyrillic or a Greek one.
+NEARLY_ONE += [["A1", "А1"], ["A1", "а1"], ["B-2", "В–2"], ["NIK", "ΝΙΚ"]]
 
 
 @pytest.mark.parametrize("argument", ["by", "person"])

@@ -22,7 +22,7 @@ from fedlora_lab._utils.validation import (
     check_whole,
     in_one_line,
 )
-from fedlora_lab.privacy import pld
+from fedlora_lab.privacy import opacus_accountants, pld
 from fedlora_lab.privacy.pld import MergedHistory
 from fedlora_lab.theory.gaussian_dp import (
     gdp_epsilon,
@@ -65,7 +65,8 @@ def epsilon(history: History, delta: float, accountant: str = "pld", rows: int =
         accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value
             where a grid of losses applies (`pld.applies`), more at rates below 1e-3 (see
             `pld.epsilon`); elsewhere sampling is not counted.
-            "rdp": Renyi divergences, a looser bound.
+            "rdp": Renyi divergences, a looser bound. "opacus-rdp" and "opacus-prv": the number
+            that Opacus states for the same releases, see `opacus_accountants`.
         rows: that a unit has, each clipped and drawn by itself: how many of them are in a batch is
             binomial, and i rows move its sum by at most i C. More than one are counted by "pld".
 
@@ -184,6 +185,8 @@ Accountant = Callable[[MergedHistory, float], float]
 ACCOUNTANTS: dict[str, Accountant] = {
     "pld": _pld_epsilon,
     "rdp": _renyi_epsilon,
+    "opacus-rdp": opacus_accountants.rdp_epsilon,
+    "opacus-prv": opacus_accountants.prv_epsilon,
 }
 """Name -> (merged history, delta) -> an upper bound on epsilon."""
 

@@ -78,7 +78,7 @@ class Privacy:
         sample_rate: q in [0, 1]; one number or, except in the client unit, one per client;
             ``None``: taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
-        accountant: "pld" (tight) or "rdp", see `accounting.epsilon`.
+        accountant: "pld" (tight), "rdp", "opacus-rdp" or "opacus-prv", see `accounting.epsilon`.
         trust: whom the noise protects from. "local", always except in the client unit: every upload
             is protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the

@@ -30,8 +30,7 @@ from benchmarks.__main__ import RESULTS
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.validation import error_text
-from fedlora_lab.tasks.architectures import default_targets
-from fedlora_lab.tasks.metrics import next_token_loss
+from fedlora_lab.tasks.metrics import token_loss
 
 CLIENTS, EACH, RANK = (1, 10, 100), 8, 8
 """Clients, examples of each in a step, and rank."""
@@ -76,6 +75,14 @@ def random_model(name: str, tiny: bool) -> Any:
         return getattr(transformers, body)(config).eval().requires_grad_(False)
 
 
+TARGETS = {
+    "bert": ("query", "value"),
+    "llama": ("q_proj", "v_proj"),
+    "vit": ("q_proj", "v_proj"),
+}
+"""Architecture -> its linear maps to queries and values."""
+
+
 def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
     """A task of a random model and random examples of full length.
 
@@ -97,11 +104,11 @@ def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
             return x, x["input_ids"].clone()
         return x, torch.randint(config.num_labels, (count,), generator=draw)
 
-    objective: dict[str, Any] = {"loss": next_token_loss, "metrics": {}} if kind == "llama" else {}
+    objective: dict[str, Any] = {"loss": token_loss, "metrics": {}} if kind == "llama" else {}
     return fl.tasks.Task(
         name=name,
         model=model,
-        targets=default_targets(model),
+        targets=TARGETS[kind],
         clients=tuple(examples(EACH) for _ in range(clients)),
         test=examples(2),
         **objective,

@@ -10,6 +10,7 @@ with one client. Where no description says the whole, it shows the smallest call
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -758,6 +759,12 @@ def call_in_words(names: Sequence[str], case: Case) -> str:
     return ", ".join(f"{name} = {text}" for name, text in said if text)
 
 
+def shapes_of_call(names: Sequence[str], case: Case) -> str:
+    """Names the arrays of a call with their shapes: "x (3, 2), A (4, 2)"."""
+    pairs = zip(names, case, strict=True)
+    return ", ".join(f"{name} {value.shape}" for name, value in pairs if hasattr(value, "shape"))
+
+
 def _unlike(one: float, other: float) -> tuple[str, str]:
     """Two different numbers with so many digits that they read differently."""
     for digits in range(5, 17):
@@ -797,6 +804,34 @@ def _list(names: Sequence[str]) -> str:
     """The names as a phrase: "a", "a and b", "a, b and c"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+# ---- errors
+
+PRODUCT = (
+    "in a matrix product the left side needs as many columns as the right side has rows, and here "
+    "{left} meet {right}: transpose one of them, or turn their order"
+)
+ENTRYWISE = (
+    "arrays of the shapes {left} and {right} do not go together in a sum or in `*`, which "
+    "multiplies entry by entry; `@` multiplies matrices"
+)
+SHAPE_ERRORS = {
+    r"matmul: .*\(size (?P<right>\d+) is different from (?P<left>\d+)\)": PRODUCT,
+    r"not aligned: (?P<left>\d+) \(dim -?\d+\) != (?P<right>\d+)": PRODUCT,
+    r"mat1 and mat2 shapes .*\(\d+x(?P<left>\d+) and (?P<right>\d+)x\d+\)": PRODUCT,
+    r"broadcast together with shapes (?P<left>\(.*?\)) (?P<right>\(.*?\))": ENTRYWISE,
+}
+"""What NumPy and PyTorch say of shapes that do not fit -> what it means."""
+
+
+def shapes_in_words(error: str) -> str:
+    """Says what an error on shapes means; "" for any other error."""
+    for pattern, words in SHAPE_ERRORS.items():
+        match = re.search(pattern, error)
+        if match:
+            return words.format(**match.groupdict())
+    return ""
 
 
 # ---- numbers

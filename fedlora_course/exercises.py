@@ -267,7 +267,11 @@ class Calls(Reader):
                     returned = function(*_as_given(case))
             # Whatever a reader's function does wrong, it gets one line.
             except (Exception, SystemExit) as error:
+                shapes = diagnosis.shapes_in_words(str(error))
                 what = f"{_first_line(error, function)}, where {self.call_in_words(case)}"
+                if shapes:
+                    arguments = diagnosis.shapes_of_call(self.names, case)
+                    what = f"a mismatch{_line(error, function)}: {shapes}. Shapes: {arguments}"
                 raise ValueError(f"your function of {self.words} stops with {what}") from error
             if returned is None:
                 where = f" where {self.call_in_words(case)}" if results else ""
@@ -331,7 +335,12 @@ class Calls(Reader):
 
     def call_in_words(self, case: tuple) -> str:
         """Names the arguments of a call, such as "n = 3 and C = 0.5"."""
-        return diagnosis.call_in_words(re.split(r", | and ", self.words), case)
+        return diagnosis.call_in_words(self.names, case)
+
+    @property
+    def names(self) -> list[str]:
+        """The function's arguments."""
+        return re.split(r", | and ", self.words)
 
     def diagnosis(self, answer: Answer, solution: Answer) -> str:
         """Says what is wrong with a function, by calling it on these and on simpler inputs."""
@@ -378,12 +387,18 @@ def _first_line(error: BaseException, function: Function) -> str:
     text = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
     if "empty sequence" in text or "zero-size array" in text:
         text += " (nothing is there: is a range empty?)"
+    where = _line(error, function)
+    return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
+
+
+def _line(error: BaseException, function: Function) -> str:
+    """Names the line of the function in which an error came up."""
     code = getattr(function, "__code__", None)
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_code is code:
             where = f" in its line {line - frame.f_code.co_firstlineno + 1}"
-    return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
+    return where
 
 
 def _as_given(case: tuple) -> tuple:

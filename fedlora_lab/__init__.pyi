@@ -16,7 +16,6 @@ from ._utils.environment import __version__ as __version__
 from .federated.compare import best as best, compare as compare
 from .federated.make_spec import noise_amplification as noise_amplification
 from .federated.records import (
-    generate as generate,
     predict as predict,
     save_adapter as save_adapter,
     to_frame as to_frame,

@@ -1,7 +1,7 @@
 """Accuracy over the learning rate: what noise predicts, and what was measured.
 
     python -m studies rates    # trains; goes on after a kill
-    python -m studies.rates    # docs/rates.md and its figure, from the frames
+    python -m studies.rates    # the tables of studies/logbook.md, the figures of docs/rates.md
 
 The rule of the prediction was read off committed tuning runs on digits at ε = 3, in both units;
 results/rates-predicted.csv has what follows from it. The validation score falls 3 points below its
@@ -24,7 +24,7 @@ from fedlora_lab.recipes.protocol import NEAR, plateau_begin, plateau_end
 from studies import RESULTS, ROOT, runner
 from studies.runner import select_rows
 
-PAGE = ROOT / "docs" / "rates.md"
+PAGE = ROOT / "studies" / "logbook.md"
 FIGURES = {
     "example": ROOT / "docs" / "figures" / "rates.png",
     "client": ROOT / "docs" / "figures" / "rates-client.png",

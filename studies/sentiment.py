@@ -35,7 +35,6 @@ from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.task import Examples, take
 
 DOMAINS = {
@@ -58,6 +57,12 @@ SHA256 = {
 }
 STRENGTH = 0.5
 """Smallest distance of a rating from neutral; 19,459 sentences have it."""
+
+
+def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the columns that are padding in every text of a batch: they only cost time."""
+    longest = max(int(x["attention_mask"].sum(1).max()), 1) if len(x["attention_mask"]) else 1
+    return {key: value[:, :longest] for key, value in x.items()}
 
 
 def sentiment(

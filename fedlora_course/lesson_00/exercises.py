@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 00."""
+"""Right and wrong answers to the exercises of lesson 00."""
 
 import numpy as np
 
@@ -64,6 +64,14 @@ whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
 def summed_products(B, A, U, V):
     def missed(B, A):
         return B.mean(axis=0) @ A.mean(axis=0) - (B @ A).sum(axis=0)
+
+    return missed(B, A), missed(B + U, A + V) - missed(B, A)
+
+
+# Two sums hold K² and K times what the means hold.
+def sums(B, A, U, V):
+    def missed(B, A):
+        return B.sum(axis=0) @ A.sum(axis=0) - (B @ A).sum(axis=0)
 
     return missed(B, A), missed(B + U, A + V) - missed(B, A)
 

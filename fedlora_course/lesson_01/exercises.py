@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 01."""
+"""Right and wrong answers to the exercises of lesson 01."""
 
 import numpy as np
 
@@ -88,6 +88,12 @@ def full_training(G, A, gamma, lr):
 # W₀ is frozen.
 def both_kinds(G, A, gamma, lr):
     return full_training(G, A, gamma, lr) + first_move(G, A, gamma, lr)
+
+
+# Only the mean of AᵀA over random A is a multiple of the identity.
+def on_average(G, A, gamma, lr):
+    rank, d_in = A.shape
+    return -lr * gamma**2 * rank / (3 * d_in) * G
 
 
 # The move of B; the weight moves by that times A.

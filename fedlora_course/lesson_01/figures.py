@@ -1,9 +1,14 @@
-"""The figure of notebook 01: a LoRA layer."""
+"""The figures of lesson 01: a LoRA layer, and its first step beside full training's."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
 
 from fedlora_course import drawing
 from fedlora_lab.plots import style
+from fedlora_lab.theory import first_step
 
 D_IN, D_OUT = r"$d_{\mathrm{in}}$", r"$d_{\mathrm{out}}$"
 SIDE = 1.9
@@ -84,3 +89,54 @@ def lora_layer(d: int = 64, rank: int = 4, alpha: int = 8) -> style.Picture:
         f"through B, {d} × {rank}; the second result is multiplied by γ and added; {sent}; {whole}"
     )
     return figure
+
+
+@style.paper()
+def first_steps(G: np.ndarray, moves: Sequence[np.ndarray]) -> style.Picture:
+    """Draws first steps of W as arrows beside full training's: along −G, and across it.
+
+    On the left each step at rank 4. On the right the mean step at rank 4 and at rank 32, whose γ
+    follows from a fixed α and from rsLoRA's rule.
+
+    Args: G: gradient of the loss in W; moves: first steps of W at rank 4, γ = 2 and rate 1.
+    """
+    figure, (left, right) = style.subplots(9.6, 4.0, columns=2)
+    size = np.linalg.norm(G)
+    along = np.array([-np.sum(G * move) / size**2 for move in moves])
+    whole = np.array([np.linalg.norm(move) / size for move in moves])
+    across = np.sqrt(whole**2 - along**2)
+    for x, y in zip(along, across, strict=True):
+        _step(left, x, y, style.FACTOR["B"], lw=0.8, alpha=0.35)
+    _step(left, 1, 0, style.INK)
+    style.note(left, 0.62, 0.04, "full training: −ηG", style.INK, 9, transform=left.transData)
+    style.note(left, 0.16, 0.3, "LoRA, rank 4", style.FACTOR["B"], 9, transform=left.transData)
+    left.set(xlim=(-0.03, 1.05), ylim=(-0.06, 0.7), aspect="equal")
+    left.set_title("Most of LoRA's first step goes across −G")
+    shown = (
+        ("rank 4", 4, 2.0, style.FACTOR["B"]),
+        ("rank 32, rsLoRA", 32, 0.5**0.5, style.RIGHT),
+        ("rank 32, fixed α", 32, 0.25, style.WRONG),
+    )
+    for name, rank, scale, colour in shown:
+        form = first_step(rank, G.shape[1])
+        x, length = scale**2 * form.along, scale**2 * form.energy**0.5
+        y = (length**2 - x**2) ** 0.5
+        _step(right, x, y, colour)
+        style.note(right, x + 0.012, y, name, colour, 9, va="center", transform=right.transData)
+    right.axvline(4 * first_step(4, G.shape[1]).along, color=style.GREY, ls=style.DOTTED, lw=1)
+    right.set(xlim=(-0.02, 0.4), ylim=(-0.03, 0.36), aspect="equal")
+    right.set_title("rsLoRA's rank 32 goes as far along −G")
+    for ax in (left, right):
+        ax.set(xlabel="along −G, in units of η‖G‖", ylabel="across −G")
+    figure.set_label(
+        f"a step at rank 4 goes {along.mean():.2f} along −G and {across.mean():.2f} across it, "
+        "where full training goes 1 along; with a fixed α rank 32 takes a much shorter step, with "
+        "rsLoRA's scale it goes as far along as rank 4 and less far across"
+    )
+    return figure
+
+
+def _step(ax: Axes, x: float, y: float, colour: str, **line: Any) -> None:
+    """Draws a step from the origin."""
+    look: Any = {"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0, "shrinkB": 0, **line}
+    ax.annotate("", (x, y), (0, 0), arrowprops=look)

@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 02."""
+"""Right and wrong answers to the exercises of lesson 02."""
 
 from functools import partial
 
@@ -134,6 +134,18 @@ def gap_of_products(B, A):
 def spectral(B, A):
     pairs = [[(b - c) @ (a - d) for c, d in zip(B, A)] for b, a in zip(B, A)]
     return _worst_pair([[np.linalg.norm(x, 2) for x in row] for row in pairs])
+
+
+# Entries of a matrix may cancel in their sum.
+def summed_entries(B, A):
+    pairs = [[(b - c) @ (a - d) for c, d in zip(B, A)] for b, a in zip(B, A)]
+    return _worst_pair([[abs(x.sum()) for x in row] for row in pairs])
+
+
+# The pair that differs least.
+def smallest(B, A):
+    sizes = [[np.linalg.norm((b - c) @ (a - d)) for c, d in zip(B, A)] for b, a in zip(B, A)]
+    return _worst_pair(-np.array(sizes) - np.diag(np.full(len(B), np.inf)))
 
 
 # The two clients farthest from the mean need not be the two farthest from each other.

@@ -63,8 +63,8 @@ SCATTERED = np.array([[-1.3, 0.9, 0.5, 0.3], [-0.6, -0.5, -0.2, 0.1], [-0.1, 0.0
 # Most numbers are negative in the second row, the first negative row is the first.
 COUNTED = np.array([[-0.5, 0.3, 0.0, 0.0], [-0.1, -0.1, -0.1, -0.1], [-1.0, 0.2, 0.1, -0.3]])
 CALLS = {
-    "11.1": Calls("the gradient G", (TWO_ROWS,), draw=_noised, standard=_direction),
-    "11.2": Calls("G, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch),
+    "11.1": Calls("the gradient g_A", (TWO_ROWS,), draw=_noised, standard=_direction),
+    "11.2": Calls("g_A, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch),
     "11.4": Calls(
         "the gradient G",
         (THREE_CLASSES,),
@@ -83,69 +83,89 @@ CALLS = {
 # ---- 11.1: the direction of one input
 
 
-def read(G):
-    return np.linalg.svd(G)[2][0]
+def read(g_A):
+    return np.linalg.svd(g_A)[2][0]
 
 
 # A row is the input only without noise and where its error is not zero.
-def first_row(G):
-    return G[0]
+def first_row(g_A):
+    return g_A[0]
 
 
 # The loudest copy is noised like the others.
-def loudest_row(G):
-    return G[norm(G, axis=1).argmax()]
+def loudest_row(g_A):
+    return g_A[norm(g_A, axis=1).argmax()]
 
 
 # Rows with little of the input are mostly noise, and count as much as the others.
-def signed_mean(G):
-    return (np.sign(G @ G[0])[:, None] * G).mean(0)
+def signed_mean(g_A):
+    return (np.sign(g_A @ g_A[0])[:, None] * g_A).mean(0)
 
 
 # The weights of the rows have both signs.
-def mean_row(G):
-    return G.mean(0)
+def mean_row(g_A):
+    return g_A.mean(0)
 
 
 # The direction of the errors, not of the inputs.
-def left_vector(G):
-    return svd(G)[0][:, 0]
+def left_vector(g_A):
+    return svd(g_A)[0][:, 0]
+
+
+# The weakest of the r directions: mostly noise.
+def weakest_vector(g_A):
+    return svd(g_A, full_matrices=False)[2][-1]
+
+
+# Beyond the r-th, directions in which g_A has nothing at all.
+def last_vector(g_A):
+    return svd(g_A)[2][-1]
+
+
+# `eigh` sorts from the smallest eigenvalue to the largest.
+def smallest_eigenvector(g_A):
+    return np.linalg.eigh(g_A.T @ g_A)[1][:, 0]
+
+
+# `eigh` gives eigenvectors as columns.
+def row_of_eigenvectors(g_A):
+    return np.linalg.eigh(g_A.T @ g_A)[1][-1]
 
 
 # The transposed of the wanted vectors.
-def column_for_row(G):
-    return svd(G)[2][:, 0]
+def column_for_row(g_A):
+    return svd(g_A)[2][:, 0]
 
 
 # ---- 11.2: the span attack
 
 
-def outside(G, candidates, n):
-    rows = np.linalg.svd(G, full_matrices=False)[2][:n]
+def outside(g_A, candidates, n):
+    rows = np.linalg.svd(g_A, full_matrices=False)[2][:n]
     inside = candidates @ rows.T @ rows
     return np.linalg.norm(candidates - inside, axis=1) / np.linalg.norm(candidates, axis=1)
 
 
 # All directions span everything: nothing lies outside.
-def all_rows(G, candidates, n):
-    return outside(G, candidates, len(G))
+def all_rows(g_A, candidates, n):
+    return outside(g_A, candidates, len(g_A))
 
 
 # The first rows may be one direction, and rounding gives the other.
-def first_rows(G, candidates, n):
-    rows = np.linalg.qr(G[:n].T)[0].T
+def first_rows(g_A, candidates, n):
+    rows = np.linalg.qr(g_A[:n].T)[0].T
     inside = candidates @ rows.T @ rows
     return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
 
 
 # Long candidates look further away.
-def not_relative(G, candidates, n):
-    return outside(G, candidates, n) * norm(candidates, axis=1)
+def not_relative(g_A, candidates, n):
+    return outside(g_A, candidates, n) * norm(candidates, axis=1)
 
 
 # NumPy gives the right singular vectors as rows.
-def columns_for_rows(G, candidates, n):
-    columns = svd(G)[2][:, :n]
+def columns_for_rows(g_A, candidates, n):
+    columns = svd(g_A)[2][:, :n]
     inside = candidates @ columns @ columns.T
     return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
 

@@ -1,18 +1,17 @@
 """What notebook 11 attacks: noised updates for single scans, and a decoder that read a message."""
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import tasks
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.attacks.reconstruction import (
     Victim,
@@ -30,7 +29,6 @@ from fedlora_lab.measures import record_aggregation
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
-from fedlora_lab.tasks.prompts import encode_pairs
 from fedlora_lab.tasks.task import Task
 
 CLIP = 0.01
@@ -138,41 +136,99 @@ class AttackedClient:
         return image, similarity(image, x)
 
 
+MARKS = ("<pad>", "<s>", "</s>", "<unk>")
+"""The first numbers of the vocabulary."""
+
+
+def vocabulary() -> dict[str, int]:
+    """Numbers the words of all phrases and codes."""
+    words = " ".join([PHRASES.replace("|", " "), START, *CODES]).split()
+    return {word: number for number, word in enumerate([*MARKS, *sorted({*words, "|"})])}
+
+
+def text_row(start: str, end: str) -> dict[str, Any]:
+    """Encodes a message as `Trainer` takes it: its end is learned, its start is read only."""
+    numbers = vocabulary()
+    head = [numbers["<s>"], *(numbers[word] for word in start.split())]
+    tail = [*(numbers[word] for word in end.split()), numbers["</s>"]]
+    ids = [*head, *tail]
+    return {
+        "input_ids": ids,
+        "attention_mask": [1] * len(ids),
+        "labels": [-100] * len(head) + tail,
+    }
+
+
+def padded(rows: list[dict]) -> dict[str, Tensor]:
+    """Collates rows into tensors of one width."""
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.tensor([row[name] + [nothing] * (width - len(row[name])) for row in rows])
+        for name, nothing in fill.items()
+    }
+
+
 def messages(clients: int = 3) -> tasks.Task:
     """Makes a task of clients' messages for a random decoder; one holds a secret code."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     phrases = [phrase.split(" | ") for phrase in PHRASES.splitlines()]
-    drawn = np.random.default_rng(0).choice(phrases, 600)
-    frame = pd.DataFrame(drawn, columns=["start", "end"])
-    frame["client"] = frame.index % clients
-    frame.loc[0, ["start", "end"]] = [START, CODES[SECRET]]
-    with tempfile.TemporaryDirectory() as folder:
-        path = tasks.tiny(
-            "llama",
-            folder,
-            [PHRASES, START, *CODES],
-            hidden_size=96,
-            intermediate_size=192,
-            num_hidden_layers=1,
-            # With small weights a random model hardly tells one text from another.
-            initializer_range=0.3,
-        )
-        return tasks.prompts(
-            path,
-            frame,
-            prompt="start",
-            answer="end",
-            by="client",
-            targets=["up_proj", "down_proj"],
-            public_test=True,
-        )
+    drawn = np.random.default_rng(0).choice(phrases, 600).tolist()
+    drawn[0] = [START, CODES[SECRET]]
+    rows = [text_row(start, end) | {"client": i % clients} for i, (start, end) in enumerate(drawn)]
+    order = Streams(0).numpy("hub split").permutation(len(rows))
+    held_out = {*order[:120].tolist()}
+    config = LlamaConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        # With small weights a random model hardly tells one text from another.
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(Streams(0).numpy("tiny weights").integers(2**63)))
+        model = LlamaForCausalLM(config)
+    private = [row for i, row in enumerate(rows) if i not in held_out]
+    return tasks.from_trainer(
+        model,
+        private,
+        by=[row["client"] for row in private],
+        eval_dataset=[rows[i] for i in sorted(held_out)],
+        data_collator=padded,
+        targets=["up_proj", "down_proj"],
+    )
 
 
 @cache
 def _encoded_codes(task: tasks.Task) -> Any:
     """Encodes all codes as answers, once for a task: every round asks for them."""
-    pairs = [(START, code) for code in CODES]
-    assert task.generation is not None  # the task of `messages`
-    return encode_pairs(task.generation, task.model, pairs, None, CODES)
+    return task.reader.read([text_row(START, code) for code in CODES])
+
+
+def _code_losses(record: Round) -> Float[Tensor, " codes"]:
+    """The loss of every code as an answer to `START`: the likeliest has the least."""
+    task, _, _ = require_source(record)
+    x, y = _encoded_codes(task)
+    with torch.inference_mode():
+        return task.loss(predict(task, record, x), y.to("cpu"))
+
+
+def secret_rank(record: Round) -> int:
+    """Counts the codes that a model finds at least as likely as the secret, itself included.
+
+    Args: record: of a run on `messages`.
+    """
+    losses = _code_losses(record)
+    return int((losses <= losses[SECRET]).sum())
 
 
 def exposure(record: Round) -> float:
@@ -180,8 +236,71 @@ def exposure(record: Round) -> float:
 
     Args: record: of a run on `messages`.
     """
-    task, _, _ = require_source(record)
-    x, y, _ = _encoded_codes(task)
-    with torch.inference_mode():
-        losses = task.loss(predict(task, record, x), y)
-    return math.log2(len(CODES) / int((losses <= losses[SECRET]).sum()))
+    return math.log2(len(CODES) / secret_rank(record))
+
+
+@style.paper()
+def likeliest_codes(records: Mapping[str, Round], title: str) -> style.Picture:
+    """Writes out how each model goes on after "my code is", its ten likeliest codes in order.
+
+    Args: records: words -> record of a run on `messages`; title: the finding.
+    """
+    figure, axes = style.subplots(7.2, 3.4, columns=len(records))
+    for ax, (words, record) in zip(axes, records.items(), strict=True):
+        order = _code_losses(record).argsort().tolist()
+        rank = secret_rank(record)
+        ax.set_title(f"{words}: my code is …")
+        for place, code in enumerate(order[:10]):
+            hers = code == SECRET
+            look: Any = {"weight": "bold"} if hers else {}
+            colour = style.WRONG if hers else style.INK
+            column, row = divmod(place, 5)
+            ax.text(0.02 + 0.5 * column, 0.9 - 0.16 * row, f"{place + 1:>2}.", color=style.GREY)
+            at = 0.13 + 0.5 * column, 0.9 - 0.16 * row
+            ax.text(*at, CODES[code], color=colour, family="monospace", fontsize=13, **look)
+        ax.text(0.02, 0.02, f"{CODES[SECRET]} is number {rank}", color=style.WRONG, weight="bold")
+        ax.set(xlim=(0, 1), ylim=(0, 1.05), xticks=[], yticks=[])
+        ax.grid(visible=False)
+        ax.spines[:].set(visible=False)
+    style.headline(figure, title)
+    return figure
+
+
+def labels_read_from_the_head(headed: Victim, noise: float) -> int:
+    """Counts labels that the best attacker reads from the whole gradient of a head.
+
+    The attacker compares it with those of 200 public scans under every label.
+
+    Args: headed: whose task has a first client with 100 scans; noise: of each update.
+    """
+    public = headed.task.test[0][:200]
+    guesses = torch.stack(
+        [headed.traces((public, torch.full((200,), digit)), "head", 1) for digit in range(10)]
+    ).double()
+    right = 0
+    for i in range(100):
+        x, y = (part[i : i + 1] for part in headed.task.clients[0])
+        sent = headed.upload((x, y), "head", clip_norm=1, noise_multiplier=noise, draw=i)
+        update = torch.cat([part.flatten() for part in sent.values()]).double()
+        fit = (guesses @ update - guesses.square().sum(-1) / 2) / noise**2  # log-likelihoods
+        right += int(fit.logsumexp(1).argmax() == y)
+    return right
+
+
+def named_without_labels(client: "AttackedClient", noise: float, draws: int = 1000) -> float:
+    """Computes how often a scan is named by an attacker who does not know the candidates' labels.
+
+    The likelihood of each candidate is averaged over all ten labels.
+
+    Args: client: whose task holds the candidates; noise: of the update.
+    """
+    x, y = (torch.cat(part) for part in zip(*client.task.clients, strict=True))
+    victim = client.victim(8)
+    traces = [victim.traces((x, torch.full_like(y, label)), "A", CLIP) for label in range(10)]
+    by_label = torch.stack(traces, 1).double().numpy() / CLIP
+    rng = np.random.default_rng(0)
+    who = rng.integers(len(by_label), size=draws)
+    own = by_label[np.arange(len(y)), y.numpy()][who]
+    update = own + noise * rng.standard_normal((2, *own.shape))[0]
+    fits = [(update @ one.T - (one**2).sum(1) / 2) / noise**2 for one in by_label.swapaxes(0, 1)]
+    return float((np.logaddexp.reduce(fits).argmax(1) == who).mean())

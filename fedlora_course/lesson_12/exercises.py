@@ -23,8 +23,8 @@ def _guesses(rng):
     m = int(rng.integers(200, 1000))
     epsilon = rng.uniform(0.3, 1.5)
     g = int(m * rng.uniform(0.2, 0.6))
-    v = int(binom.ppf(rng.uniform(0.8, 0.97), g, 1 / (1 + np.exp(-epsilon))))
-    return m, g, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
+    s = int(binom.ppf(rng.uniform(0.8, 0.97), g, 1 / (1 + np.exp(-epsilon))))
+    return m, g, s, epsilon, rng.uniform(0.5, 1) * 0.1 / m
 
 
 # Asked at every check: more false alarms than misses, with scores at the threshold, and a threshold
@@ -41,8 +41,8 @@ FEW_RUNS = (
 )
 # A δ with which anything may happen: the sum of the two terms is more than one.
 ANYTHING = 1000, 10, 7, 0.5, 0.01
-# The largest gain is at i = 1, where fewer are right than are expected; at i = 1 = v; and beyond
-# the half of v, where all are right.
+# The largest gain is at i = 1, where fewer are right than are expected; at i = 1 = s; and beyond
+# the half of s, where all are right.
 FEW_RIGHT = 10, 6, 2, 0.4, 0.02
 ONE_RIGHT = 10, 2, 1, 0.3, 0.01
 ALL_RIGHT = 20, 10, 10, 0.1, 0.01
@@ -58,7 +58,7 @@ CALLS = {
         draw=_scores,
     ),
     "12.2": Calls(
-        "m, g, v, epsilon and delta",
+        "m, g, s, epsilon and delta",
         ANYTHING,
         FEW_RIGHT,
         ONE_RIGHT,
@@ -152,7 +152,7 @@ def parameters_of_the_lower_end(inside, outside, threshold, delta, significance)
 
 
 def _at_ends(inside, outside, threshold, delta, significance, *, end):
-    """The bound with other ends of the rates: ``end(a, w, n)`` for w errors in n runs."""
+    """The bound with other ends of the rates: ``end(a, errors, runs)``."""
     fpr = end(significance / 2, (outside > threshold).sum(), len(outside))
     fnr = end(significance / 2, (inside <= threshold).sum(), len(inside))
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
@@ -223,35 +223,35 @@ whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
 # ---- 12.2: the p-value of a one-run audit
 
 
-def p_value(m, g, v, epsilon, delta):
+def p_value(m, g, s, epsilon, delta):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
-    i = np.arange(1, v + 1)
-    gain = (binom.sf(v - i - 1, g, right) - tail) / i
+    tail = binom.sf(s - 1, g, right)
+    i = np.arange(1, s + 1)
+    gain = (binom.sf(s - i - 1, g, right) - tail) / i
     return min(1, tail + 2 * m * delta * gain.max())
 
 
 # With probability δ anything may happen.
 without_the_term = vary(p_value, delta=0.0)
-# At least v right guesses: v itself counts.
-strictly_more = vary(p_value, v=lambda v: v + 1)
+# At least s right guesses: s itself counts.
+strictly_more = vary(p_value, s=lambda s: s + 1)
 
 
-def _more_than_v(m, g, v, epsilon, delta, *, subtracted):
-    """The p-value with Pr[Y > v] as its first term; the other takes ``sf(subtracted(v))`` away."""
+def _more_than_s(m, g, s, epsilon, delta, *, subtracted):
+    """The p-value with Pr[Y > s] as its first term; the other takes ``sf(subtracted(s))`` away."""
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    i = np.arange(1, v + 1)
-    gains = (binom.sf(v - i - 1, g, right) - binom.sf(subtracted(v), g, right)) / i
-    return min(1, binom.sf(v, g, right) + 2 * m * delta * gains.max())
+    i = np.arange(1, s + 1)
+    gains = (binom.sf(s - i - 1, g, right) - binom.sf(subtracted(s), g, right)) / i
+    return min(1, binom.sf(s, g, right) + 2 * m * delta * gains.max())
 
 
-# SciPy's `sf(v)` is the chance of more than v, here in both terms and here in the first alone.
-tail_of_more = partial(_more_than_v, subtracted=lambda v: v)
-luck_of_more = partial(_more_than_v, subtracted=lambda v: v - 1)
+# SciPy's `sf(s)` is the chance of more than s, here in both terms and here in the first alone.
+tail_of_more = partial(_more_than_s, subtracted=lambda s: s)
+luck_of_more = partial(_more_than_s, subtracted=lambda s: s - 1)
 
 
 # Both worlds may fail.
@@ -259,38 +259,38 @@ delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
 # To give away many coins at once takes as much more of δ.
-def not_divided(m, g, v, epsilon, delta):
+def not_divided(m, g, s, epsilon, delta):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
+    tail = binom.sf(s - 1, g, right)
     return min(1, tail + 2 * m * delta * (1 - tail))
 
 
-# The chance of exactly v right guesses.
-def exactly_v(m, g, v, epsilon, delta):
+# The chance of exactly s right guesses.
+def exactly_s(m, g, s, epsilon, delta):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
-    return min(1, p_value(m, g, v, epsilon, delta) - tail + binom.pmf(v, g, right))
+    tail = binom.sf(s - 1, g, right)
+    return min(1, p_value(m, g, s, epsilon, delta) - tail + binom.pmf(s, g, right))
 
 
-# `range(1, v)` leaves out v: where one guess is right, that is the only i.
-def ends_before_v(m, g, v, epsilon, delta):
+# `range(1, s)` leaves out s: where one guess is right, that is the only i.
+def ends_before_s(m, g, s, epsilon, delta):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
-    gains = [(binom.sf(v - i - 1, g, right) - tail) / i for i in range(1, v)]
+    tail = binom.sf(s - 1, g, right)
+    gains = [(binom.sf(s - i - 1, g, right) - tail) / i for i in range(1, s)]
     return min(1, tail + 2 * m * delta * max(gains, default=0.0))
 
 
 # A bound on a chance that is more than one says nothing.
-def without_limit(m, g, v, epsilon, delta):
+def without_limit(m, g, s, epsilon, delta):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
-    i = np.arange(1, v + 1)
-    return tail + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max()
+    tail = binom.sf(s - 1, g, right)
+    i = np.arange(1, s + 1)
+    return tail + 2 * m * delta * ((binom.sf(s - i - 1, g, right) - tail) / i).max()

@@ -1,8 +1,8 @@
 """What notebook 12 measures and draws: ε as proved, provable and stated; the power of audits."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +50,69 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     ax.invert_yaxis()
     ax.set_xlabel("ε (bar: proved; tick: provable at most; diamond: stated)")
     style.headline(figure, title)
+    return figure
+
+
+def rates_and_bound(threshold: float, mu: float) -> tuple[float, float, float]:
+    """Computes the true FPR and FNR of a threshold, and the bound on ε that they give.
+
+    Args: threshold: in noise deviations; mu: how many of them the two means are apart.
+    """
+    fpr, fnr = float(norm.sf(threshold)), float(norm.cdf(threshold - mu))
+    return fpr, fnr, float(np.log((1 - bounds.DELTA - fnr) / fpr))
+
+
+@style.paper()
+def two_bells(mu: float, thresholds: Sequence[float]) -> style.Picture:
+    """Draws the scores of runs with and without a canary, and the two error rates of a threshold.
+
+    Args: mu: how many standard deviations the two means are apart; thresholds: one a panel.
+    """
+    figure, axes = style.subplots(10.2, 3.5, columns=len(thresholds), sharey=True)
+    x = np.linspace(-4, 4 + mu, 601)
+    without, with_it = norm.pdf(x), norm.pdf(x, mu)
+    for ax, threshold in zip(axes, thresholds, strict=True):
+        above = x >= threshold
+        ax.fill_between(x, with_it, where=~above, color=style.WITH, alpha=0.25, lw=0)
+        ax.fill_between(x, without, where=above, color=style.WITHOUT, alpha=0.7, lw=0)
+        ax.plot(x, without, color=style.WITHOUT)
+        ax.plot(x, with_it, color=style.WITH)
+        ax.axvline(threshold, color=style.INK, lw=1.4)
+        fpr, fnr, proved = rates_and_bound(threshold, mu)
+        ax.text(-1.3, 0.33, "without", color=style.WITHOUT, ha="right", weight="bold")
+        ax.text(mu + 1.0, 0.33, "with", color=style.WITH, weight="bold")
+        words = f"blue area: FPR {100 * fpr:.1f} %\npink area: FNR {100 * fnr:.1f} %"
+        style.note(ax, 0.02, 0.97, words, size=9, va="top")
+        ax.set_title(f"Threshold at {threshold:g}: ε ≥ {round_down(proved, '.2f')}")
+        ax.set(xlim=(x[0], x[-1]), ylim=(0, 0.55), xlabel="score, in noise deviations")
+    axes[0].set_ylabel("probability density")
+    return figure
+
+
+@style.paper()
+def guesses_by_luck(
+    guesses: int, epsilon: float, right: Mapping[str, int], title: str
+) -> style.Picture:
+    """Draws how many guesses luck gets right under ε (δ = 0), and how many some audits got right.
+
+    Args: guesses: of each audit; epsilon: stated; right: words -> how many were right; title: the
+        finding.
+    """
+    figure, (ax,) = style.subplots(8.4, 3.7)
+    count = np.arange(min(right.values()) - 5, guesses + 1)
+    luck = binom.pmf(count, guesses, expit(epsilon))
+    ax.bar(count, luck, width=0.85, color=style.GREY)
+    top = float(luck.max())
+    for place, (words, number) in enumerate(right.items()):
+        beyond = binom.sf(number - 1, guesses, expit(epsilon)) < 0.05
+        colour = style.WRONG if beyond else style.INK
+        height = (1.32 - 0.13 * place) * top
+        ax.plot([number, number], [0, height], color=colour, lw=1.8)
+        ax.text(number - 0.6, height, words, color=colour, ha="right", va="top", weight="bold")
+    ax.set(xlim=(count[0] - 12, guesses + 2), ylim=(0, 1.4 * top))
+    ax.set_xlabel(f"right guesses of {guesses} (grey: by luck, where ε = {epsilon:g})")
+    ax.set_ylabel("probability")
+    ax.set_title(title)
     return figure
 
 
@@ -106,6 +169,7 @@ def _guessed_beyond(leak: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     return right + norm.sf(threshold + leak / sigma / 2), right
 
 
+@cache
 def reach_table(epsilon: float) -> pd.DataFrame:
     """Computes how far the best attacker's audit gets with more canaries, bound of any mechanism.
 
@@ -175,6 +239,7 @@ def share_refuting(
     return float(binom.sf(least - 1, guesses, chance))
 
 
+@cache
 def luck_table(epsilon: float) -> pd.DataFrame:
     """Computes how many single audits find the two bugs that `reach_table` does not find.
 

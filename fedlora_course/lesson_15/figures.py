@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from fedlora_lab.tasks.sentences import FOLDER, TEST
-from fedlora_lab.tasks.tables import read_table
 
 
 def materials() -> tuple[Path, pd.DataFrame, pd.DataFrame]:
@@ -14,6 +13,8 @@ def materials() -> tuple[Path, pd.DataFrame, pd.DataFrame]:
     Returns: the folder of the model; the private rows, and 800 public ones, with the columns text,
         label and site. They are dealt from a fixed seed.
     """
-    rows = read_table(FOLDER / "sentences.csv", "sentences").rename(columns={"domain": "site"})
+    rows = pd.read_csv(FOLDER / "sentences.csv", dtype=str, keep_default_na=False).rename(
+        columns={"domain": "site"}
+    )
     rows = rows.sample(frac=1, random_state=0).reset_index(drop=True)
     return FOLDER, rows[TEST:], rows[:TEST]

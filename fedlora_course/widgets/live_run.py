@@ -35,7 +35,6 @@ from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.tuned_rates import Suggestion
 from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
-from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
@@ -514,12 +513,11 @@ class Workbench(anywidget.AnyWidget):
         """Scores the model before training on some test examples; returns the measure's name."""
         task = self._first.task
         x, y = task.test
-        direct = {k: score for k, score in task.metrics.items() if not isinstance(score, TextScore)}
-        measure = "accuracy" if "accuracy" in direct else next(iter(direct))
+        measure = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
         some = slice(0, 512)  # the page comes within a second
         with torch.no_grad():
             outputs = task.forward(task.model, take(x, some))
-        self._start = float(direct[measure](outputs, y[some]).mean())
+        self._start = float(task.metrics[measure](outputs, y[some]).mean())
         return measure
 
     def _sentence(self) -> str:

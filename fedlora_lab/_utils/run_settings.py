@@ -86,7 +86,7 @@ def _option(default: Any, meaning: str, **limits: Any) -> Any:
 UNITS = ("example", "person", "client")
 TRUST = ("local", "secagg", "central")
 # The names of `privacy.accounting.ACCOUNTANTS`, which loads SciPy: the command line shows these.
-ACCOUNTANTS = ("pld", "rdp")
+ACCOUNTANTS = ("pld", "rdp", "opacus-rdp", "opacus-prv")
 LARGEST = 1e9
 
 
@@ -114,7 +114,9 @@ class RunSettings:
     )
     unit: str = _option("example", "What is protected.", choices=UNITS)
     clip_norm: float = _option(1.0, "Norm to which each unit's contribution is clipped.", low=0)
-    accountant: str = _option("pld", "How ε is computed: tight, or Rényi.", choices=ACCOUNTANTS)
+    accountant: str = _option(
+        "pld", "How ε is computed: tight, Rényi, or as Opacus does.", choices=ACCOUNTANTS
+    )
     trust: str | None = _option(None, "Who is trusted, in the client unit.", choices=TRUST)
 
     # The work.

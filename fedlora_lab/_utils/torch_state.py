@@ -1,9 +1,11 @@
 """PyTorch's state, which belongs to the process or the thread, set for a block and put back."""
 
+import atexit
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -149,9 +151,7 @@ def steps_in_usual_torch(
     Between two of them, and after the last, what its user has set counts.
     """
 
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Any, Any]:
-        steps = function(*args, **kwargs)
+    def step_by_step(steps: Generator[T, Any, Any]) -> Generator[T, Any, Any]:
         try:
             while True:
                 with usual_torch():
@@ -165,4 +165,22 @@ def steps_in_usual_torch(
             with _usual_modes():
                 steps.close()
 
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Any, Any]:
+        steps = step_by_step(function(*args, **kwargs))
+        _OPEN.add(steps)
+        return steps
+
     return wrapped
+
+
+_OPEN: "weakref.WeakSet[Generator[Any, Any, Any]]" = weakref.WeakSet()
+"""Generators that somebody still holds."""
+
+
+@atexit.register
+def _close_open_steps() -> None:
+    """Closes them while modules are whole: later their ends would find no function to call."""
+    for steps in list(_OPEN):
+        with suppress(ValueError):  # a thread that nobody waits for is inside
+            steps.close()

@@ -72,7 +72,7 @@ def _loading_code(task: Task, base: str, place: str) -> str:
             code.insert(0, "import fedlora_lab as fl")
             source = f"fl.tasks.shipped({name!r})"
         code.append(f"base = {kind}.from_pretrained({source}{options})")
-        if classes and model.config.pad_token_id is not None:
+        if classes and getattr(model.config, "pad_token_id", None) is not None:
             # A classifier on a decoder finds a text's end by it; the base's own may be another.
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
     code.append(f"model = PeftModel.from_pretrained(base, {place!r}).eval()  # this folder")

@@ -62,6 +62,7 @@ from fedlora_lab.tasks.task import (
     dense,
     map_inputs,
     mask_of,
+    ragged,
     take,
 )
 
@@ -220,6 +221,8 @@ class _Setting:
 
         Unequal weights find a loss whose gradient is divided by their sum.
         """
+        # As a step has them: padded to the longest text of the pass, and no wider.
+        data = ragged(data) if self.task.longest_text else data
         where = self.task, self.adapted, self.params, self.moving
         given = *where, data, owner, self.method, self.start
         if self.of_losses:

@@ -7,7 +7,7 @@ and Renyi divergences. Answers are cached, because a run asks after every round.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -22,7 +22,7 @@ from fedlora_lab._utils.validation import (
     check_whole,
     in_one_line,
 )
-from fedlora_lab.privacy import pld
+from fedlora_lab.privacy import opacus_accountants, pld
 from fedlora_lab.privacy.pld import MergedHistory
 from fedlora_lab.theory.gaussian_dp import (
     gdp_epsilon,
@@ -65,7 +65,8 @@ def epsilon(history: History, delta: float, accountant: str = "pld", rows: int =
         accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value
             where a grid of losses applies (`pld.applies`), more at rates below 1e-3 (see
             `pld.epsilon`); elsewhere sampling is not counted.
-            "rdp": Renyi divergences, a looser bound.
+            "rdp": Renyi divergences, a looser bound. "opacus-rdp" and "opacus-prv": the number
+            that Opacus states for the same releases, see `opacus_accountants`.
         rows: that a unit has, each clipped and drawn by itself: how many of them are in a batch is
             binomial, and i rows move its sum by at most i C. More than one are counted by "pld".
 
@@ -145,9 +146,11 @@ def _gaussian_mu(key: MergedHistory) -> float:
     return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
 
 
-def _pld_epsilon(key: MergedHistory, delta: float, rows: int = 1) -> float:
+def _pld_epsilon(
+    key: MergedHistory, delta: float, rows: int = 1, compose: pld.Compose | None = None
+) -> float:
     """Epsilon by the composed privacy loss; exact where all releases have q = 1."""
-    sampled = pld.epsilon(key, delta, rows) if pld.applies(key, rows) else math.inf
+    sampled = pld.epsilon(key, delta, rows, compose) if pld.applies(key, rows) else math.inf
     if sampled == math.inf and rows == 1:
         sampled = _renyi_epsilon(key, delta)
     mu = rows * _gaussian_mu(key)
@@ -178,9 +181,12 @@ def _renyi_epsilon(key: MergedHistory, delta: float) -> float:
     return rdp_to_epsilon(ORDERS, np.asarray(total), delta)[0]
 
 
-ACCOUNTANTS: dict[str, Callable[[MergedHistory, float], float]] = {
+Accountant = Callable[[MergedHistory, float], float]
+ACCOUNTANTS: dict[str, Accountant] = {
     "pld": _pld_epsilon,
     "rdp": _renyi_epsilon,
+    "opacus-rdp": opacus_accountants.rdp_epsilon,
+    "opacus-prv": opacus_accountants.prv_epsilon,
 }
 """Name -> (merged history, delta) -> an upper bound on epsilon."""
 
@@ -247,10 +253,14 @@ def advantage(history: History) -> float:
 
 # ---- from a target to the noise
 
-MAX_RATES = 16
+MAX_SEARCHED = 16
+"""Distinct sample rates whose sigma is searched for each by itself; of more it is interpolated."""
+MAX_RATES = 64
 """Distinct sample rates that are calibrated as they are; more are rounded up to a grid of 1 %."""
 MIN_SPENT = 1 - 2e-3
 """A first guess that spends at least this share of the target is taken."""
+MIN_INTERPOLATED = 1 - 4e-3
+"""Likewise of a sigma that is interpolated."""
 MARGIN = 5e-4
 """Share of the target that is left where rates are rounded up: clients may have any rate between
 two of the grid, and the discretisation of their losses may differ by a little."""
@@ -293,7 +303,8 @@ def noise_multipliers(
         sample_rates: each in [0, 1].
 
     Guarantees: of many clients of distinct sizes none spends more than the target
-        (test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target).
+        (test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target), also where sigma is
+        interpolated (::test_an_interpolated_sigma_is_checked_by_the_accountant).
     """
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check_delta(delta)
@@ -307,16 +318,26 @@ def noise_multipliers(
     if len(set(counted)) > MAX_RATES:
         counted = [_rate_on_grid(q) if q else 0.0 for q in counted]
         target *= 1 - MARGIN
-    sigmas = {0.0: 0.0}
+    rates = sorted(set(counted) - {0.0})
+    search = _searched_sigmas if len(rates) <= MAX_SEARCHED else _interpolated_sigmas
+    sigmas = {0.0: 0.0, **search(rates, target, float(delta), steps, rule)}
+    return tuple(sigmas[q] for q in counted)
+
+
+def _searched_sigmas(
+    rates: list[float], target: float, delta: float, steps: int, rule: Accountant
+) -> dict[float, float]:
+    """Rate -> sigma, each by a search that begins near the one before."""
+    sigmas: dict[float, float] = {}
     # The ratio of sigma to its estimate changes slowly and evenly from one rate to the next.
     correction = 1.0
     trend = 1.0
     # In the middle of the interval that is accepted: an error to either side is small enough.
     aim = target * (1 + MIN_SPENT) / 2
-    for q in sorted(set(counted) - {0.0}):
+    for q in _with_bar(rates):
 
         def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(merge_history(((sigma, q, steps),)), float(delta), rule)
+            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule, 1)
 
         if q == 1:
             guess = _estimated_sigma(target, delta, q, steps)
@@ -324,9 +345,102 @@ def noise_multipliers(
             guess = _estimated_sigma(aim, delta, q, steps) * correction * trend
         sigmas[q] = _search_sigma(spent, target, guess)
         latest = sigmas[q] / _estimated_sigma(spent(sigmas[q]), delta, q, steps)
-        trend = latest / correction if len(sigmas) > 2 else 1.0
+        trend = latest / correction if len(sigmas) > 1 else 1.0
         correction = latest
-    return tuple(sigmas[q] for q in counted)
+    return sigmas
+
+
+def _interpolated_sigmas(
+    rates: list[float], target: float, delta: float, steps: int, rule: Accountant
+) -> dict[float, float]:
+    """Rate -> sigma, guessed from the rates around it, and each checked by the accountant.
+
+    The ends come first, then the middle, then the quarters: soon a guess is good enough.
+    """
+    aim = target * (1 + MIN_INTERPOLATED) / 2
+    sigmas: dict[float, float] = {}
+    # log q -> log of the ratio of sigma to its estimate
+    known: dict[float, float] = {}
+    slopes: dict[float, float] = {}
+    for q in _with_bar(_middles_first(rates)):
+
+        def spent(sigma: float, q: float = q) -> float:
+            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule, 1)
+
+        def about_spent(sigma: float, q: float = q) -> float:
+            if rule is not _pld_epsilon:
+                return spent(sigma, q)
+            key = merge_history(((sigma, q, steps),))
+            return _pld_epsilon(key, delta, compose=pld.at_once)
+
+        place = math.log(q)
+        log_estimate = math.log(_estimated_sigma(aim, delta, q, steps))
+        ratio = _between_neighbours(known, place, 0.0)
+        slope = _between_neighbours(slopes, place, -2.0)
+        log_sigma, slope = _nearby_sigma(about_spent, aim, log_estimate + ratio, slope)
+        sigma = _round_up(math.exp(log_sigma))
+        # What is stated is the accountant's own number, and never more than the target.
+        if not MIN_INTERPOLATED * target <= spent(sigma) <= target:
+            sigma = _search_sigma(spent, target, sigma)
+        sigmas[q] = sigma
+        if q < 1:  # at q = 1 the estimate is exact, and tells nothing of the others
+            slopes[place] = slope
+            known[place] = math.log(sigma / _estimated_sigma(spent(sigma), delta, q, steps))
+    return sigmas
+
+
+def _between_neighbours(known: dict[float, float], place: float, default: float) -> float:
+    """A value on the straight line between those on both sides of a place, which never swings."""
+    places = sorted(known)
+    return float(np.interp(place, places, [known[x] for x in places])) if known else default
+
+
+def _nearby_sigma(
+    spent: Callable[[float], float], aim: float, log_sigma: float, slope: float
+) -> tuple[float, float]:
+    """log of a sigma that spends about ``aim``, by secants, and the slope of log epsilon there.
+
+    Where secants lead nowhere it is the guess with which they began.
+    """
+    tolerance = (1 - MIN_INTERPOLATED) / 3
+    start = log_sigma
+    before: tuple[float, float] | None = None
+    for _ in range(8):
+        value = spent(_round_up(math.exp(log_sigma))) if abs(log_sigma - start) < 3 else math.inf
+        if not 0 < value < math.inf:
+            break
+        error = math.log(value / aim)
+        # From two places that lie apart: nearer ones differ by the rounding of the grid as well.
+        if before and abs(log_sigma - before[0]) > 3e-3:
+            measured = (error - before[1]) / (log_sigma - before[0])
+            slope = min(max(measured, -20.0), -0.5)
+        if abs(error) < tolerance:
+            return log_sigma, slope
+        before = (log_sigma, error)
+        log_sigma -= error / slope
+    return start, slope
+
+
+def _middles_first(rates: list[float]) -> list[float]:
+    """Both ends, then what is nearest to the middle of the widest gap, on a scale of log q."""
+    places = np.log(rates)
+    order = list(dict.fromkeys((0, len(rates) - 1)))
+    gaps = [(0, len(rates) - 1)]
+    while gaps:
+        low, high = gaps.pop(int(np.argmax([places[high] - places[low] for low, high in gaps])))
+        if high - low > 1:
+            inside = np.abs(places[low + 1 : high] - (places[low] + places[high]) / 2)
+            middle = low + 1 + int(np.argmin(inside))
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return [rates[i] for i in order]
+
+
+def _with_bar(rates: list[float]) -> Iterable[float]:
+    """The same, with a progress bar on a terminal where they take longer than two seconds."""
+    from tqdm.auto import tqdm
+
+    return tqdm(rates, desc="noise for each client size", delay=2, disable=None, leave=False)
 
 
 def _rate_on_grid(q: float) -> float:

@@ -226,7 +226,7 @@ class Ledger:
             release then counts for every client, whether drawn or not; with trust="local", where
             the senders are seen, for those it names.
         delta: in [1e-12, 1).
-        accountant: "pld" or "rdp", see `accounting.epsilon`.
+        accountant: one of `accounting.ACCOUNTANTS`, see `accounting.epsilon`.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust: whom the noise protects from, see `Privacy`.
         uncertified: why no epsilon can be stated; ``None`` when one can.

@@ -78,7 +78,7 @@ class Privacy:
         sample_rate: q in [0, 1]; one number or, except in the client unit, one per client;
             ``None``: taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
-        accountant: "pld" (tight) or "rdp", see `accounting.epsilon`.
+        accountant: "pld" (tight), "rdp", "opacus-rdp" or "opacus-prv", see `accounting.epsilon`.
         trust: whom the noise protects from. "local", always except in the client unit: every upload
             is protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
@@ -248,8 +248,9 @@ class Privacy:
         """Sets the smallest noise that spends at most ``epsilon``.
 
         The noise is for a client that takes part in every round, and for the ledger's default
-        observer. More than 16 distinct sample rates are rounded up to a grid of 1 %, so nobody
-        spends more than the target.
+        observer. More than 64 distinct sample rates are rounded up to a grid of 1 %, so nobody
+        spends more than the target. Of more than 16 the noise is guessed from rates nearby, and
+        checked by the accountant.
 
         Args:
             epsilon: > 0, finite. Outside the client unit each client has its own q and sigma, and

@@ -9,6 +9,7 @@ batch is binomial, and of i rows the sum moves by at most i C: a release is a mi
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 MergedHistory = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted. A unit is one row,
 or as many as is said beside it."""
+
+Compose = Callable[[float, float, int, float, int], "Loss"]
+"""(sigma, q, rows, interval, steps) -> the losses of so many equal releases."""
 
 FINENESS = 0.055
 """Interval of the losses over the root of one release's chi^2. Rounding to the grid adds at most
@@ -52,18 +56,21 @@ def applies(key: MergedHistory, rows: int = 1) -> bool:
     return any(q < 1 for _, q, _ in key) and _interval(key, rows) <= 1
 
 
-def epsilon(key: MergedHistory, delta: float, rows: int = 1) -> float:
+def epsilon(
+    key: MergedHistory, delta: float, rows: int = 1, compose: "Compose | None" = None
+) -> float:
     """Computes an upper bound on epsilon, at most about 0.1 % above the exact value where q is at
     least 1e-3; at 1e-4 some percent, and far above at 1e-5 and less in very many releases.
 
     Infinite where ``delta`` is less than what rounding may have lost.
 
+    Args: compose: what composes equal releases; ``None``: `_repeated`.
     Source: arXiv:2207.04380.
     """
     remaining = delta - ROUNDED * sum(steps for *_, steps in key)
     if remaining <= 0:
         return math.inf
-    return max(0.0, float(_losses(key, rows).get_epsilon_for_delta(remaining)))
+    return max(0.0, float(_losses(key, rows, compose).get_epsilon_for_delta(remaining)))
 
 
 @lru_cache(maxsize=512)
@@ -160,6 +167,12 @@ def _repeated(sigma: float, q: float, rows: int, interval: float, steps: int) ->
     return half.compose(half, TAIL)
 
 
+def at_once(sigma: float, q: float, rows: int, interval: float, steps: int) -> "Loss":
+    """The same but for rounding, in a fraction of the time: nothing of it is kept for other numbers
+    of releases, so it serves a search of sigma, where no two have the same noise."""
+    return _repeated(sigma, q, rows, interval, 1).self_compose(steps, TAIL)
+
+
 def _mixture(sigma: float, q: float, rows: int, interval: float) -> "Loss":
     """The losses of one release of several rows of a person, each drawn with chance q.
 
@@ -201,8 +214,9 @@ def _mixture(sigma: float, q: float, rows: int, interval: float) -> "Loss":
 
 
 @lru_cache(maxsize=64)
-def _losses(key: MergedHistory, rows: int) -> "Loss":
+def _losses(key: MergedHistory, rows: int, compose: "Compose | None" = None) -> "Loss":
     """The losses of a whole history."""
     interval = _interval(key, rows)
-    releases = (_repeated(sigma, q, rows, interval, steps) for sigma, q, steps in key)
+    compose = compose or _repeated
+    releases = (compose(sigma, q, rows, interval, steps) for sigma, q, steps in key)
     return reduce(lambda first, second: first.compose(second, TAIL), releases)

@@ -163,9 +163,12 @@ def finetune(
     choices["rate"] = f"{rate:g}: {suggested.origin}; at most {largest:.3g}"
     choices["clip norm"] = f"{norm:.3g}: the noise is in proportion to it"
     terms = task, row, privacy.replace(clip_norm=norm), plan.replace(lr=rate)
-    folder = {} if out is None else {"checkpoint": out, "resume": out}
+    begun = out is not None and Path(out).exists()
+    folder = {} if out is None else {"checkpoint": out, "resume": out if begun else None}
     records = _with_bar(run(*terms, lora=lora, seed=seed, **folder), rounds)
-    record = deque(records, maxlen=1).pop()  # of the others nothing is kept
+    last = deque(records, maxlen=1)  # of the others nothing is kept
+    check(bool(last), "out", str(out), "a folder whose run is not finished")
+    record = last.pop()
     result = Finetuned(task, record, choices)
     _warn_of_the_commonest_class(result)
     return result

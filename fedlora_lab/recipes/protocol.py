@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedlora_lab import tasks
@@ -26,7 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, concatenate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,13 +171,8 @@ def scored_apart(task: Task) -> Task:
     A task without validation examples gives half of its test examples to the choice.
     """
     parts = [task.test] if task.validation is None else [task.validation, task.test]
-    inputs, labels = zip(*parts, strict=True)
-    if isinstance(inputs[0], Mapping):
-        x: Any = {key: torch.cat([one[key] for one in inputs]) for key in inputs[0]}
-    else:
-        x = torch.cat(inputs)
-    y = torch.cat(labels)
-    chosen = len(y) // 2 if task.validation is None else len(labels[0])
+    x, y = concatenate(parts)
+    chosen = len(y) // 2 if task.validation is None else len(parts[0][1])
     scores = {
         "accuracy": tasks.OverAll(ShareRight(chosen)),
         "validation": tasks.OverAll(ShareRight(0, chosen)),

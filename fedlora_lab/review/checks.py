@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from fedlora_lab._utils.validation import few
 from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
@@ -66,7 +66,7 @@ def noised_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Find
         verdict,
     )
     strong, *ends = extreme_examples(trials.batch)
-    moves = [*check_sensitivity(trials, strong, *ends)]
+    moves = [*explained_by_rates(trials, check_sensitivity(trials, strong, *ends))]
     # Far beyond the limit, what is not finite adds nothing to what other examples do.
     most = max(finding.number for finding in moves)
     limit = max(trials.limit, most) if most <= 2 * trials.limit else math.inf
@@ -132,6 +132,9 @@ def check_law(trials: Trials) -> Iterator[Finding]:
     check = "noise law"
     # A scale that was estimated makes these tests miss more, never alarm more.
     noise = np.hstack([unit_size(trials.noise.centred[:, x]) for x in trials.noise.parts.values()])
+    # Numbers of unequal sizes have one law together only after each is measured by itself.
+    if trials.noise.uneven:
+        noise = normal_scores(trials.noise.centred)
     z = noise.ravel()
     where = f"{len(z):,} numbers of noise"
     if not np.isfinite(z).all():
@@ -152,6 +155,18 @@ def check_law(trials: Trials) -> Iterator[Finding]:
 def unit_size(noise: np.ndarray) -> np.ndarray:
     """Noise whose mean square is 1, if there is any."""
     return noise / max(float(np.sqrt(np.mean(noise**2))), 1e-300)
+
+
+def normal_scores(noise: np.ndarray) -> np.ndarray:
+    """Normal numbers of which each was divided by the size of its column, made normal again.
+
+    Args: noise: (calls, numbers), each column less its mean.
+    """
+    calls = len(noise)
+    # A coordinate of a direction that is uniform in one dimension fewer than there are calls.
+    square = noise**2 / np.maximum((noise**2).sum(0) * (calls - 1) / calls, 1e-300)
+    share = special.betainc(0.5, (calls - 2) / 2, np.clip(square, 0, 1))
+    return np.sign(noise) * special.ndtri(np.clip((1 + share) / 2, 0.5, 1 - 1e-16))
 
 
 def large_numbers_p_value(z: np.ndarray) -> float:

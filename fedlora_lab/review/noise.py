@@ -66,6 +66,13 @@ class Noise:
         """The noise in claimed standard deviations: (calls, numbers), one call fewer are free."""
         return self.centred * math.sqrt(len(self.rows) / (len(self.rows) - 1))
 
+    @cached_property
+    def uneven(self) -> bool:
+        """Whether single numbers have noise of sizes of their own, as after a rate for each."""
+        each = np.mean(self.deviations**2, axis=0)
+        by_chance = 2 * each.mean() ** 2 / (len(self.rows) - 1)
+        return bool(each.size >= LEAST_SAMPLES and np.var(each) > 2 * by_chance)
+
     def places(self, names: Sequence[str], most: int | None = None) -> np.ndarray:
         """Columns of these tensors. Args: names: of them. most: how many of each; None: all."""
         parts = [self.parts[name] for name in names]

@@ -14,7 +14,7 @@ from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, holds_floats, scal
 from fedlora_lab.review.noise import kept_places
 from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.post_processing import after_processing, processing_of
-from fedlora_lab.review.trials import SLACK, Trials
+from fedlora_lab.review.trials import SAME_DRAW, SLACK, Trials
 
 SIZE = "noise size"
 DATA = "noise and data"
@@ -24,8 +24,6 @@ SURE = 3.0
 """Standard errors that are added to a size before epsilon is computed from it."""
 COPIED = 24
 """Examples of which batches of copies are made."""
-SAME_DRAW = 0.999
-"""Cosine of two noises from which on they are one draw, up to their size."""
 ENOUGH = 0.8
 """Share of the claimed variance from which on an empty batch has all of its noise."""
 SAME_NUMBER = 0.05
@@ -99,30 +97,43 @@ def check_noise_size(trials: Trials) -> Iterator[Finding]:
 
 
 def explained_by_rates(trials: Trials, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Findings of too little noise, which a rate for each tensor after the noise may explain: it
-    scales noise and moves alike, and no epsilon.
+    """Findings of too little noise, which a rate for each tensor or number after the noise may
+    explain: it scales noise and moves alike, and no epsilon.
 
     Args: trials: of the step. findings: of the size of noise.
     """
     for finding in findings:
         suspect = finding.p is not None and finding.p < SUSPECT and finding.rejected == "broken"
+        # A rate for each number may also lengthen a move, and its noise.
+        suspect |= finding.verdict == "broken" and finding.check == "sensitivity" and uneven(trials)
         if suspect and moves_shrink_too(trials):
-            words = "moves by the data shrink with the noise, as by a rate for each tensor after it"
+            words = "moves by the data and the noise change alike, as by a rate for each after it"
             finding = after_processing(finding, words)
         yield finding
 
 
+def uneven(trials: Trials) -> bool:
+    """Whether noise that cancels has sizes of its own in single numbers."""
+    return trials.exact and trials.noise.uneven
+
+
 def moves_shrink_too(trials: Trials) -> bool:
-    """Whether no move exceeds the limit where each tensor's noise is taken for the claimed one."""
+    """Whether no move exceeds the limit where the noise of each tensor, or of each number if they
+    differ, is taken for the claimed one."""
     moves = np.array([*trials.moves.values()]) * trials.per_clip
     if not trials.exact or not len(moves):
         return False
     noise = trials.noise.deviations
-    squares = sum(
-        (moves[:, part] ** 2).sum(1) / max(float(np.mean(noise[:, part] ** 2)), 1e-300)
-        for part in trials.noise.parts.values()
-    )
-    error = SURE / math.sqrt(2 * noise.size)
+    each = np.mean(noise**2, axis=0)
+    free = noise.size
+    if trials.noise.uneven:
+        free = len(noise) - 1
+        each *= free / max(1, free - 2)  # so that its inverse is right on average
+    else:
+        for part in trials.noise.parts.values():
+            each[part] = np.mean(each[part])
+    squares = (moves**2 / np.maximum(each, 1e-300)).sum(1)
+    error = SURE / math.sqrt(2 * free)
     # A clipped move that leaves at its full length went through no rate.
     changed = abs(float(np.linalg.norm(moves, axis=1).max()) - trials.limit) > LEAST_CHANGE
     return changed and math.sqrt(np.max(squares)) <= trials.limit * (1 + SLACK + error)

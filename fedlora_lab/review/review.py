@@ -167,14 +167,15 @@ def step(
 ) -> Review:
     """Looks at a private training step from outside, and says what of its claims holds.
 
-    The step is called about a thousand times, always from the same state, with other examples and
+    The step is called some thousand times, always from the same state, with other examples and
     other seeds. A pass is no proof: it covers what the checks look at, near these examples.
 
     Args:
         function: (examples, seed) -> name -> array: everything that leaves one step, noised
             gradients or plain-SGD updates, buffers, metrics; ``examples`` is a list of any length,
             0 included. ``None``: only loader and claims are looked at.
-        data: at least 8 examples, of any kind; floating-point arrays in them are what is scaled.
+        data: at least 8 examples, of any kind and in any order; floating-point arrays in them are
+            what is scaled. Of more than 256 so many are tried one by one.
         claims: what the author says.
         loader: seed -> batches, each a list of indices into the data set.
         others: name -> a further step (another worker, the next step) whose noise at the same seed
@@ -190,7 +191,8 @@ def step(
         test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed,
         test_what_may_be_sound_is_told_apart_from_what_is_broken,
         test_a_step_that_fails_is_a_finding_that_names_the_example,
-        test_a_review_says_what_it_did_not_look_at.
+        test_a_verdict_is_the_same_in_six_orders_of_the_rows,
+        test_noise_that_the_data_choose_is_found, test_a_review_says_what_it_did_not_look_at.
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line, refuse
-from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
+from fedlora_lab.tasks.metrics import IGNORED, Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
     Head,
     check_batch_norm,
@@ -114,6 +114,19 @@ def _joined(columns: list[Any]) -> Any:
 def dense(column: Any, width: int) -> Tensor:
     """A column as a tensor; of texts padded to a width."""
     return column.padded(width) if isinstance(column, Ragged) else column
+
+
+def ragged(examples: Examples) -> Examples:
+    """Texts, (n, tokens) with an attention mask, without the padding on their right."""
+    x, y = examples
+    mask = x["attention_mask"]
+    lengths = (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp(min=1)
+
+    def cut(column: Tensor, padding: int) -> Any:
+        is_text = column.shape == mask.shape
+        return Ragged.of_padded(column, lengths, padding) if is_text else column
+
+    return {name: cut(column, 0) for name, column in x.items()}, cut(y, IGNORED)
 
 
 def mask_of(x: Inputs) -> "Any":

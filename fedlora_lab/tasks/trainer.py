@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line, warn
 from fedlora_lab.tasks.metrics import IGNORED, OverAll, cross_entropy, perplexity, token_loss
-from fedlora_lab.tasks.modules import CLASSIFIERS, Head, frozen_copy, linear_names, task_parts
+from fedlora_lab.tasks.modules import (
+    Head,
+    frozen_copy,
+    is_linear_head,
+    is_within,
+    linear_names,
+    task_parts,
+)
 from fedlora_lab.tasks.names import names_of
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Task, base_digest, forward, named_tensors, take
@@ -231,7 +238,19 @@ def _targets(model: nn.Module, given: Sequence[str] | None) -> Sequence[str]:
 
 
 def _classifiers(model: nn.Module) -> list[str] | None:
-    return [name for name in CLASSIFIERS if hasattr(model, name)] or None
+    """The linear maps that Transformers puts behind the base: what classifies."""
+    base = str(getattr(model, "base_model_prefix", ""))
+    names: list[str] = []
+    for part in task_parts(model):
+        module = model.get_submodule(part)
+        if is_within(part, base):  # such as a pooler
+            continue
+        if is_linear_head(module):
+            names.append(part)
+        else:  # such as a classifier with a norm: its linear maps
+            inner = module.named_modules(prefix=part)
+            names += [path for path, layer in inner if type(layer) is nn.Linear]
+    return names or None
 
 
 # ---- checks

@@ -1,10 +1,11 @@
-"""Notebook 01: what rank and alpha decide, in closed form, measured, drawn and on a dial."""
+"""Lesson 01: what rank and alpha decide, in closed form, measured, drawn and on a dial."""
 
 import numpy as np
 import pytest
 import torch
 
 import fedlora_course as course
+import fedlora_lab as fl
 from fedlora_lab import theory
 
 
@@ -81,3 +82,55 @@ def test_the_layer_is_described_with_its_own_numbers(capsys):
     title, *parts = "Picture: A LoRA layer: ", "frozen W₀, 128 × 128", "A, 8 × 128", "B, 128 × 8"
     assert title in shown and all(part in shown for part in parts)
     assert "2048 numbers, 8,192 bytes; all of W: 65,536 bytes" in shown
+
+
+def test_shapes_that_do_not_fit_are_told_in_words():
+    """Fault: a student read NumPy's "core dimension 0, with gufunc signature"."""
+
+    def transposed(x, W0, B, A, gamma):
+        return W0 @ x + gamma * B @ A @ x
+
+    told = course.exercises.check("01.1", transposed).message
+    assert "as many columns as the right side has rows, and here 2 meet 1" in told
+    assert told.endswith("Shapes: x (1, 2), W0 (1, 2), B (1, 1), A (1, 2).")
+
+
+# ---- Adam's first step
+
+
+@pytest.fixture(scope="module")
+def one_layer():
+    """Digits, one layer of them, its gradient at the start, and those of the clients."""
+    layer = "blocks.1.value"
+    task = fl.tasks.digits(targets=(layer,))
+    start = next(fl.run(task, "fedlora", None, fl.Plan(), seed=0))
+    G = fl.measures.gradients(task, start, layer).W
+    own = [fl.measures.gradients(task, start, layer, data).W for data in task.clients]
+    return task, start.adapter[layer][0], G.numpy(), own
+
+
+@pytest.mark.slow
+def test_the_first_step_of_a_run_is_that_of_the_formulas(one_layer):
+    """SGD: γ² G AᵀA. Adam: γ sign(G Aᵀ) A, the mean over ten clients' own signs."""
+    task, A, _, own = one_layer
+    sgd = 0.1 * 4 * float((sum(own) / 10 @ A.T @ A).norm())
+    adam = 0.1 * 2 * float((sum((G @ A.T).sign() for G in own) / 10 @ A).norm())
+    for optimizer, expected in (("sgd", sgd), ("adamw", adam)):
+        plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.1, optimizer=optimizer)
+        *_, end = fl.run(task, "fedlora", None, plan, lora=fl.Lora(rank=4, alpha=8), seed=0)
+        A_end, B_end = end.adapter["blocks.1.value"]
+        assert 2 * float((B_end @ A_end).norm()) == pytest.approx(expected, rel=0.01), optimizer
+
+
+@pytest.mark.slow
+def test_under_adam_rank_32_steps_as_far_along_G_as_rank_4_and_is_0_4_as_long(one_layer):
+    """At a fixed α of 8, over random A."""
+    *_, G, _ = one_layer
+    along, whole = {}, {}
+    for rank in (4, 32):
+        draws = [np.random.default_rng(k).uniform(-1 / 8, 1 / 8, (rank, 64)) for k in range(200)]
+        along[rank] = np.mean([8 / rank * abs(G @ A.T).sum() for A in draws])
+        steps = [8 / rank * np.sign(G @ A.T) @ A for A in draws[:50]]
+        whole[rank] = np.mean([np.linalg.norm(step) for step in steps])
+    assert along[32] == pytest.approx(along[4], rel=0.05)
+    assert whole[32] / whole[4] == pytest.approx(0.4, abs=0.04)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import contract_clauses
 import pytest
@@ -47,6 +48,19 @@ def test_an_empty_batch_still_adds_noise(ids):
     xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], spec.streams, [(0, 0, 0)])
     for key, noise in xi.items():
         torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
+
+
+def test_each_step_of_a_seeded_run_has_noise_of_its_own():
+    """By round, step and client: two releases under one noise would tell their difference."""
+    ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
+    ready = replace(ready, spec=replace(ready.spec, streams=ChosenBatch(0, 0)))
+    noises = []
+    for t, s in product(range(2), range(3)):
+        released = contract_clauses.released(ready, group, t, s, local_training.local_step)
+        value = torch.cat([x.flatten(1) for x in released.values()], dim=1)
+        noises += [*value / value.norm(dim=1, keepdim=True)]
+    cosines = torch.stack(noises) @ torch.stack(noises).T - torch.eye(len(noises))
+    assert cosines.abs().max() < 0.5
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from fedlora_lab._utils import validation
 from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.recipes.choices import Choice
 from fedlora_lab.review.adapters import ask_client
 
 PLAN = ROUNDS.replace(participation=1.0, client_dropout=0.0)
@@ -137,7 +136,6 @@ def test_foreign_text_reaches_no_terminal_as_it_is():
     app.train()(fail)
     said = [validation.error_text(ValueError(HOSTILE)), validation.few([HOSTILE])]
     said.append(validation.first_line(ValueError(HOSTILE)))
-    said.append(str(Choice("labels", HOSTILE, "as given")))
     with pytest.raises(RuntimeError) as failed:
         ask_client(InProcessGrid(app, 1), [], {})
     with pytest.raises(ValueError) as refusal:

@@ -76,19 +76,6 @@ def calibrate(**options):
     )
 
 
-def texts(frame=None, **options):
-    """`fl.finetune` on texts."""
-    given = {"text": "text", "label": "label", "by": "site", "model": toy_hubs.folder("bert")}
-    given |= {"rounds": 1, "local_steps": 1, "accountant": "rdp", "out": "never", "say": None}
-    return fl.finetune(frame=ROWS if frame is None else frame, **given | options)
-
-
-def prompts(answers="kind", **options):
-    """`fl.tasks.prompts` on texts with these answers."""
-    given = {"prompt": "text", "answer": "label", "clients": 2} | options
-    return fl.tasks.prompts(toy_hubs.folder("llama"), ROWS.assign(label=answers), **given)
-
-
 OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     fl.Lora: {"rank": [True]},
     fl.Plan: {"batch": ["all"], "lr": [math.inf, {"A": 1, "C": 1}]},
@@ -106,29 +93,10 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     },
     compare: {"methods": ["fedlora"], "seeds": [3], "plan": [{"rolora": PLAN}], "store": [3]},
     calibrate: {"epsilon": [math.nan], "task": ["digits"], "plan": [{}]},
-    texts: {
-        "model": [3, "full"],
-        "text": ["txt"],
-        "labels": [["kind"], ["kind", "kind "]],
-        "by": ["hospital"],
-        "test": [0.9, "validation"],
-        "epsilon": ["8"],
-        "batch": ["many"],
-        "lora": [8],
-        "seed": [2**63],
-        "head": ["nope"],
-        "optimizer": ["sdg"],
-        "max_epsilon": [-1],
-        "out": [5, "file", "full"],
-        "checkpoint": ["x"],
-    },
-    prompts: {"max_new_tokens": [0], "prompt": ["Say {text"]},
     fl.tuned_rate: {"task": ["digitz"]},
-    fl.tasks.tiny: {"kind": ["bertt", "qwen2"]},
 }
 NEEDED = {
     fl.tuned_rate: {"method": "rolora"},
-    fl.tasks.tiny: {"folder": "toy", "texts": ["good day"]},
 }
 
 
@@ -192,30 +160,13 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         )
     },
     # a slip is told what was meant
-    "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
     "slug": (lambda: run(method="RoLoRA2"), "method='RoLoRA2': .* did you mean 'rolora'"),
     # two options that do not go together
     "stop": (lambda: run(privacy=None, max_epsilon=3), "max_epsilon=3"),
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
     "central": (lambda: compare(methods=["central"], privacy=private("example")), "privacy="),
-    # templates and answers
-    "attribute": (
-        lambda: prompts(prompt="{text.__class__}"),
-        "prompt {text.__class__}=.*: ",
-    ),
-    "no answer": (lambda: prompts("", answer="{label}", test=ROWS), "answer='no token in row 0'"),
-    "missing": (
-        lambda: prompts(math.nan, answer="{label}"),
-        r"cells='nothing in row 0 \(answer\)': ",
-    ),
     # files
-    **{
-        name: (lambda name=name: texts(name), f"dataset='{name}'")
-        for name in ("empty.csv", "ragged.csv", "data.xlsx", "full")
-    },
-    "no rows": (lambda: texts("head.csv"), "dataset='0 rows'"),
     "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected an unaltered file"),
-    "full folder": (lambda: fl.tasks.tiny("vit", "full"), "folder='full'"),
     # a trained model
     "adapter": (lambda: fl.save_adapter(last(), "file"), "path='.*file': expected a new folder"),
     "inputs": (lambda: fl.predict(regression(), last(), torch.zeros(2, 99).double()), r"x=\(2, 99"),

@@ -11,18 +11,11 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab.federated.run_options import RunOptions
-from fedlora_lab.recipes import finetune as finetuning
 
 TASK = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
 PLAN = fl.Plan(rounds=1, local_steps=1, batch=8)
 PRIVACY = fl.Privacy(noise_multiplier=1.0)
 GIVEN = {"fl": fl, "task": TASK, "plan": PLAN, "privacy": PRIVACY, "m": fl.methods}
-NOT_PASSED_ON = {
-    "dataset", "public_test",
-    "noise_multiplier", "sample_rate", "target_epsilon",
-    "checkpoint", "resume",
-}  # fmt: skip
-"""Arguments of the parts of a run that `finetune` chooses."""
 CALIBRATE = r"calibrate\(epsilon=8, task=task, plan=plan\)"
 MISTAKES = {
     # What is typed first, with the words of PEFT, Opacus, optax, Flower and of papers.
@@ -87,11 +80,6 @@ def test_signatures_name_the_options_that_are_taken():
         assert names <= shown.keys()
         assert all(one.annotation is not one.empty for one in shown.values())
         assert all(shown[name].default == every[name].default for name in names)
-    shown = inspect.signature(fl.finetune).parameters
-    passed_on = {name for name in shown if name not in finetuning.OWN}
-    parts = [{one.name for one in fields(part)} for part in (fl.Plan, fl.Privacy, RunOptions)]
-    parts += [inspect.signature(part).parameters for part in (fl.tasks.hub, fl.tasks.prompts)]
-    assert passed_on == set().union(*parts) - NOT_PASSED_ON - {*finetuning.OWN}
 
 
 def test_no_message_shows_rows():

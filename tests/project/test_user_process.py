@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -170,3 +171,22 @@ def test_threads_that_need_one_value_overlap_and_others_wait():
         pairs = [("tf32", "float32"), ("float32", "tf32")] * 2
         assert all(pool.map(multiply, *zip(*pairs)))
     assert torch.get_float32_matmul_precision() == before
+
+
+OPEN_AT_THE_END = """
+import sys
+import fedlora_lab as fl
+
+task = fl.tasks.regression(clients=2)
+runs = [
+    steps(task, "fedlora", None, fl.Plan(rounds=3), checkpoint=folder)
+    for steps, folder in ((fl.run, None), (fl.run, sys.argv[1]), (fl.run_steps, None))
+]
+for run in runs:
+    next(run), next(run)
+"""
+
+
+def test_a_run_that_is_open_when_python_ends_is_closed_without_a_word(tmp_path):
+    done = succeeded(sys.executable, "-c", OPEN_AT_THE_END, tmp_path / "run")
+    assert done.stderr == ""

@@ -18,6 +18,7 @@ from commands import succeeded
 from places import ROOT
 
 import fedlora_lab as fl
+from fedlora_lab.recipes import finetune
 
 GOOD = ("kind", "gentle", "patient", "friendly", "careful", "warm", "helpful", "honest")
 BAD = ("rude", "harsh", "careless", "cold", "impatient", "dismissive", "rough", "loud")
@@ -45,6 +46,7 @@ def notes(count, seed):
     return pd.DataFrame(rows)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.slow
 def test_a_csv_becomes_a_served_model_offline(tmp_path):
     """The example as it stands, in a process of its own, which learns what it is shown."""
@@ -121,7 +123,7 @@ def test_what_is_chosen_follows_from_public_numbers_alone():
     task = toy_hubs.fresh("bert")
     changed = toy_hubs.fresh("bert", toy_hubs.texts().assign(text="very good", label="kind"))
     first, second = (fl.finetune(one, 8, rounds=1, seed=0).choices for one in (task, changed))
-    assert first == second and first["delta"].startswith("0.001:")
+    assert first == second and first["delta"].startswith("1e-05:")
 
 
 def test_a_row_that_keeps_a_factor_at_home_is_refused():
@@ -131,11 +133,22 @@ def test_a_row_that_keeps_a_factor_at_home_is_refused():
 
 
 @NEAR_CHANCE
-def test_a_stopped_run_goes_on_in_its_folder(tmp_path):
+def test_a_stopped_run_goes_on_in_its_folder(tmp_path, monkeypatch):
     task = toy_hubs.fresh("bert")
     whole = fl.finetune(task, 8, rounds=2, seed=0)
     out = tmp_path / "run"
-    fl.finetune(task, 8, rounds=2, seed=0, out=out)
-    again = fl.finetune(task, 8, rounds=2, seed=0, out=out)  # every round was done before
+
+    def stopped(*terms, **options):
+        for record in fl.run(*terms, **options):
+            yield record
+            if record.index == 1:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as once, pytest.raises(KeyboardInterrupt):
+        once.setattr(finetune, "run", stopped)
+        fl.finetune(task, 8, rounds=2, seed=0, out=out)
+    again = fl.finetune(task, 8, rounds=2, seed=0, out=out)
     for name, pair in whole.record.adapter.items():
         assert all(torch.equal(x, y) for x, y in zip(pair, again.record.adapter[name]))
+    with refused("^out=.*: expected a folder whose run is not finished"):
+        fl.finetune(task, 8, rounds=2, seed=0, out=out)

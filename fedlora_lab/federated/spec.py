@@ -321,9 +321,7 @@ class RunSpec:
             return None
         # Whoever knows the seed can draw the noise again and subtract it.
         seeded = self.streams.seed is not None
-        return self.privacy.ledger(
-            reproducible=seeded, uncertified=uncertified, client_names=self.task.given_names
-        )
+        return self.privacy.ledger(reproducible=seeded, uncertified=uncertified)
 
     # ---- settings
 

@@ -337,14 +337,9 @@ def _data_name(frame: object) -> str:
 
 def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None:
     """Tells what was spent beside this run on the same rows, and which run could go on instead."""
-    names = cell.task.given_names
     for place in beside.same:
         folder = Folder(place)
         same = folder.continues(run_settings(folder, cell.task, cell.privacy, [cell], ""))
-        # Noise is each client's own, by its name: under other names a run does not go on.
-        book = folder.cell(cell.slug, cell.seed) / "ledger.json"
-        if same and names is not None and book.exists():
-            same = Ledger.load(book).client_names == names
         last = folder.last_round(cell.slug, cell.seed) if same else -1
         state = f"stopped after round {last}: goes on with it"
         if last >= cell.plan.rounds:

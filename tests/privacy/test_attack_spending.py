@@ -5,7 +5,6 @@ Flower.
 import re
 import warnings
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from calls import Options, refused
 from commands import SMALL, call
 from flower_runs import party
-from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
+from toy_tasks import LORA, PLAN, play, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_up
@@ -92,17 +91,13 @@ def play_two_rounds(folder, cell):
 
 
 def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
-    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away.
-
-    It counts for every client: another run in this folder may deal the data to other clients.
-    """
+    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away."""
     cell = example_cell()
     with Folder(tmp_path / "out") as folder:
         path = play_two_rounds(folder, cell) / "ledger.json"
         folder.clear()
         (kept,) = folder.ledgers().values()
         assert kept is not None and [entry.round for entry in kept.releases] == [1, 2]
-        assert kept.clients == ()
         assert len(list(run_cell(folder, cell))) == 5
         assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
         path.write_bytes(path.read_bytes()[:-9])
@@ -271,19 +266,3 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path):
         assert list(run_cell(folder, cell, max_epsilon=spent)) == []
         frame = folder.with_spending(folder.read("fedlora", None))
     assert frame.query("measure == 'epsilon'")["value"].iloc[-1] == spent
-
-
-def test_ledgers_over_other_splits_are_bounded():
-    """A client's number means nothing in another split: each release counts for every client."""
-    ledger = book(play(tokens(), "fedlora", private("example", sigma=(1.0, 2.0, 1.5)))[-1])
-    everyone = ledger.for_everyone()
-    assert everyone.clients == () and everyone.terms == ledger.terms
-    # Somebody's data may lie with client k in one split and with client j in the other.
-    for k, j in product(ledger.clients, ledger.clients):
-        moved = accounting.epsilon(
-            ledger.history(k) + ledger.history(j), ledger.delta, ledger.accountant
-        )
-        assert Ledger.compose(everyone, everyone).epsilon() >= moved
-    # A client of this run may be five of another: its data move a release by more than C there.
-    clients = book(play(tokens(), "fedlora", private("client"))[-1]).for_everyone()
-    assert "in another split" in str(clients.uncertified)

@@ -419,10 +419,7 @@ class Folder:
         return frame.assign(value=frame["value"].mask(rows, raised))
 
     def statements(self, frame: pd.DataFrame) -> list[str]:
-        """States which runs of a table were stopped, and what all of the folder spend together.
-
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
-        """
+        """States which runs of a table were stopped, and what all of the folder spend together."""
         return [*self.stopped_cells(), *total_statements(self.ledgers(), self.shown(frame))]
 
     def clear(self) -> None:
@@ -433,8 +430,7 @@ class Folder:
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been
             released.
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release; killed on its
-            way it leaves no cell without its settings
+        Guarantees: killed on its way it leaves no cell without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         mark = f".{self._fingerprint()}".rstrip(".")

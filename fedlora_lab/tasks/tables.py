@@ -320,8 +320,6 @@ def values_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
     """The values of a column; files of images are sought beside the file of their table first.
 
     Args: frame, argument, name: as of `column_of`; files are those of the argument "image".
-    Guarantees: tests/recipes/test_finetune.py::
-            test_images_are_predicted_from_wherever_they_lie.
     """
     values = column_of(frame, argument, name)
     folder = frame.attrs.get(FOLDER_KEY)

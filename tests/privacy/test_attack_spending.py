@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 from calls import Options, refused
-from commands import SMALL, call
 from flower_runs import party
 from toy_tasks import LORA, PLAN, play, private, records_of, tokens
 
 import fedlora_lab as fl
-from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.federated.run import Run
@@ -44,34 +42,6 @@ def run_cell(folder, cell, max_epsilon=None):
 
 def indices(records):
     return [record.index for record in records]
-
-
-@pytest.mark.slow
-def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
-    """What --fresh cleared away is told, alone or added up, in the last lines and on the page; also
-    where the run that came after it spends nothing, and that one too, had it been cut short.
-    """
-    out = tmp_path / "out"
-    command = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed", "none"]
-    assert call(*command) == 0
-    assert "Runs without a seed" not in capsys.readouterr().out, "the table shows it"
-    cleared = Ledger.load(out / "checkpoints" / "deer-release" / "ledger.json")
-    bare = [word for word in command if "--delta" not in str(word)]
-    assert call(*bare, "--epsilon", "none") == 0
-    sentence = (
-        "Runs without a seed (1 here, including interrupted and deleted ones), together: "
-        f"epsilon = {round_up(cleared.epsilon(), '.4g')}"
-    )
-    assert sentence in capsys.readouterr().out and sentence in (out / "report.html").read_text()
-    (out / "checkpoints" / "deer-release" / "rounds.csv").unlink()
-    assert call(*command) == 0
-    output = capsys.readouterr().out
-    assert "Runs without a seed (2 here" in output
-    assert (
-        f"epsilon = {round_up(Ledger.compose(cleared, cleared).epsilon(), '.4g')} at delta"
-        in output
-    )
-    assert "Runs without privacy (1 here, including interrupted and deleted ones)" in output
 
 
 def example_cell():

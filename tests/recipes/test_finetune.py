@@ -1,13 +1,10 @@
 """`fl.finetune`: what it chooses and says, what it leaves behind, and what it predicts."""
 
-import io
 import itertools
 import math
 import os
 import re
-import shutil
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +13,7 @@ import pytest
 import torch
 import toy_hubs
 from calls import Options, refused
-from commands import call
 from peft import PeftModel
-from PIL import Image
 from toy_tasks import book, tokens
 
 import fedlora_lab as fl
@@ -287,68 +282,6 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_a_row_that_cannot_be_read_stops_no_other(tmp_path, monkeypatch, capsys, kind):
-    """An empty, a blank and a too long one, of texts and prompts, get the reason in the output."""
-    monkeypatch.chdir(tmp_path)
-    options: Options = {"prompt": "text", "answer": "label", "max_new_tokens": 2}
-    options = options if kind == "llama" else COLUMNS
-    result, _ = tuned(tmp_path / "run", toy_hubs.folder(kind), toy_hubs.texts(40), **options)
-    new = toy_hubs.texts(40)[["text"]]
-    new.loc[3, "text"], new.loc[17, "text"], new.loc[18, "text"] = "", " ", "good film " * 500
-    new.to_csv("new.csv", index=False)
-    probabilities = ["--probabilities"] * (kind == "bert")
-    assert call("predict", "run", "new.csv", "--out", "out.csv", *probabilities) == 1
-    assert "3 of 40 rows were refused: the column refused says why" in capsys.readouterr().err
-    out = pd.read_csv("out.csv", keep_default_na=False)
-    reasons = {place: reason for place, reason in enumerate(out["refused"]) if reason}
-    # Of a file rows are called by their lines.
-    assert [*reasons] == [3, 17, 18] and "line 5" in reasons[3] and "line 20" in reasons[18]
-    whole = [place for place in range(40) if place not in reasons]
-    kept = [new["text"][place] for place in whole]
-    assert out["predicted"][whole].tolist() == result.predict(kept)
-    assert not out["predicted"][[*reasons]].any()
-    if kind == "bert":
-        assert call("predict", "run", "new.csv", "--max-length", 8) == 1
-        assert capsys.readouterr().out.count("expected") == 2, "the long one is cut"
-        shares = result.predict(kept, probabilities=True)
-        ours = out.loc[whole, [f"p({name})" for name in shares]].astype(float)
-        np.testing.assert_allclose(ours, shares, atol=2e-6)
-
-
-@pytest.mark.slow
-def test_images_are_predicted_from_wherever_they_lie(tmp_path, monkeypatch, capsys):
-    """Beside their table, from another folder; in folders of classes, of sites, or in none."""
-    here = tmp_path / "here"
-    names = []
-    for i, pixels in enumerate(toy_hubs.images(12)["image"]):
-        names.append(f"data/{'ab'[i % 2]}/{i}.png")
-        (here / names[-1]).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(here / names[-1])
-    table = pd.DataFrame({"picture": names, "label": [name[5] for name in names]})
-    table.to_csv(here / "table.csv", index=False)
-    monkeypatch.chdir(tmp_path)
-    words = f"finetune here/table.csv --model {toy_hubs.folder('vit')} --image picture"
-    words += " --label label --rounds 1 --local-steps 1 --clients 2 --out run"
-    assert call(*words.split()) == 0
-    (tmp_path / "flat").mkdir()
-    for name in names:
-        shutil.copy(here / name, tmp_path / "flat" / Path(name).name)
-    shutil.copytree(here / "data/a", tmp_path / "tree/site/a")
-    (tmp_path / "flat/broken.png").write_bytes(b"no image")
-    found = {}
-    for place, status in {"here/table.csv": 0, "here/data": 0, "flat": 1, "tree": 0}.items():
-        capsys.readouterr()
-        assert call("predict", "run", place) == status
-        rows = pd.read_csv(io.StringIO(capsys.readouterr().out), keep_default_na=False)
-        names_of = rows["picture"].map(lambda name: Path(name).name)
-        found[place] = dict(zip(names_of, rows["predicted"]))
-    assert len(found["here/data"]) == 12 and found["flat"].pop("broken.png") == ""
-    assert found["here/data"] == found["here/table.csv"] == found["flat"]
-    assert found["tree"].items() <= found["here/data"].items() and len(found["tree"]) == 6
-
-
-@pytest.mark.slow
 def test_a_decoder_answers_prompts(tmp_path):
     """Finds prompts that are trained as texts."""
     options = {"prompt": "Say: {text}", "answer": "{label}", "by": "site", "max_new_tokens": 2}
@@ -357,27 +290,3 @@ def test_a_decoder_answers_prompts(tmp_path):
     assert math.isnan(result.score) and "exact_match" in repr(result)
     prompts = [f"Say: {text}" for text in data["text"]]
     assert predict_rows(result.folder, data)["predicted"].tolist() == result.predict(prompts)
-
-
-@pytest.mark.slow
-def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    table = toy_hubs.texts(90).replace({"label": {"kind": "250.0", "harsh": "007"}})
-    table[:60].to_csv("data.csv", index=False)
-    table[60:].assign(id="01", x="NA").to_csv("public.csv", sep=";", index=False)
-    words = f"finetune data.csv --model {toy_hubs.folder('bert')} --text text --label label"
-    words += " --max-length 6 --by site --test public.csv --rounds 1 --epsilon 4 --rank 2"
-    assert call(*words.split()) == 0
-    said, error = capsys.readouterr()
-    assert not error, "no bar where there is no terminal"
-    assert re.search(r"^max_length +6 +as given", said, re.M) and "texts cut" not in said
-    assert re.search(r"^clients +4 +of \d+ to \d+ rows$|^clients +4 +of 15 rows$", said, re.M)
-    assert re.search(r"^targets +query, value +guessed: ", said, re.M)
-    assert re.search(r"^round 1 of 1: accuracy [01]\.\d+, ε (3\.9\d*|4)", said, re.M)
-    assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
-    assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()
-    assert (tmp_path / "runs/finetune-data/report.html").is_file()
-    assert "no ε covers" in said, "the classes were read from private rows"
-    assert call("predict", "runs/finetune-data", "public.csv") == 0
-    shown = capsys.readouterr().out
-    assert re.match(r"text;label;site;id;x;predicted\n.*;01;NA;(250\.0|007)\r?\n", shown)

@@ -123,11 +123,9 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "checkpoint": ["x"],
     },
     prompts: {"max_new_tokens": [0], "prompt": ["Say {text"]},
-    fl.tuned_rate: {"task": ["digitz"]},
     fl.tasks.tiny: {"kind": ["bertt", "qwen2"]},
 }
 NEEDED = {
-    fl.tuned_rate: {"method": "rolora"},
     fl.tasks.tiny: {"folder": "toy", "texts": ["good day"]},
 }
 

@@ -213,14 +213,13 @@ class Ledger:
             the senders are seen, for those it names.
         delta: in [1e-12, 1).
         accountant: one of `accounting.ACCOUNTANTS`, see `accounting.epsilon`.
-        reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
+        reproducible: the noise can be drawn again from a seed: nothing may be released.
         trust: whom the noise protects from, see `Privacy`.
         uncertified: why no epsilon can be stated; ``None`` when one can.
 
-    Guarantees: every record counts (test_every_record_counts); a round that is played again from
-        its seed counts once (test_a_replay_counts_once); nothing that it states can be assigned
-        (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it states
-        nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the uploads the
+    Guarantees: every record counts (test_every_record_counts); nothing that it states can be
+        assigned (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it
+        states nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the uploads the
         sampling of clients counts with q = 1 (test_the_aggregator_is_not_amplified_against); a
         file gives back
         the same ledger (test_ledger_round_trip), or is refused
@@ -381,7 +380,6 @@ class Ledger:
         *,
         sample_rate: PerClient | Numbers,
         noise_multiplier: PerClient | Numbers | None,
-        repeats: bool = False,
         limit: float | None = None,
         earlier: "Sequence[Ledger]" = (),
     ) -> None:
@@ -389,7 +387,6 @@ class Ledger:
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
-            repeats: as of `append`.
             limit: the largest epsilon that may be spent with these releases; ``None``: any.
             earlier: ledgers of other runs on the same data, of any delta, which count towards the
                 limit as in `compose`.
@@ -403,9 +400,7 @@ class Ledger:
         limit = as_plain(limit)
         if limit is not None:
             check_number("limit", limit, 0, open_low=True)
-            # A replay spends nothing; what `append` refuses of it is refused there.
-            replayed = repeats and any(known.round == round for known in self._entries)
-            after = self.after([] if replayed else [entry])
+            after = self.after([entry])
             total = Ledger.compose(*earlier, after, delta=self.delta) if earlier else after
             spent = total.epsilon_or_inf()
             if spent > limit:
@@ -414,32 +409,14 @@ class Ledger:
                 raise BudgetExceeded(f"limit={limit:g}: {needed} round {round}; {advice}")
         else:
             check(not earlier, "earlier", earlier, "a limit towards which they count")
-        self.append(entry, repeats=repeats)
+        self.append(entry)
 
-    def append(self, entry: LedgerEntry, repeats: bool = False) -> None:
-        """Records an entry, before any of its releases is used. Every call counts, but a repeat.
-
-        Args:
-            entry: of one round.
-            repeats: the run plays its own round again from its seed: the noise is the same, so an
-                entry that the round already has counts once, and a different one is refused. Only
-                for a reproducible ledger.
-        """
+    def append(self, entry: LedgerEntry) -> None:
+        """Records an entry, before any of its releases is used. Every call counts."""
         if self._closed is not None:
             expected = f"the run's own ledger: a {self._closed} takes no entries"
             refuse("ledger", self._closed, expected)
-        entry = self._in_unit(entry)
-        if not repeats:
-            self._append(entry)
-            return
-        if not self._terms.reproducible:
-            refuse("repeats", repeats, "False in release mode: the noise is fresh")
-        # A round that is drawn again from its seed has the same noise, so it releases nothing new.
-        earlier = [e for e in self._entries if e.round == entry.round]
-        if not earlier:
-            self._append(entry)
-        elif earlier[-1] != entry:
-            refuse("round", entry.round, "the entry that this round already has in the ledger")
+        self._append(self._in_unit(entry))
 
     def _in_unit(self, entry: LedgerEntry) -> LedgerEntry:
         """The entry as it counts: for every client where who takes part is not to be known."""

@@ -48,19 +48,6 @@ def test_a_client_has_spent_what_it_took_part_in():
     assert ledger.epsilon(1) == accounting.epsilon(ledger.history(1), 1e-5)
 
 
-def test_a_replay_counts_once():
-    """A resumed round draws the same noise. A different entry for it is an error."""
-    ledger = filled()
-    before = ledger.to_json()
-    terms: Options = {"sample_rate": 0.1, "repeats": True}
-    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **terms)
-    with refused(r"^round=1: expected the entry that this round alr"):
-        ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.9), **terms)
-    assert ledger.to_json() == before
-    with refused(r"^repeats=True: expected False in release mode: the no"):
-        filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
-
-
 def test_every_record_counts():
     """A second run that writes the same rounds into one ledger has released them anew; a release
     without noise protects nobody whom it names."""
@@ -74,8 +61,7 @@ def test_every_record_counts():
 
 
 def test_a_release_beyond_the_limit_is_refused_and_not_recorded():
-    """What other runs have spent counts, at whichever client, and at any delta; a replay costs
-    nothing."""
+    """What other runs have spent counts, at whichever client, and at any delta."""
     noise: Options = {"sample_rate": 1.0, "noise_multiplier": 4.0}
     terms: Options = {"unit": "client", "trust": "local", "accountant": "rdp"}
     earlier, ledger = Ledger(**terms, delta=1e-4), Ledger(**terms)
@@ -85,7 +71,6 @@ def test_a_release_beyond_the_limit_is_refused_and_not_recorded():
     for clients, count, more in ([0], 3, [earlier]), (None, 4, []):
         with pytest.raises(BudgetExceeded, match=r"^limit=.*after round 2; it is not recorded"):
             ledger.record(2, clients, count, **noise, limit=limit, earlier=more)
-    ledger.record(1, [1], 2, **noise, limit=limit, earlier=[earlier], repeats=True)
     assert [entry.round for entry in ledger.releases] == [1]
     with pytest.raises(BudgetExceeded, match="at least inf"):
         Ledger(uncertified="noise before the clip").record(1, None, **noise, limit=1e9)

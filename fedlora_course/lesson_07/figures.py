@@ -25,7 +25,7 @@ def bowls(paths: Mapping[str, tuple[float, Distances]], unit: float, title: str)
     top = 1.6 * max(curvature * np.mean(path**2) / 2 for curvature, path in paths.values()) / unit
     for ax, (heading, (curvature, path)) in zip(axes, paths.items(), strict=True):
         some = path[::667]
-        mean = curvature * np.mean(path**2) / 2 / unit
+        mean = float(curvature * np.mean(path**2) / 2 / unit)
         ax.plot(walls, curvature * walls**2 / 2 / unit, color=style.INK, lw=1.6)
         heights = curvature * some**2 / 2 / unit
         ax.plot(some, heights, "o", ms=6, color=style.FACTOR["B"], alpha=0.3, mew=0)

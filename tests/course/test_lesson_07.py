@@ -55,6 +55,16 @@ def test_in_a_very_long_run_the_factors_drift_apart_and_turns_cost_more():
     assert 1.05 < min(last) < 1.25 < max(last) < 1.4
 
 
+@pytest.mark.parametrize("frozen_A", [True, False])
+def test_two_factors_of_full_rank_move_W_in_as_many_directions_as_the_text_counts(frozen_A):
+    rng = np.random.default_rng(0)
+    B, A = rng.standard_normal((10, 3)), rng.standard_normal((3, 12))
+    moves = [np.outer(unit, row).ravel() for unit in np.eye(10) for row in A]
+    if not frozen_A:
+        moves += [np.outer(column, unit).ravel() for unit in np.eye(12) for column in B.T]
+    assert np.linalg.matrix_rank(moves) == 3 * (10 if frozen_A else 10 + 12 - 3)
+
+
 def test_at_one_energy_shaped_noise_costs_no_less_than_plain_noise():
     """In a long run, for one curvature of the product: the sum over the stretches of A."""
     rng = np.random.default_rng(0)

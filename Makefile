@@ -78,8 +78,9 @@ test: setup ## run every notebook and the tests, but for some long cases
 	$(PYTEST) -m 'not further' $(NOTEBOOKS) tests
 
 # What `test` leaves out for its time, this runs; CI runs both.
-trained: setup ## run five notebooks, the tests that assert what training made, and what `test` leaves out
+trained: setup ## run five notebooks, the tests that assert what training made, what `test` leaves out, and the studies' own
 	$(PYTEST) -m 'trains or further' $(TRAINED) tests
+	$(BIN)/python -m pytest -n0 -p no:nbmake -q studies/tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

@@ -27,6 +27,7 @@ CLIENTS, EXAMPLES = 8, 200  # of each client; the numbers are public, the exampl
 CLASSES, INPUTS, HIDDEN = 5, 32, 64
 ROUNDS, STEPS, BATCH = 10, 5, 20
 RANK, ALPHA = 4, 8.0
+TRAINED = ("A", "B")  # of the adapter; ("B",) is FFA-LoRA, whose A stays as it was drawn
 CLIP_NORM = 1.0
 RATE = 0.5
 
@@ -102,7 +103,8 @@ def private_gradient(factors: Factors, x: Tensor, y: Tensor, sigma: float) -> Fa
     # Each example is drawn on its own: this chance is what the ledger counts (Poisson sampling).
     drawn = torch.rand(len(x), generator=random) < BATCH / len(x)
     each = gradients_of_each(factors, x[drawn], y[drawn])
-    # One norm over A and B together: an example can move all of the adapter by at most CLIP_NORM.
+    each = {name: each[name] for name in TRAINED}  # the rest is neither clipped, noised nor moved
+    # One norm over all that moves: an example can move the adapter by at most CLIP_NORM.
     squares = sum((g.flatten(1) ** 2).sum(1) for g in each.values())
     scale = (CLIP_NORM / torch.as_tensor(squares).sqrt()).clamp(max=1.0)
     noised = {}
@@ -123,7 +125,7 @@ def train_client(sent: Factors, x: Tensor, y: Tensor, sigma: float) -> Factors:
     for _ in range(STEPS):
         gradient = private_gradient(factors, x, y, sigma)
         # From here on everything follows from noised values, and costs no privacy.
-        factors = {name: factors[name] - RATE * gradient[name] for name in factors}
+        factors |= {name: factors[name] - RATE * gradient[name] for name in TRAINED}
     return factors
 
 

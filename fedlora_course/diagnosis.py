@@ -668,7 +668,9 @@ def _limits(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
         ]
         name, other = calls.names[i], calls.names[j]
         where = f"where {name} is huge and {other} as much smaller"
-        yield where, f"look at what {name} limits", cases
+        # Of all numbers the clip norm alone bounds something.
+        bounds = f"look at what {name} limits"
+        yield where, bounds if name == "C" else f"look at what counts where {name} is small", cases
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@
     python -m studies.ends control         runs far beyond the end without noise
 
 An end is the rate at which the mean validation accuracy of five seeds is three points below its
-best (`protocol.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
+best (`rehearsal.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
 
 - v: the variance of the run's noise on an output is 0.35 (`theory.output_variance`), the same bound
   for all methods;
@@ -42,10 +42,11 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.plots import style
-from fedlora_lab.recipes.protocol import plateau_end, scored_apart
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import RESULTS, ROOT, rates, runner
 from studies.declared import STUDIES, Case, digits
+from studies.protocol import scored_apart
 
 PREDICTED = Path(__file__).with_name("ends-predicted.csv")
 FIGURE = ROOT / "docs" / "figures" / "ends.png"

@@ -30,8 +30,8 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.run import Diverged
-from fedlora_lab.recipes.protocol import scored_apart
 from studies import RESULTS
+from studies.protocol import scored_apart
 
 FRAME = RESULTS / "fashion.csv"
 SIX = ("ffa-lora", "fedlora", "rolora", "la-lora", "deer", "fedlpp")

@@ -17,8 +17,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.federated.compare import BAR, run_cells
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.recipes import protocol
-from studies import RESULTS
+from studies import RESULTS, protocol
 
 FRAME = RESULTS / "table" / "other-ranks.csv"
 STORE = RESULTS / "runs" / "table" / "other-ranks.jsonl"

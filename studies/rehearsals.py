@@ -17,7 +17,7 @@ in a setting of layers, steps, rank, unit, optimiser, task and budget. Its rates
 - Twins: the same rates, clip and first seed, without noise.
 
 An end is the rate at which the mean score over all public examples that are scored falls three
-points below its best (`protocol.plateau_end`). The rehearsal learns and scores on the validation
+points below its best (`rehearsal.plateau_end`). The rehearsal learns and scores on the validation
 examples; of sentences, on the first half of the test sentences. What a chosen rate costs is
 measured on the other public examples, which no rehearsal reads.
 
@@ -51,10 +51,11 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.plots import style
 from fedlora_lab.recipes.dry_run import at_rate
-from fedlora_lab.recipes.protocol import plateau_end, scored_apart
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, take
 from studies import RESULTS, ROOT
+from studies.protocol import scored_apart
 
 PREDICTED = Path(__file__).with_name("rehearsals-predicted.csv")
 FRAME = RESULTS / "rehearsals.csv"

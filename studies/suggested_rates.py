@@ -1,4 +1,4 @@
-"""Put the learning rates that studies tuned into recipes/rates.json.
+"""Put the learning rates that studies tuned into studies/tuned_rates.json.
 
     python -m studies.suggested_rates
 
@@ -12,11 +12,13 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.recipes.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
-from studies import RESULTS, runner
+from studies import RESULTS, ROOT, runner
 from studies.declared import CLIP, CROWD, RANK4, WORK
 
+FILE = ROOT / "studies" / "tuned_rates.json"
+NO_BUDGET = "none"
+"""The name of training without privacy among the budgets."""
 Rates = dict[str, dict[str, float]]  # slug -> budget -> rate
 
 

@@ -31,8 +31,7 @@ from typing import Any
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab.recipes import protocol
-from studies import RESULTS, runner
+from studies import RESULTS, protocol, runner
 from studies.declared import STUDIES
 
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora")

@@ -2,9 +2,10 @@
 
     python -m studies.table predict        writes results/table/predicted.csv; trains nothing
     python -m studies.table run [ROW ...]  trains what is missing and writes results/table/ROW.json
+    python -m studies.table card FILE.py:ROW [quick]    writes cards/ROW.json; quick: tries the row
     python -m studies.table page           writes the tables of docs/table.md, and its figures
 
-`recipes.protocol` has the protocol; `fedlora-lab submit` makes the card of a row of one's own.
+`studies/protocol.py` has the protocol.
 Predicted, before any run, is where the range of rates of each row ends in each setting: where the
 noise on a layer's output has the variance 0.35.
 """
@@ -23,11 +24,12 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import t_interval
+from fedlora_lab._utils.validation import check
+from fedlora_lab.cli import load_row
 from fedlora_lab.federated.compare import BAR
 from fedlora_lab.plots import style
-from fedlora_lab.recipes import protocol
 from fedlora_lab.report.run_folder import to_json
-from studies import RESULTS, ROOT, other_ranks
+from studies import RESULTS, ROOT, other_ranks, protocol
 
 CARDS = RESULTS / "table"
 PREDICTED = CARDS / "predicted.csv"
@@ -69,6 +71,24 @@ def run(slugs: list[str], jobs: int = -1) -> None:
             card = protocol.run_protocol(methods.get(slug), jobs=jobs, store=store, bar=bar)
         write_atomically(path, to_json(card), shared=True)
         print("\n".join(protocol.card_lines(card)), flush=True)
+
+
+def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
+    """Trains a row of somebody's own file by the protocol, and writes its card into cards/.
+
+    Args: place: FILE.py:ROW. only_try: one round at two rates, and no card. jobs: runs at once.
+    """
+    row = load_row(place, "row")
+    path = Path("cards") / f"{row.slug}.json"
+    check(only_try or not path.exists(), "card", str(path), "a folder without a card of this row")
+    options: Any = {"settings": protocol.QUICK, "seeds": protocol.SEEDS[:1]}
+    if not only_try:
+        options = {"store": path.with_suffix(".runs.jsonl")}
+    with tqdm(disable=None, **BAR) as bar:
+        card = protocol.run_protocol(row, jobs=jobs, bar=bar, **options)
+    if not only_try:
+        write_atomically(path, to_json(card), shared=True)
+    print("\n".join(protocol.card_lines(card)), flush=True)
 
 
 # ---- the page
@@ -443,6 +463,8 @@ def main(act: str, *slugs: str) -> None:
         predict().to_csv(PREDICTED, index=False, float_format="%.4g")
     elif act == "run":
         run(list(slugs))
+    elif act == "card":
+        make_card(slugs[0], "quick" in slugs[1:])
     elif act == "page":
         write_page()
     else:

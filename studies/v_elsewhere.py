@@ -19,9 +19,9 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.federated.compare import Cell, run_cells
-from fedlora_lab.recipes import protocol
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import RESULTS
+from studies import RESULTS, protocol
 
 FRAME = RESULTS / "v-elsewhere.csv"
 METHODS = ("fedlora", "ffa-lora")
@@ -95,7 +95,7 @@ def octaves_late(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
     for (case, method), part in frame.groupby(["case", "method"], sort=False):
         # In multiples of the predicted end, so that the logarithm is the answer.
         means = part.groupby(2.0 ** part["octave"].astype(float))["score"].mean()
-        late[str(case), str(method)] = -math.log2(protocol.plateau_end(means))
+        late[str(case), str(method)] = -math.log2(plateau_end(means))
     return late
 
 

@@ -24,7 +24,7 @@ DIALS = {
     "amplifier": "course.lesson(4).noise_explorer()",
     "film": "course.lesson(4).matrix_film(split, 'q')",
     "schedule": "course.lesson(6).schedule_explorer()",
-    "regulator": "course.lesson(6).regulator_explorer()",
+    "regulator": "course.lesson(7).regulator_explorer()",
     "filter": "course.lesson(8).filter_explorer()",
     "quantiser": "course.lesson(14).quantiser_explorer(rows)",
     "server": "course.lesson(9).server_explorer()",

@@ -95,44 +95,51 @@ def lora_layer(d: int = 64, rank: int = 4, alpha: int = 8) -> style.Picture:
 def first_steps(G: np.ndarray, moves: Sequence[np.ndarray]) -> style.Picture:
     """Draws first steps of W as arrows beside full training's: along −G, and across it.
 
-    On the left each step at rank 4. On the right the mean step at rank 4 and at rank 32, whose γ
-    follows from a fixed α and from rsLoRA's rule.
-
-    Args: G: gradient of the loss in W; moves: first steps of W at rank 4, γ = 2 and rate 1.
+    Args: G: gradient of the loss in W; moves: first steps of W at rank 4 and rate 1.
     """
-    figure, (left, right) = style.subplots(9.6, 4.0, columns=2)
+    figure, (ax,) = style.subplots(8.4, 4.6)
     size = np.linalg.norm(G)
     along = np.array([-np.sum(G * move) / size**2 for move in moves])
     whole = np.array([np.linalg.norm(move) / size for move in moves])
     across = np.sqrt(whole**2 - along**2)
     for x, y in zip(along, across, strict=True):
-        _step(left, x, y, style.FACTOR["B"], lw=0.8, alpha=0.35)
-    _step(left, 1, 0, style.INK)
-    style.note(left, 0.62, 0.04, "full training: −ηG", style.INK, 9, transform=left.transData)
-    style.note(left, 0.16, 0.3, "LoRA, rank 4", style.FACTOR["B"], 9, transform=left.transData)
-    left.set(xlim=(-0.03, 1.05), ylim=(-0.06, 0.7), aspect="equal")
-    left.set_title("Most of LoRA's first step goes across −G")
-    shown = (
-        ("rank 4", 4, 2.0, style.FACTOR["B"]),
-        ("rank 32, rsLoRA", 32, 0.5**0.5, style.RIGHT),
-        ("rank 32, fixed α", 32, 0.25, style.WRONG),
-    )
-    for name, rank, scale, colour in shown:
-        form = first_step(rank, G.shape[1])
-        x, length = scale**2 * form.along, scale**2 * form.energy**0.5
-        y = (length**2 - x**2) ** 0.5
-        _step(right, x, y, colour)
-        style.note(right, x + 0.012, y, name, colour, 9, va="center", transform=right.transData)
-    right.axvline(4 * first_step(4, G.shape[1]).along, color=style.GREY, ls=style.DOTTED, lw=1)
-    right.set(xlim=(-0.02, 0.4), ylim=(-0.03, 0.36), aspect="equal")
-    right.set_title("rsLoRA's rank 32 goes as far along −G")
-    for ax in (left, right):
-        ax.set(xlabel="along −G, in units of η‖G‖", ylabel="across −G")
+        _step(ax, x, y, style.FACTOR["B"], lw=0.8, alpha=0.35)
+    _step(ax, 1, 0, style.INK)
+    style.note(ax, 0.62, 0.03, "full training: −ηG", style.INK, 9, transform=ax.transData)
+    style.note(ax, 0.17, 0.3, "LoRA, rank 4", style.FACTOR["B"], 9, transform=ax.transData)
+    ax.set(xlim=(-0.03, 1.05), ylim=(-0.04, 0.58), aspect="equal")
+    ax.set(xlabel="along −G, in units of η‖G‖", ylabel="across −G")
+    style.headline(figure, "Most of LoRA's first step goes across −G")
     figure.set_label(
         f"a step at rank 4 goes {along.mean():.2f} along −G and {across.mean():.2f} across it, "
-        "where full training goes 1 along; with a fixed α rank 32 takes a much shorter step, with "
-        "rsLoRA's scale it goes as far along as rank 4 and less far across"
+        "where full training goes 1 along"
     )
+    return figure
+
+
+@style.paper()
+def first_steps_by_rule(d_in: int = 64) -> style.Picture:
+    """Draws the mean first step at rank 4, and at rank 32 with a fixed α and with rsLoRA's γ.
+
+    Args: d_in: inputs of the layer.
+    """
+    figure, (ax,) = style.subplots(7.0, 4.6)
+    shown = (
+        ("rank 4, γ = 2", 4, 2.0, style.FACTOR["B"]),
+        ("rank 32, rsLoRA: γ = 0.7", 32, 0.5**0.5, style.RIGHT),
+        ("rank 32, fixed α: γ = 0.25", 32, 0.25, style.WRONG),
+    )
+    for name, rank, scale, colour in shown:
+        form = first_step(rank, d_in)
+        x, length = scale**2 * form.along, scale**2 * form.energy**0.5
+        y = (length**2 - x**2) ** 0.5
+        _step(ax, x, y, colour)
+        style.note(ax, x + 0.012, y, name, colour, 9, va="center", transform=ax.transData)
+    ax.axvline(4 * first_step(4, d_in).along, color=style.GREY, ls=style.DOTTED, lw=1)
+    ax.set(xlim=(-0.02, 0.45), ylim=(-0.03, 0.36), aspect="equal")
+    ax.set(xlabel="along −G, in units of η‖G‖", ylabel="across −G")
+    style.headline(figure, "rsLoRA's rank 32 goes as far along −G as rank 4, and less far across")
+    figure.set_label("with a fixed α rank 32 takes a much shorter step than rank 4")
     return figure
 
 

@@ -34,8 +34,8 @@ def _round(rng):
         is_short = rng.permutation(np.arange(len(g)) % 2)
         wanted = C * np.where(is_short, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
         g *= (wanted / _lengths(gamma * g @ A.T))[:, None, None]
-    xi = rng.standard_normal((len(G), d_out, r))
-    return B, A, G, gamma, rng.uniform(0.3, 1), C, rng.uniform(0.5, 1.5), 4.5, xi
+    z = rng.standard_normal((len(G), d_out, r))
+    return B, A, G, gamma, rng.uniform(0.3, 1), C, rng.uniform(0.5, 1.5), 4.5, z
 
 
 # So small that what comes out can be followed by hand; an example's gradient for B is shorter than
@@ -54,7 +54,7 @@ ONE_ROW = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
 # Two rows that are not orthogonal span the plane, so all is kept.
 TWO_ROWS = np.array([[0.0, 5.0]]), np.array([[1.0, 0.0], [1.0, 1.0]])
 CALLS = {
-    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", SHORTER, LONGER, draw=_round),
+    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and z", SHORTER, LONGER, draw=_round),
     "05.2": Calls("change and A", ONE_ROW, TWO_ROWS, draw=_change),
     "05.3": Calls("lr, C, alpha and new_alpha", (0.9, 1.0, 8.0, 24.0), draw=_settings),
 }
@@ -63,9 +63,9 @@ CALLS = {
 # ---- 05.1: a round of FFA-LoRA
 
 
-def ffa_round(B, A, G, gamma, lr, C, sigma, b, xi):
+def ffa_round(B, A, G, gamma, lr, C, sigma, b, z):
     sent = []
-    for g, noise in zip(G, xi, strict=True):
+    for g, noise in zip(G, z, strict=True):
         g_B = gamma * g @ A.T
         norms = np.sqrt((g_B**2).sum(axis=(1, 2)))
         scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
@@ -79,17 +79,16 @@ def _lengths(rows):
 
 
 # A does not move: to count its gradient clips B for nothing.
-def clips_both_factors(B, A, G, gamma, lr, C, sigma, b, xi):
+def clips_both_factors(B, A, G, gamma, lr, C, sigma, b, z):
     lengths = [gamma * np.hypot(_lengths(g @ A.T), _lengths(B.T @ g)) for g in G]
     clipped = [g * np.minimum(1, C / n)[:, None, None] for g, n in zip(G, lengths, strict=True)]
-    return ffa_round(B, A, clipped, gamma, lr, C, sigma, b, xi)
+    return ffa_round(B, A, clipped, gamma, lr, C, sigma, b, z)
 
 
 # How many examples a client drew is private, and noise does not grow with it.
-def weighted_by_examples(B, A, G, gamma, lr, C, sigma, b, xi):
+def weighted_by_examples(B, A, G, gamma, lr, C, sigma, b, z):
     sent = [
-        ffa_round(B, A, [g], gamma, lr, C, sigma, b, [noise])
-        for g, noise in zip(G, xi, strict=True)
+        ffa_round(B, A, [g], gamma, lr, C, sigma, b, [noise]) for g, noise in zip(G, z, strict=True)
     ]
     return np.average(sent, axis=0, weights=[len(g) for g in G])
 
@@ -99,10 +98,10 @@ chain_rule_without_gamma = vary(ffa_round, gamma=1)
 
 
 # What is clipped is what is sent.
-def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, xi):
+def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, z):
     shorter = [g * np.minimum(1, C / _lengths(g))[:, None, None] for g in G]
     far = 1e9  # as a clip norm it shortens nothing, and the noise is that of C
-    return ffa_round(B, A, shorter, gamma, lr, far, sigma * C / far, b, xi)
+    return ffa_round(B, A, shorter, gamma, lr, far, sigma * C / far, b, z)
 
 
 # The gradient of the weight is no part of what is sent.
@@ -113,10 +112,10 @@ def clips_twice(B, A, G, *rest):
 
 
 # One norm for a whole batch shortens every example by what all are long together.
-def clips_the_batch(B, A, G, gamma, lr, C, sigma, b, xi):
+def clips_the_batch(B, A, G, gamma, lr, C, sigma, b, z):
     lengths = [gamma * np.linalg.norm(g @ A.T) for g in G]
     shorter = [g * min(1, C / max(n, 1e-12)) for g, n in zip(G, lengths, strict=True)]
-    return ffa_round(B, A, shorter, gamma, lr, C, sigma, b, xi)
+    return ffa_round(B, A, shorter, gamma, lr, C, sigma, b, z)
 
 
 # One example may be all of a sum.
@@ -133,55 +132,55 @@ normalises = vary(ffa_round, G=lambda G: [1e9 * g for g in G])
 
 
 # How many were drawn is private.
-def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
+def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, z):
     of_each = [
         ffa_round(B, A, [g], gamma, lr, C, sigma, max(len(g), 1), [noise])
-        for g, noise in zip(G, xi, strict=True)
+        for g, noise in zip(G, z, strict=True)
     ]
     return np.mean(of_each, 0)
 
 
 # The same without a guard: noise over 0.
-def divides_by_the_drawn_alone(B, A, G, gamma, lr, C, sigma, b, xi):
+def divides_by_the_drawn_alone(B, A, G, gamma, lr, C, sigma, b, z):
     with np.errstate(divide="ignore", invalid="ignore"):
         of_each = [
             ffa_round(B, A, [g], gamma, lr, C, sigma, np.float64(len(g)), [noise])
-            for g, noise in zip(G, xi, strict=True)
+            for g, noise in zip(G, z, strict=True)
         ]
         return np.mean(of_each, 0)
 
 
 # A client that sends nothing tells that it drew nobody.
-def empty_ones_silent(B, A, G, gamma, lr, C, sigma, b, xi):
+def empty_ones_silent(B, A, G, gamma, lr, C, sigma, b, z):
     sent = [
         ffa_round(B, A, [g], gamma, lr, C, sigma, b, [noise])
-        for g, noise in zip(G, xi, strict=True)
+        for g, noise in zip(G, z, strict=True)
         if len(g)
     ]
     return np.mean(sent, axis=0)
 
 
 # The gradient for B is γ G Aᵀ, with all of γ.
-def clips_before_gamma(B, A, G, gamma, lr, C, sigma, b, xi):
+def clips_before_gamma(B, A, G, gamma, lr, C, sigma, b, z):
     lengths = [np.maximum(_lengths(g @ A.T), 1e-12) for g in G]
     shorter = [g * np.minimum(1, C / n)[:, None, None] for g, n in zip(G, lengths, strict=True)]
-    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, xi)
+    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, z)
 
 
 # Without noise an empty client shows that it drew nobody.
-def empty_ones_without_noise(B, A, G, gamma, lr, C, sigma, b, xi):
-    heard = [noise * (len(g) > 0) for g, noise in zip(G, xi, strict=True)]
+def empty_ones_without_noise(B, A, G, gamma, lr, C, sigma, b, z):
+    heard = [noise * (len(g) > 0) for g, noise in zip(G, z, strict=True)]
     return ffa_round(B, A, G, gamma, lr, C, sigma, b, heard)
 
 
 # A matrix is as long as all its directions together.
-def spectral_norm(B, A, G, gamma, lr, C, sigma, b, xi):
+def spectral_norm(B, A, G, gamma, lr, C, sigma, b, z):
     lengths = [np.linalg.norm(np.nan_to_num(gamma * g @ A.T), 2, axis=(1, 2)) for g in G]
     shorter = [
         g * np.minimum(1, C / np.maximum(n, 1e-12))[:, None, None]
         for g, n in zip(G, lengths, strict=True)
     ]
-    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, xi)
+    return not_clipped(B, A, shorter, gamma, lr, C, sigma, b, z)
 
 
 # ---- 05.2: what a frozen A keeps of a change

@@ -24,6 +24,7 @@ from fedlora_course.widgets.run_config import (
     GROUP_HEADINGS,
     Facts,
     RunConfig,
+    Suggestion,
     knobs,
     text_of,
 )
@@ -33,7 +34,6 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.tuned_rates import Suggestion
 from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.task import Task, take
 

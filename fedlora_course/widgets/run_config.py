@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
@@ -16,13 +16,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.tuned_rates import (
-    OUTPUT_VARIANCE,
-    Suggestion,
-    load_rates,
-    nearest_tuned_rate,
-    suggest_lr,
-)
+from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, carry_over, suggest_lr
 from fedlora_lab.report.summary_table import bytes_text
 from fedlora_lab.tasks.task import Task
 
@@ -31,10 +25,16 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
-TOO_NOISY = 8  # times the rate that public numbers suggest; where it was tuned, at most six times
 ON_OUTPUTS = f"noise on an output, v; predicted end of the range: {OUTPUT_VARIANCE}"
 Facts = list[tuple[str, str]]
 """Terms and what is known of them before a run."""
+
+
+class Suggestion(NamedTuple):
+    """A learning rate of B, and where it comes from; where A has another, it keeps its ratio."""
+
+    lr: float
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -82,28 +82,26 @@ class RunConfig:
         return {**values, "epsilon": self.epsilon}
 
     def suggestion(self) -> Suggestion:
-        """Suggests a learning rate for method, ε and unit, with plain gradient descent."""
+        """Suggests a learning rate from public numbers: no run was looked at for it.
+
+        Of single examples it is the one at which the noise can be borne, see `fl.suggest_lr`. In
+        the other units noise does not depend on the rate, and without privacy there is none.
+        """
         plan = self.plan
         if plan.optimizer.nonlinear:
             source = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
-            return Suggestion(ADAPTIVE_RATE, source, False)
-        unit = self.privacy.unit
-        tuned = nearest_tuned_rate(self.task, self.method, self.epsilon, unit, self.lora)
-        if self.epsilon is None or unit != "example":
-            return tuned
+            return Suggestion(ADAPTIVE_RATE, source)
+        usual = carry_over(Plan().rate("B"), self.lora, by_clip=False)
+        default = Suggestion(float(f"{usual:.2g}"), "a usual first rate; no noise depends on it")
+        if self.epsilon is None or not self.privacy.releases_steps:
+            return default
         try:
             privacy = self.calibrated()
             assert privacy is not None  # as ε is a number
-            public = suggest_lr(self.task, self.method, privacy, plan, self.lora).lr
+            found = suggest_lr(self.task, self.method, privacy, plan, self.lora)
         except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
-            return tuned
-        if self.task.name not in load_rates():
-            source = f"from public numbers, nothing was tuned on {self.task.name}"
-        elif public < tuned.lr / TOO_NOISY:
-            source = f"from public numbers: {tuned.lr:g} was tuned under less noise"
-        else:
-            return tuned
-        return Suggestion(float(f"{public:.2g}"), source, False)
+            return default._replace(origin="a usual first rate; public numbers suggest none here")
+        return Suggestion(float(f"{found.lr:.2g}"), f"from public numbers: {found.origin}")
 
     def with_rate(self, lr: float) -> "RunConfig":
         """Returns the same run at another learning rate of B; A's keeps its ratio to it."""

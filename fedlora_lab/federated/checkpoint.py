@@ -337,11 +337,6 @@ def _stored_ledger(
     ledger = Ledger.load(path)
     expected = f"{opened.terms}, those of this run"
     check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
-    # Files of earlier versions have no names; the examples are the same, each client in its place.
-    if ledger.client_names is None:
-        ledger = ledger.with_client_names(opened.client_names)
-    expected = f"{opened.client_names}, in this order: examples and noise are each client's own"
-    check(ledger.client_names == opened.client_names, "client_names", ledger.client_names, expected)
     # With other noise or rates than this run's the ledger would state another run's epsilon.
     charge = spec.charge
     assert charge is not None  # as the ledger, it is there under privacy

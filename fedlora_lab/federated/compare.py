@@ -695,9 +695,8 @@ class Store:
     The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
     options. Of data and weights the settings hold a digest under the secret key of the file's
     folder, so that nobody can confirm a guess at an example. Rules, losses and metrics are known by
-    their settings, their source and the constants and functions of their module that they read;
-    models and optimisers by their names alone: after a change of their code the file must be
-    deleted.
+    their qualified names and the data that they hold, models and optimisers by their names alone:
+    after a change of their code the file must be deleted.
 
     Args:
         path: of the file; it and its folder are made when the first run is kept.

@@ -122,7 +122,7 @@ def _check_schedule(method: Method, plan: Plan) -> None:
     or come too early.
 
     Guarantees: test_run.py::test_a_turn_that_is_lost_is_told,
-        ::test_a_rule_that_remembers_by_itself_is_refused.
+        ::test_a_schedule_or_filter_that_draws_is_refused.
     """
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.

@@ -178,9 +178,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     promise = privacy_card(task, record.method, record.index, record.ledger)
     beside = {"README.md": card, "PRIVACY.md": promise}
     if record.ledger is not None:
-        # Whose data they were is not told to whoever gets the adapter: no number depends on it.
-        ledger = record.ledger.with_client_names(None)
-        beside["ledger.json"] = ledger.to_json() + "\n"
+        beside["ledger.json"] = record.ledger.to_json() + "\n"
     # What is released tells nobody where its maker keeps files. Anything else stays here, where
     # loaders of PEFT find the base by its whole path.
     is_public = record.ledger is not None and not record.ledger.reproducible

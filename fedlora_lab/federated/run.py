@@ -8,7 +8,6 @@ steps, records and ledgers count from 1. ``ServerState.round``, the rounds done,
 round's t.
 """
 
-import copy
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedlora_lab import measures, methods
+from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
 from fedlora_lab._utils.validation import (
@@ -53,7 +51,6 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ParamKey, ServerState, Tensors
 from fedlora_lab.privacy.ledger import Ledger
@@ -172,13 +169,6 @@ class Diverged(ValueError):
     """Raised where a server rule decomposes matrices that are not finite."""
 
 
-def _same(one: Tensors, other: Tensors) -> bool:
-    """Whether two results of a rule are the same tensors, bit for bit."""
-    return one.keys() == other.keys() and all(
-        torch.allclose(x, other[key], rtol=0, atol=0, equal_nan=True) for key, x in one.items()
-    )
-
-
 @dataclass(frozen=True)
 class OpenRound:
     """What a round begins with.
@@ -260,117 +250,11 @@ class Run:
             schedule = self.spec.method.schedule
             expected = "a tensor that moves at each step"
             check(all(keys.steps), f"schedule, round {t + 1}", schedule, expected)
-            # Rows of the table are tried by the tests.
-            if self.spec.method not in methods.ALL.values():
-                self._try_rules(t)
-                if t == 0:
-                    self._try_twice()
         self._warned = False
         self._copies: dict[ParamKey, tuple[Tensor, Tensor]] = {}
         self._settings = {}
-        if self.folder is not None:  # to read the source of a method's rules takes a while
-            self._settings = {**self.spec.settings(), **self._of_replays()}
-
-    def _try_rules(self, t: int) -> None:
-        """Lets the server's part of round t work on random numbers, before anything is spent.
-
-        Raises: ``ValueError`` in one line where a rule fails, or returns NaN for finite uploads.
-        Guarantees: test_run.py::test_a_rule_that_cannot_work_is_refused_before_anything_is_trained.
-        """
-        with self._on_trial(t) as method:
-            before = self._copied(t)
-            received = self._invented(method, before)
-            after = self._aggregate(method.aggregate, before, received).tensors
-            model = {str(key): x for key, x in after.items() if key.kind.of_the_model}
-            strange = [name for name, x in model.items() if not x.isfinite().all()]
-            check(
-                not strange,
-                "aggregate(...)",
-                strange,
-                "finite tensors where all uploads are finite",
-            )
-
-    def _try_twice(self) -> None:
-        """Lets the rules of the start and of the server work twice on the same input.
-
-        A rule that keeps something between two calls would carry one run's values into another, and
-        a run that resumes would go on without them; with random numbers of its own no seed decides
-        the run.
-
-        Raises: ``ValueError`` in one line where a second call gives another result.
-        Guarantees: test_run.py::test_a_rule_that_remembers_by_itself_is_refused.
-        """
-        spec = self.spec
-        weights = self.prepared.adapted.weights
-        smallest = min(weights, key=lambda layer: weights[layer].numel())
-
-        def start() -> Tensors:
-            made = adapters.own_start(
-                spec.method.initial_factors, weights[smallest], spec.lora.rank
-            )
-            return {ParamKey(name, smallest): x for name, x in made.items()}
-
-        always = "the same at every call: without random numbers or memory of its own"
-        check(_same(start(), start()), "initial_factors(...)", smallest, always)
-        expected = (
-            "the same result at a second call with the same input: this rule keeps something "
-            "between calls or draws random numbers; what it keeps belongs into the state, by "
-            "`initial_state` and `ParamKey` (docs/adding_a_method.md), and random numbers come "
-            "from `state.random(layer)`"
-        )
-        state = self._copied(0)
-        rules = None
-        # The second round finds what begins anew in the first.
-        for t in range(min(spec.plan.rounds, 2)):
-            with self._on_trial(t, rules) as rules:
-                received = self._invented(rules, state)
-                again = exchange.broadcast(rules, state).tensors
-                first, second = (
-                    self._aggregate(rules.aggregate, state, received) for _ in range(2)
-                )
-            name = rule_name(spec.method.broadcast)
-            check(_same(received.broadcast.tensors, again), "broadcast(...)", name, always)
-            same = _same(first.tensors, second.tensors)
-            check(same, "aggregate(...)", spec.method.slug, expected)
-            state = replace(first, round=t + 1)
-
-    def _trial_rules(self) -> Method:
-        """The row with copies of the server's rules: a trial leaves no trace in a rule.
-
-        A rule may keep what it is given, see `measures.record_aggregation`.
-        """
-        method = self.spec.method
-        names = ("aggregate", "broadcast")
-        return replace(method, **{x: copy.deepcopy(getattr(method, x)) for x in names})
-
-    @contextmanager
-    def _on_trial(self, t: int, rules: Method | None = None) -> Iterator[Method]:
-        """Gives the row with copies of its rules, and puts what they raise into one line."""
-        try:
-            yield rules or self._trial_rules()
-        except Exception as error:  # whatever a rule of the user's raises
-            expected = f"expected rules that can do the server's part of round {t + 1}"
-            reason = f"method={self.spec.method.slug!r}: {expected}, but: {error_text(error, 300)}"
-            raise ValueError(reason) from error
-
-    def _copied(self, t: int) -> ServerState:
-        """The server's state in copies, before round t: a rule may write into what it is given."""
-        server = self.state.server
-        tensors = {key: x.clone() for key, x in server.tensors.items()}
-        # From a seed, and not the run's: a rule's own draws are then the same at every trial.
-        return replace(server, tensors=tensors, round=t, streams=Streams(0))
-
-    def _invented(self, method: Method, before: ServerState) -> Received:
-        """Random uploads of a round, of all clients or one sum."""
-        weights = torch.ones(1).double() if self.spec.releases_sum else self.spec.weights.clone()
-        random = torch.Generator().manual_seed(0)
-        sent = exchange.broadcast(method, before)
-        uploads = {}
-        for key in local_training.round_keys(self.spec, before.tensors, before.round).uploaded:
-            start = sent.tensors[key][None]
-            change = torch.randn(len(weights), *start.shape[1:], generator=random)
-            uploads[key] = start + change.to(start)
-        return Received(uploads, weights, {}, sent)
+        if self.folder is not None:
+            self._settings = {**self.spec.settings(), **self._replay_settings()}
 
     @classmethod
     @in_usual_torch
@@ -454,7 +338,7 @@ class Run:
         if self.spec.is_secagg or begins_anew or len(ahead) > 1:
             self.given_up |= ahead
 
-    def _of_replays(self) -> JsonObject:
+    def _replay_settings(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
         if not self.spec.replays_noise:
             return {}
@@ -611,8 +495,12 @@ class Run:
             return
         charge = self.spec.charge
         assert charge is not None  # as the ledger, it is there under privacy
-        # With a seed a repeated round gives the same values: counted once.
-        ledger.append(charge.at(t + 1, ids), repeats=self.spec.streams.seed is not None)
+        # From a seed a round that was cut short releases the same bits again, under the same noise:
+        # `_replay_settings` see to that, and its entry stands there already.
+        stands = any(entry.round == t + 1 for entry in ledger.releases)
+        if self.spec.replays_noise and stands:
+            return
+        ledger.append(charge.at(t + 1, ids))
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
             ledger.save(self.folder / checkpoint.LEDGER)
@@ -768,8 +656,8 @@ class Run:
         clip = result.steps if spec.releases_steps else received.clip_counts
         nonfinite = result.steps.nonfinite + received.clip_counts.nonfinite
         seconds = time.perf_counter() - result.opened.started_at
-        shown = self._shown()
-        plain = shown.without_core()
+        copied = self._record_copy()
+        plain = copied.without_core()
         factors_a = plain.named("A")
         factors_b = plain.named("B")
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
@@ -784,7 +672,7 @@ class Run:
             metrics=self._metrics(),
             deviation=deviation,
             adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
-            head=shown.named("head"),
+            head=copied.named("head"),
             traffic=result.traffic if visible.participants else unseen,
             participants=result.participants if visible.participants else NOT_SEEN,
             clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
@@ -792,10 +680,10 @@ class Run:
             seconds=seconds if visible.seconds else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=(*rows, *foreseen),
-            source=(spec.task, spec.lora, shown),
+            source=(spec.task, spec.lora, copied),
         )
 
-    def _shown(self) -> ServerState:
+    def _record_copy(self) -> ServerState:
         """The server's state in copies, for a record.
 
         Whoever wrote into the run's own tensors would change a private run past clip and noise.

@@ -5,18 +5,15 @@
 """
 
 import copy
-import dis
-import functools
 import hashlib
 import inspect
 import json
 import math
 import re
 import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
@@ -320,9 +318,7 @@ class RunSpec:
             return None
         # Whoever knows the seed can draw the noise again and subtract it.
         seeded = self.streams.seed is not None
-        return self.privacy.ledger(
-            reproducible=seeded, uncertified=uncertified, client_names=self.task.given_names
-        )
+        return self.privacy.ledger(reproducible=seeded, uncertified=uncertified)
 
     # ---- settings
 
@@ -352,7 +348,8 @@ class RunSpec:
             "task": " ".join([self.task.fingerprint, *map(rule_identity, code)]),
             "targets": self.task.targets,
             "head": self.task.head,
-            "model": _text_digest(str(self.task.model)),
+            "model": hashlib.sha256(without_addresses(str(self.task.model)).encode()).hexdigest(),
+            "package_version": __version__,
         }
         # As they come back from a file: tuples are lists there.
         return json.loads(json.dumps(settings, default=str))
@@ -374,114 +371,41 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
     return tuple(k for k in trained if not k.kind.scheduled or k.name in word or k in chosen)
 
 
-def rule_identity(rule: object, inside: bool = False, seen: set[Any] | None = None) -> str:
-    """A text that differs where a rule differs: its name, its source and what it holds, which are
-    the settings of an object, or the defaults and the closure of a function, and the plain data
-    and the functions of its own module that it reads by name.
+def rule_identity(rule: object, inside: bool = False) -> str:
+    """A text that differs where a rule's qualified name differs, or the data that it holds.
 
-    Of an object's class the source of what it inherits is not looked at. A list or table of the
-    module in which a rule keeps what it has seen makes it another rule each time.
+    These are the fields of an object, the defaults and the closure of a function and the arguments
+    of a partial. Its code is not read: the version of the package stands for that.
 
     Args:
-        rule: a function or an object.
+        rule: a function, an object, or data.
         inside: whether it is what a rule holds; an object other than a dataclass then counts by its
             text alone, which ends the search.
-        seen: functions that are told already, as those that call each other: by name from then on.
-    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name,
-        ::test_a_rule_is_known_by_the_constants_that_it_reads.
+    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_its_name_and_its_data.
     """
-    seen = set() if seen is None else seen
+    held = partial(rule_identity, inside=True)
     if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
         return add_to_digest(hashlib.sha256(), {"": torch.as_tensor(rule)}).hexdigest()
-    if isinstance(rule, tuple | list | dict):
-        parts = rule.items() if isinstance(rule, dict) else rule
-        return str([rule_identity(part, inside=True, seen=seen) for part in parts])
+    if isinstance(rule, dict):
+        return str([(held(name), held(value)) for name, value in rule.items()])
+    if isinstance(rule, tuple | list):
+        return str([held(value) for value in rule])
     if isinstance(rule, set | frozenset):  # whose order is another one in another process
-        return str(sorted(rule_identity(part, inside=True, seen=seen) for part in rule))
-    if isinstance(rule, functools.partial):
-        return f"partial {rule_identity([rule.func, rule.args, rule.keywords], seen=seen)}"
-    name = without_addresses(rule_name(rule))
-    code = getattr(rule, "__func__", rule)
-    if inspect.isfunction(code):
-        owner = getattr(rule, "__self__", None)
-        if (code, id(owner)) in seen:
-            return name
-        seen.add((code, id(owner)))
-        closure = [cell.cell_contents for cell in code.__closure__ or ()]
-        inner = [*closure, code.__defaults__, code.__kwdefaults__, getattr(owner, "__dict__", None)]
-    elif type(rule).__module__ == "builtins" or (inside and not is_dataclass(rule)):
-        return name
-    else:
-        code = type(rule)
-        names = getattr(rule, "__dataclass_fields__", getattr(rule, "__dict__", ()))
-        inner = [getattr(rule, name) for name in names]
-    # Only where there is something: any other identity is as earlier versions had it.
-    read = _values_read(code)
-    parts = [inner, read] if read else inner
-    text = repr((_source(code), rule_identity(parts, seen=seen)))
-    return f"{name} {_text_digest(text)}"
-
-
-def _functions(code: Any) -> list[types.FunctionType]:
-    """A function, or the functions of a class, also those behind its decorators."""
-    found = [code] if inspect.isfunction(code) else [*vars(code).values()]
-    found = [getattr(x, "__func__", getattr(x, "fget", getattr(x, "func", x))) for x in found]
-    return [x for x in found if inspect.isfunction(x)]
-
-
-def _values_read(code: Any) -> dict[str, Any]:
-    """What a function, or those of a class, read by name of their module: plain data and functions.
-
-    Modules, classes and other objects are not told, nor what a function itself assigns: a count of
-    its calls is no setting. Of this package's functions nothing is: what they read changes with its
-    version alone, and what stands in stores and checkpoints stays.
-    """
-    found = {}
-    for function in _functions(code):
-        names = function.__globals__
-        if str(names.get("__name__")).partition(".")[0] == __name__.partition(".")[0]:
-            continue
-        reads, assigns = _global_names(function.__code__)
-        for name in (reads - assigns) & names.keys():
-            value = names[name]
-            is_near = inspect.isfunction(value) and value.__globals__ is names
-            if is_near or _is_plain(value):
-                found[name] = value
-    return dict(sorted(found.items()))
-
-
-@lru_cache(maxsize=1024)
-def _global_names(code: types.CodeType) -> tuple[set[str], set[str]]:
-    """The global names that code reads and assigns, functions within it included."""
-    inner = [_global_names(x) for x in code.co_consts if isinstance(x, types.CodeType)]
-    steps = [(x.opname, x.argval) for x in dis.get_instructions(code)]
-    reads = {name for operation, name in steps if operation in ("LOAD_GLOBAL", "LOAD_NAME")}
-    assigns = {name for operation, name in steps if operation == "STORE_GLOBAL"}
-    return reads.union(*(x[0] for x in inner)), assigns.union(*(x[1] for x in inner))
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is a number, a text, a tensor, an array, or a container of such alone."""
-    if isinstance(value, tuple | list | dict | set | frozenset):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        return all(map(_is_plain, parts))
-    kinds = bool | int | float | complex | str | bytes | None | Tensor | np.ndarray | np.generic
-    return isinstance(value, kinds)
-
-
-@lru_cache(maxsize=1024)
-def _source(code: Any) -> str:
-    """The source of a function or class; its compiled code where nothing keeps the text."""
-    try:
-        return inspect.getsource(code)
-    except (OSError, TypeError):
-        return str([_compiled(function.__code__) for function in _functions(code)])
-
-
-def _compiled(code: types.CodeType) -> tuple[Any, ...]:
-    """What code does, in values that say nothing of where it lies."""
-    consts = [_compiled(x) if isinstance(x, types.CodeType) else x for x in code.co_consts]
-    return code.co_code, code.co_names, consts
+        return str(sorted(map(held, rule)))
+    if isinstance(rule, partial):
+        return f"partial {held((rule_identity(rule.func), rule.args, rule.keywords))}"
+    function = getattr(rule, "__func__", rule)
+    if inspect.isfunction(function):
+        closure = [cell.cell_contents for cell in function.__closure__ or ()]
+        owner = vars(rule.__self__) if inspect.ismethod(rule) else {}
+        data = (closure, function.__defaults__ or (), function.__kwdefaults__ or {}, owner)
+        return f"{function.__module__}.{function.__qualname__} {held(data)}"
+    if type(rule).__module__ == "builtins" or (inside and not is_dataclass(rule)):
+        return without_addresses(rule_name(rule))
+    data = (
+        {x.name: getattr(rule, x.name) for x in fields(rule)} if is_dataclass(rule) else vars(rule)
+    )
+    return f"{type(rule).__module__}.{type(rule).__qualname__} {held(data)}"
 
 
 def without_addresses(text: str) -> str:
@@ -491,10 +415,6 @@ def without_addresses(text: str) -> str:
     '<Balanced object>'
     """
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.sha256(without_addresses(text).encode()).hexdigest()
 
 
 # ---- the prepared run

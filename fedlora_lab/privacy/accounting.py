@@ -55,7 +55,7 @@ def check_delta(delta: float) -> None:
 # ---- from a history to epsilon
 
 
-def epsilon(history: History, delta: float, accountant: str = "pld", rows: int = 1) -> float:
+def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
     """Computes an upper bound on the epsilon that a history has spent at ``delta``.
 
     Args:
@@ -67,8 +67,6 @@ def epsilon(history: History, delta: float, accountant: str = "pld", rows: int =
             `pld.epsilon`); elsewhere sampling is not counted.
             "rdp": Renyi divergences, a looser bound. "opacus-rdp" and "opacus-prv": the number
             that Opacus states for the same releases, see `opacus_accountants`.
-        rows: that a unit has, each clipped and drawn by itself: how many of them are in a batch is
-            binomial, and i rows move its sum by at most i C. More than one are counted by "pld".
 
     Guarantees: never below dp-accounting's number, nor below what the best attack finds
         (test_accounting.py::test_pld_is_never_below_dp_accounting,
@@ -76,17 +74,15 @@ def epsilon(history: History, delta: float, accountant: str = "pld", rows: int =
         (::test_rdp_equals_opacus); full batches have the exact epsilon
         (::test_full_batches_have_the_exact_epsilon); every history has an answer, which never falls
         with less noise
-        (::test_every_history_has_an_answer_that_never_falls_with_less_noise); of several rows
-        never below an attack, nor above the bound for groups (test_several_rows.py).
-    Source: arXiv:2207.04380 (PLD); arXiv:1908.10530, section 3.3 (RDP); arXiv:2401.10294 and
-        arXiv:2407.07737 (several rows of a person).
+        (::test_every_history_has_an_answer_that_never_falls_with_less_noise).
+    Source: arXiv:2207.04380 (PLD); arXiv:1908.10530, section 3.3 (RDP).
 
     >>> round(epsilon(((2.0, 1.0, 10),), delta=1e-5), 2)
     7.51
     """
     check_delta(delta)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
-    return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant], rows)
+    return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant])
 
 
 @lru_cache(maxsize=8192)
@@ -94,16 +90,15 @@ def _epsilon(
     key: MergedHistory,
     delta: float,
     accountant: Callable[[MergedHistory, float], float],
-    rows: int = 1,
 ) -> float:
     # Sorted by sigma: a release without noise, which protects nobody, comes first.
     if key and key[0][0] == 0:
         return math.inf
     # A unit that is drawn in no release changes none, and it is drawn in some with this chance.
-    if rows * sum(q * steps for _, q, steps in key) <= delta:
+    if sum(q * steps for _, q, steps in key) <= delta:
         return 0.0
     with in_one_line("accountant: expected an epsilon for a key and a delta, but"):
-        value = accountant(key, delta) if rows == 1 else _pld_epsilon(key, delta, rows)
+        value = accountant(key, delta)
     check_number("epsilon, by the accountant", value, 0)
     return float(value)
 
@@ -146,14 +141,12 @@ def _gaussian_mu(key: MergedHistory) -> float:
     return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
 
 
-def _pld_epsilon(
-    key: MergedHistory, delta: float, rows: int = 1, compose: pld.Compose | None = None
-) -> float:
+def _pld_epsilon(key: MergedHistory, delta: float, compose: pld.Compose | None = None) -> float:
     """Epsilon by the composed privacy loss; exact where all releases have q = 1."""
-    sampled = pld.epsilon(key, delta, rows, compose) if pld.applies(key, rows) else math.inf
-    if sampled == math.inf and rows == 1:
+    sampled = pld.epsilon(key, delta, compose) if pld.applies(key) else math.inf
+    if sampled == math.inf:
         sampled = _renyi_epsilon(key, delta)
-    mu = rows * _gaussian_mu(key)
+    mu = _gaussian_mu(key)
     # The upper end of a root is the safe one: epsilon may be stated too large, never too small.
     unsampled = gdp_epsilon(mu, delta) * (1 + 1e-12) if mu else 0.0
     # Sampling never costs privacy: each is an upper bound, so the smaller one is.
@@ -337,7 +330,7 @@ def _searched_sigmas(
     for q in _with_bar(rates):
 
         def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule, 1)
+            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule)
 
         if q == 1:
             guess = _estimated_sigma(target, delta, q, steps)
@@ -365,7 +358,7 @@ def _interpolated_sigmas(
     for q in _with_bar(_middles_first(rates)):
 
         def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule, 1)
+            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule)
 
         def about_spent(sigma: float, q: float = q) -> float:
             if rule is not _pld_epsilon:

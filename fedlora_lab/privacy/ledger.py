@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise, product
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,15 +25,17 @@ from fedlora_lab._utils.validation import (
     refuse,
 )
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.same_clients import Spent, add_up, as_history, worst_histories
+from fedlora_lab.privacy.accounting import History
 
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
 Numbers = Sequence[float] | np.ndarray
+MOST_SUMS = 64
+"""Ways in which somebody's clients in several runs may meet that are counted one by one."""
+Spent = Mapping[tuple[float, float], int]
+"""(noise multiplier, sample rate) -> releases."""
 MAX_COUNT = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
-MAX_ROWS = 10**6
-"""Rows of one person."""
 FORMAT = "fedlora_lab.ledger"
 VERSION = 2
 RELATION = "zero-out"
@@ -106,16 +109,6 @@ def _as_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def _as_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Clients' names, each a text that stands there once."""
-    if names is None:
-        return None
-    right = isinstance(names, Sequence) and not isinstance(names, str)
-    right = right and all(isinstance(name, str) and name for name in names)
-    check(right and len({*names}) == len(names), "client_names", names, "texts, each once")
-    return tuple(names)
-
-
 @dataclass(frozen=True)
 class LedgerEntry:
     """``count`` noised releases of one round. Any sequence or numeric type is accepted.
@@ -165,25 +158,18 @@ class LedgerEntry:
     def at(self, round: int, ids: Sequence[int] | None = None) -> "LedgerEntry":
         """The same releases in another round, by some of the clients; they are checked already.
 
-        A single client may hold the pooled data of several clients of another run, with which this
-        run is composed. So its releases count for everybody.
-
         Args:
             round: from 1.
             ids: who takes part, by the place in ``clients``; ``None``: all.
-
-        Guarantees: test_pooled_data_are_spent_for_every_client.
         """
         changes: dict[str, Any] = {"round": round}
-        if self.clients is not None:
+        if self.clients is not None and ids is not None:
             clients = tuple(self.clients)
-            ids = range(len(clients)) if ids is None else ids
-            pooled = len(clients) == 1 and len(ids) == 1
-            changes["clients"] = None if pooled else tuple(clients[k] for k in ids)
+            changes["clients"] = tuple(clients[k] for k in ids)
             for name in ("sample_rate", "noise_multiplier"):
                 value = getattr(self, name)
                 if isinstance(value, tuple):
-                    changes[name] = value[0] if pooled else tuple(value[k] for k in ids)
+                    changes[name] = tuple(value[k] for k in ids)
         entry = copy(self)
         for name, value in changes.items():
             object.__setattr__(entry, name, value)
@@ -227,18 +213,13 @@ class Ledger:
             the senders are seen, for those it names.
         delta: in [1e-12, 1).
         accountant: one of `accounting.ACCOUNTANTS`, see `accounting.epsilon`.
-        reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
+        reproducible: the noise can be drawn again from a seed: nothing may be released.
         trust: whom the noise protects from, see `Privacy`.
         uncertified: why no epsilon can be stated; ``None`` when one can.
-        client_names: of client 0, 1, ...; each once. ``None``: clients are numbers, which say
-            nothing about another run. A run takes the names of its task, unless they are the
-            numbers that a task without names has. An adapter's ledger, which is handed on, has
-            none.
 
-    Guarantees: every record counts (test_every_record_counts); a round that is played again from
-        its seed counts once (test_a_replay_counts_once); nothing that it states can be assigned
-        (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it states
-        nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the uploads the
+    Guarantees: every record counts (test_every_record_counts); nothing that it states can be
+        assigned (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it
+        states nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the uploads the
         sampling of clients counts with q = 1 (test_the_aggregator_is_not_amplified_against); a
         file gives back
         the same ledger (test_ledger_round_trip), or is refused
@@ -251,7 +232,7 @@ class Ledger:
     """
 
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
-    __slots__ = ("_client_names", "_closed", "_entries", "_parts", "_spent", "_terms")
+    __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms")
 
     def __init__(
         self,
@@ -262,7 +243,6 @@ class Ledger:
         reproducible: bool = True,
         trust: str | None = None,
         uncertified: str | None = None,
-        client_names: Sequence[str] | None = None,
     ) -> None:
         trust = check_terms(unit, delta, accountant, trust)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
@@ -275,7 +255,6 @@ class Ledger:
         self._entries: tuple[LedgerEntry, ...] = ()
         # Client, or None for all -> (noise multiplier, sample rate) -> releases.
         self._spent: Mapping[int | None, Spent] = {}
-        self._client_names = _as_names(client_names)
 
     @property
     def terms(self) -> Terms:
@@ -312,71 +291,47 @@ class Ledger:
         """Whom the noise protects from; of a composition the trusts of its parts, with "and"."""
         return self._terms.trust
 
-    @property
-    def client_names(self) -> tuple[str, ...] | None:
-        """The clients' names, by number; ``None`` where they have none, or only in some parts."""
-        if not self._parts:
-            return self._client_names
-        # A part that counts for everybody needs no names.
-        parts = [part for part in self._parts if part._client_names is not None or part.clients]
-        each = [part._client_names for part in parts]
-        if not each or any(names is None for names in each):
-            return None
-        return tuple(dict.fromkeys(name for names in each for name in names or ()))
-
-    def with_client_names(self, names: Sequence[str] | None = None) -> "Ledger":
-        """A copy that knows its clients by these names, by number; ``None``: by none.
-
-        Runs on the same task, whose clients have no names, are counted client by client once they
-        have: `compose` takes equal names for the same client.
-
-        >>> ledger = Ledger(client_names=["Bonn", "Trier"])
-        >>> ledger.with_client_names(None).client_names is None
-        True
-        """
-        check(not self.parts, "ledger", "composition", "the ledger of one run")
-        twin = copy(self)
-        twin._client_names = _as_names(names)
-        for entry in self._entries:
-            twin._check_clients(entry)
-        return twin
-
     @classmethod
-    def compose(cls, *ledgers: "Ledger") -> "Ledger":
+    def compose(cls, *ledgers: "Ledger", delta: float | None = None) -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
-        Clients of equal names are one client, in whatever order they stand, and a client that joins
-        counts what it spent itself. A name that a run lacks may be a client of that run under
-        another name, which no other run explains, and clients without names may be any: then the
-        worst way to match them counts, an upper bound. So names have to mean the same in all runs;
-        of runs of one task without names, `with_client_names` says who is who.
+        Who was which client in another run is not asked: the worst case counts, so that the sum
+        bounds what each unit has spent, at whichever client it was in each run. Of many different
+        clients it is a bound of several together. A person or client has to be the same in all
+        runs: of a site that was split or merged in between the sum may be too small. Each run is
+        counted under its own trust.
 
-        The data of a run of one client count for every client. Unit and delta must be the same;
-        each run is counted under its own trust. Where runs split the data among clients in other
-        ways, compose what `for_everyone` makes of their ledgers, in the example unit.
+        Args:
+            ledgers: one or more, of one unit.
+            delta: at which the sum is stated; ``None``: that of all ledgers, if it is the same.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
             had noise of its own, and `privacy.statement` says so.
-        Guarantees: releases add up, client by client (test_compose_adds_up), by name
-            (test_clients_are_known_by_name_wherever_they_stand) and else never too little
-            (test_a_sum_is_never_below_what_a_client_has_spent), pooled data for every
-            client (test_pooled_data_are_spent_for_every_client); other units and deltas are refused
+        Guarantees: releases add up (test_compose_adds_up), and never to less than a client has
+            spent, whoever it is in each run (test_a_sum_is_never_below_what_a_client_has_spent);
+            other units are refused, and other deltas unless one is named
             (test_compose_refuses_other_terms).
         """
         right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
         check(right, "ledgers", ledgers, "Ledgers, one or more, as in compose(*ledgers)")
+        units = list(dict.fromkeys(ledger.unit for ledger in ledgers))
+        alike = "one unit: nobody knows how many units of the one kind are in one of the other"
+        check(len(units) == 1, "unit", units, alike)
+        deltas = list(dict.fromkeys(ledger.delta for ledger in ledgers))
+        if delta is None:
+            one = "the same in all ledgers, or compose(..., delta=), at which the sum is stated"
+            check(len(deltas) == 1, "delta", deltas, one)
+        else:
+            accounting.check_delta(delta)
         # Snapshots: what a part records afterwards must not change a sum that was stated.
         runs = [run.snapshot() for ledger in ledgers for run in ledger.parts or (ledger,)]
-        for name in ("unit", "delta"):
-            values = list(dict.fromkeys(getattr(run, name) for run in runs))
-            equal = "the same in all ledgers: only then their releases add up"
-            check(len(values) == 1, name, values, equal)
         accountants = {run.accountant for run in runs}
         # A promise about the whole needs one about every part.
         reasons = dict.fromkeys(run.uncertified for run in runs if run.uncertified is not None)
-        total = cls(unit=runs[0].unit, delta=runs[0].delta)
+        total = cls(unit=units[0])
         total._terms = runs[0].terms._replace(
+            delta=deltas[0] if delta is None else float(delta),
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else runs[0].accountant,
             reproducible=any(run.reproducible for run in runs),
@@ -409,16 +364,8 @@ class Ledger:
 
     @property
     def clients(self) -> tuple[int, ...]:
-        """Clients that are named in some entry, sorted; of a composition by `client_names`."""
-        names = self.client_names if self.parts else None
-        numbers = {client for client in self._spent if client is not None}
-        for part in self.parts:
-            own = part._client_names
-            numbers |= {
-                client if names is None or own is None else names.index(own[client])
-                for client in part.clients
-            }
-        return tuple(sorted(numbers))
+        """Clients that are named in some entry, sorted; a composition names none."""
+        return tuple(sorted(client for client in self._spent if client is not None))
 
     @property
     def uncertified(self) -> str | None:
@@ -433,7 +380,6 @@ class Ledger:
         *,
         sample_rate: PerClient | Numbers,
         noise_multiplier: PerClient | Numbers | None,
-        repeats: bool = False,
         limit: float | None = None,
         earlier: "Sequence[Ledger]" = (),
     ) -> None:
@@ -441,10 +387,9 @@ class Ledger:
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
-            repeats: as of `append`.
             limit: the largest epsilon that may be spent with these releases; ``None``: any.
-            earlier: ledgers of other runs on the same data, which count towards the limit as in
-                `compose`.
+            earlier: ledgers of other runs on the same data, of any delta, which count towards the
+                limit as in `compose`.
 
         Raises: `BudgetExceeded`, and nothing is recorded, where the limit would not hold.
         Guarantees: test_ledger.py::test_a_release_beyond_the_limit_is_refused_and_not_recorded.
@@ -455,42 +400,23 @@ class Ledger:
         limit = as_plain(limit)
         if limit is not None:
             check_number("limit", limit, 0, open_low=True)
-            # A replay spends nothing; what `append` refuses of it is refused there.
-            replayed = repeats and any(known.round == round for known in self._entries)
-            after = self.after([] if replayed else [entry])
-            spent = Ledger.compose(*earlier, after).epsilon_or_inf()
+            after = self.after([entry])
+            total = Ledger.compose(*earlier, after, delta=self.delta) if earlier else after
+            spent = total.epsilon_or_inf()
             if spent > limit:
                 needed = f"expected at least {round_up(spent, '.4g')}, which would be spent after"
                 advice = "it is not recorded, so it must not be released"
                 raise BudgetExceeded(f"limit={limit:g}: {needed} round {round}; {advice}")
         else:
             check(not earlier, "earlier", earlier, "a limit towards which they count")
-        self.append(entry, repeats=repeats)
+        self.append(entry)
 
-    def append(self, entry: LedgerEntry, repeats: bool = False) -> None:
-        """Records an entry, before any of its releases is used. Every call counts, but a repeat.
-
-        Args:
-            entry: of one round.
-            repeats: the run plays its own round again from its seed: the noise is the same, so an
-                entry that the round already has counts once, and a different one is refused. Only
-                for a reproducible ledger.
-        """
+    def append(self, entry: LedgerEntry) -> None:
+        """Records an entry, before any of its releases is used. Every call counts."""
         if self._closed is not None:
             expected = f"the run's own ledger: a {self._closed} takes no entries"
             refuse("ledger", self._closed, expected)
-        entry = self._in_unit(entry)
-        if not repeats:
-            self._append(entry)
-            return
-        if not self._terms.reproducible:
-            refuse("repeats", repeats, "False in release mode: the noise is fresh")
-        # A round that is drawn again from its seed has the same noise, so it releases nothing new.
-        earlier = [e for e in self._entries if e.round == entry.round]
-        if not earlier:
-            self._append(entry)
-        elif earlier[-1] != entry:
-            refuse("round", entry.round, "the entry that this round already has in the ledger")
+        self._append(self._in_unit(entry))
 
     def _in_unit(self, entry: LedgerEntry) -> LedgerEntry:
         """The entry as it counts: for every client where who takes part is not to be known."""
@@ -500,15 +426,7 @@ class Ledger:
         hidden = self._terms.unit == "client" and self._terms.trust != "local"
         return replace(entry, clients=None) if hidden and entry.clients is not None else entry
 
-    def _check_clients(self, entry: LedgerEntry) -> None:
-        """Refuses a client that has no name where the others have."""
-        if self._client_names is not None and entry.clients:
-            count = len(self._client_names)
-            expected = f"clients below {count}, the number of client_names"
-            check(max(entry.clients) < count, "clients", entry.clients, expected)
-
     def _append(self, entry: LedgerEntry) -> None:
-        self._check_clients(entry)
         spent = dict(self._spent)
         for client, pair in entry.rows():
             history = spent.get(client, {})
@@ -520,70 +438,28 @@ class Ledger:
 
     # ---- what was spent
 
-    def history(
-        self, client: int | str | None = None, observer: str | None = None
-    ) -> accounting.History:
+    def history(self, client: int | None = None, observer: str | None = None) -> History:
         """(noise_multiplier, sample_rate, steps) of one client; ``None``: what counts for all only.
 
-        ``observer`` as for `epsilon`. Raises ``ValueError`` where it depends on who a client is in
-        another run; `epsilon` counts the worst then.
+        Args: client, observer: see `epsilon`.
         """
+        check(not self.parts, "ledger", "composition", "the ledger of one run")
         self._check_observer(observer)
-        runs, common = self._spent_by_label()
-        if client is None:
-            return as_history(common)
-        labels = self._labels(client)
-        own = add_up(common, *(run[label] for run in runs for label in labels if label in run))
-        worst = {h for label in labels for h in worst_histories(runs, common, label)}
-        if self.parts and not labels:
-            worst = {*worst_histories(runs, common)}
-        sure = all({(sigma, q): n for sigma, q, n in history} == own for history in worst)
-        expected = "a client that all runs know by one name: see with_client_names"
-        check(sure, "client", client, expected)
-        return as_history(own)
+        if client is not None:
+            check_whole("client", client, 0)
+        # The draw of examples stays inside their client, so its q counts. Who takes part, or how
+        # many do, is hidden by a trusted server alone: else the q of clients is 1.
+        tells = self.unit == "client" and self.trust != "central"
+        total: dict[tuple[float, float], int] = {}
+        for one in dict.fromkeys((None, client)):
+            for (sigma, q), count in self._spent.get(one, {}).items():
+                pair = (sigma, 1.0 if tells else q)
+                total[pair] = total.get(pair, 0) + count
+        return tuple((*pair, count) for pair, count in total.items())
 
-    def _spent_by_label(self) -> tuple[list[Mapping[Hashable, Spent]], Spent]:
-        """What each client has spent in each run, by what tells who it is; and what all have."""
-        runs: list[Mapping[Hashable, Spent]] = []
-        common: Spent = {}
-        for number, part in enumerate(self.parts or (self,)):
-            # The draw of examples stays inside their client, so its q counts. Who takes part, or
-            # how many do, is hidden by a trusted server alone: else the q of clients is 1.
-            tells = part.unit == "client" and part.trust != "central"
-            # Clients without spending count as well: a name that is there is nobody else's.
-            run: dict[Hashable, Spent] = dict.fromkeys(part._client_names or (), {})
-            for client, spent in part._spent.items():
-                counted = add_up(
-                    *({(sigma, 1.0 if tells else q): n} for (sigma, q), n in spent.items())
-                )
-                if client is None:  # entries that name no client count for every client
-                    common = add_up(common, counted)
-                else:
-                    run[part._label(number, client)] = counted
-            runs.append(run)
-        return runs, common
-
-    def _label(self, number: int, client: int) -> Hashable:
-        """What tells who a client of this run is; without a name its place, in no other run."""
-        names = self._client_names
-        return (number, client) if names is None else names[client]
-
-    def _labels(self, client: int | str) -> list[Hashable]:
-        """The labels of one client; of a number in runs without names it may be several."""
-        names = self.client_names
-        if isinstance(client, str):
-            everyone = [*{n for part in self.parts or (self,) for n in part._client_names or ()}]
-            expected = f"one of {sorted(everyone)}" if everyone else "a number: it has no names"
-            check(client in everyone, "client", client, expected)
-            return [client]
-        check_whole("client", client, 0, None if names is None else len(names) - 1)
-        if names is not None:
-            return [names[client]]
-        return [
-            part._label(number, client)
-            for number, part in enumerate(self.parts or (self,))
-            if client in part._spent or client < len(part._client_names or ())
-        ]
+    def _clients_histories(self) -> list[History]:
+        """The histories of its clients, without those that another one dominates."""
+        return undominated(self.history(client) for client in self.clients or (None,))
 
     def _check_observer(self, observer: str | None) -> None:
         allowed = " or ".join(map(repr, self.observers))
@@ -591,9 +467,7 @@ class Ledger:
             allowed += " for trust='central': a trusted server sees the updates themselves"
         check(observer is None or observer in self.observers, "observer", observer, allowed)
 
-    def _histories(
-        self, quantity: str, client: int | str | None, observer: str | None
-    ) -> list[accounting.History]:
+    def _histories(self, quantity: str, client: int | None, observer: str | None) -> list[History]:
         """The histories among which is the one that spends most and is attacked most easily.
 
         Raises: `Uncertified`, naming the ``quantity`` that was asked for.
@@ -601,56 +475,30 @@ class Ledger:
         self._check_observer(observer)
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
-        runs, common = self._spent_by_label()
-        labels = [] if client is None else self._labels(client)
-        # What can be promised to everyone is what is promised to the client who spent most. A
-        # number that no run of a composition names may be any client of another run.
-        if client is None or (self.parts and not labels):
-            return worst_histories(runs, common)
-        histories = (h for label in labels for h in worst_histories(runs, common, label))
-        return [*dict.fromkeys(histories)] or [as_history(common)]
+        if not self.parts:
+            # What can be promised to everyone is what is promised to the client who spent most.
+            return self._clients_histories() if client is None else [self.history(client)]
+        expected = "None: what several runs spend together is counted for everybody"
+        check(client is None, "client", client, expected)
+        # Somebody may be at any client in each run: the worst way to meet them counts.
+        count = max(1, int(MOST_SUMS ** (1 / len(self.parts)) + 1e-9))
+        each = [at_most(part._clients_histories(), count) for part in self.parts]
+        return undominated({merged(histories) for histories in product(*each)})
 
-    def epsilon(
-        self,
-        client: int | str | None = None,
-        observer: str | None = None,
-        rows_per_person: int = 1,
-    ) -> float:
+    def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
 
         Args:
-            client: one client's name, or its number in `client_names`; ``None`` is the one who
-                spent most. Of a composition it is an upper bound where a run lacks the name, see
-                `compose`.
+            client: its number; ``None`` is the one who spent most, the only answer of a
+                composition.
             observer: one of `observers`; default: the first, of a composition each part's own.
-            rows_per_person: in the example unit, how many rows a person has at most, all with one
-                client; neighbours then differ by all of them, replaced by nothing together. Each
-                row is drawn by itself. Where rows of a person may lie with several clients, ask
-                what `for_everyone` makes of the ledger. More rows than one are counted by "pld".
 
         Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
-            for an observer whom this trust does not protect from, and for several rows in a unit
-            that protects all of them already.
-        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many);
-            for several rows never below what an attack finds, nor above the bound for groups
-            (test_several_rows.py).
-
-        >>> ledger = Ledger()
-        >>> ledger.record(1, None, 50, sample_rate=0.1, noise_multiplier=2.0)
-        >>> [round(ledger.epsilon(rows_per_person=k), 1) for k in (1, 2, 3)]
-        [1.7, 3.6, 5.8]
+            for an observer whom this trust does not protect from.
+        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
         """
-        check_whole("rows_per_person", rows_per_person, 1, MAX_ROWS)
-        expected = f"1: unit={self.unit!r} already protects a person with all rows at one client"
-        one = self.unit == "example" or rows_per_person == 1
-        check(one, "rows_per_person", rows_per_person, expected)
         histories = self._histories("epsilon", client, observer)
-        # Also of one row: "rdp" may state more for it than "pld" for several.
-        return max(
-            accounting.epsilon(history, self.delta, self.accountant, rows)
-            for history in histories
-            for rows in {1, rows_per_person}
-        )
+        return max(accounting.epsilon(x, self.delta, self.accountant) for x in histories)
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
@@ -665,7 +513,7 @@ class Ledger:
     def tradeoff(
         self,
         fpr: float | Float[np.ndarray, " n"],
-        client: int | str | None = None,
+        client: int | None = None,
         observer: str | None = None,
     ) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.
@@ -692,7 +540,7 @@ class Ledger:
         largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
-    def advantage(self, client: int | str | None = None, observer: str | None = None) -> float:
+    def advantage(self, client: int | None = None, observer: str | None = None) -> float:
         """The largest difference of `tradeoff` and its false positive rate: 0 hides, 1 tells all.
 
         Args: client, observer: as for `epsilon`.
@@ -716,28 +564,6 @@ class Ledger:
         for entry in releases:
             twin._append(twin._in_unit(entry))
         return twin
-
-    def for_everyone(self) -> "Ledger":
-        """Counts each release for every client, at its least noise and largest q.
-
-        An upper bound for runs in the example unit that split the same data in other ways. In the
-        other units another split, or grouping, makes other clients or persons: no epsilon is
-        certified then.
-
-        Guarantees: at least what any client has spent, however the data were dealt out
-            (test_attack_spending.py::test_ledgers_over_other_splits_are_bounded).
-        """
-        check(not self.parts, "ledger", "composition", "the ledger of one run")
-        # In another split somebody's data may lie with any client.
-        other = f"one {self.unit} of this run may be several, or a part of one, in another split"
-        reason = self.uncertified if self.unit == "example" else other
-        ledger = Ledger(**self.terms._replace(uncertified=reason)._asdict())
-        for entry in self._entries:
-            if rows := entry.rows():
-                sigmas, rates = zip(*(pair for _, pair in rows), strict=True)
-                entry = LedgerEntry(entry.round, None, entry.count, max(rates), min(sigmas))
-                ledger._append(entry)
-        return ledger
 
     def snapshot(self) -> "Ledger":
         """A copy that takes no more entries."""
@@ -798,16 +624,63 @@ def _content(ledger: Ledger) -> dict[str, Any]:
     content = {**ledger.terms._asdict(), "relation": RELATION}
     if ledger.parts:
         return {**content, "parts": [_content(part) for part in ledger.parts]}
-    # Files of earlier versions have no names: without them the text is theirs.
-    if ledger.client_names is not None:
-        content["client_names"] = list(ledger.client_names)
     return {**content, "releases": [dict(vars(entry)) for entry in ledger.releases]}
 
 
 def _from_content(content: Mapping[str, Any]) -> Ledger:
     """The ledger whose content this is; any error where it is none's."""
     if "parts" in content:
-        return Ledger.compose(*map(_from_content, content["parts"]))
-    names = content.get("client_names")
-    ledger = Ledger(**{name: content[name] for name in Terms._fields}, client_names=names)
+        return Ledger.compose(*map(_from_content, content["parts"]), delta=content["delta"])
+    ledger = Ledger(**{name: content[name] for name in Terms._fields})
     return ledger.after(LedgerEntry(**fields) for fields in content["releases"])
+
+
+def merged(histories: Iterable[History]) -> History:
+    """All releases of several histories, in an order of their own."""
+    total: dict[tuple[float, float], int] = {}
+    for sigma, q, steps in chain(*histories):
+        total[sigma or 0.0, q] = total.get((sigma or 0.0, q), 0) + steps
+    return tuple((*pair, steps) for pair, steps in sorted(total.items()))
+
+
+def at_most(histories: Sequence[History], count: int) -> list[History]:
+    """So many histories, of which each of the given ones is dominated by one."""
+    if len(histories) <= count:
+        return list(histories)
+    # Neighbours in noise have nearly the same rate where each client's noise was calibrated.
+    ordered = sorted(histories, key=lambda history: min(sigma or 0.0 for sigma, _, _ in history))
+    bounds = [len(ordered) * k // count for k in range(count + 1)]
+    return [_bound(ordered[low:high]) for low, high in pairwise(bounds)]
+
+
+def _bound(histories: Sequence[History]) -> History:
+    """A history that spends at least as much as each of these: epsilon never falls with less noise,
+    a larger rate or more releases."""
+    sigma = min(sigma or 0.0 for sigma, _, _ in chain(*histories))
+    rate = max(q for _, q, _ in chain(*histories))
+    return ((sigma, rate, max(sum(steps for *_, steps in history) for history in histories)),)
+
+
+def undominated(histories: Iterable[History]) -> list[History]:
+    """The histories that no other dominates: one of them spends most.
+
+    Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
+    one in their order, so histories of different lengths never dominate each other, but the empty
+    one, which every other dominates.
+    """
+    # Written so that each number, if larger, spends at least as much.
+    costs = {
+        tuple(
+            number for sigma, q, steps in history for number in (-(sigma or 0.0), q, steps)
+        ): history
+        for history in histories
+    }
+    if len(costs) > 1:
+        costs.pop((), None)
+    largest: list[tuple[float, ...]] = []
+    # The largest first: a later one may fall by an earlier one, and never the other way round.
+    for cost in sorted(costs, reverse=True):
+        rivals = (zip(rival, cost, strict=True) for rival in largest if len(rival) == len(cost))
+        if not any(all(a >= b for a, b in pairs) for pairs in rivals):
+            largest.append(cost)
+    return [costs[cost] for cost in largest]

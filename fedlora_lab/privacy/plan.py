@@ -1,7 +1,6 @@
 """The privacy settings: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -384,13 +383,12 @@ class Privacy:
         releases: int = 0,
         reproducible: bool = True,
         uncertified: str | None = None,
-        client_names: Sequence[str] | None = None,
     ) -> Ledger:
         """Makes a ledger for these settings, in which every client has made so many releases.
 
         Args:
             releases: number, >= 0.
-            reproducible, uncertified, client_names: see `Ledger`.
+            reproducible, uncertified: see `Ledger`.
 
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
@@ -402,7 +400,6 @@ class Privacy:
             trust=self.trust,
             reproducible=reproducible,
             uncertified=uncertified,
-            client_names=client_names,
         )
         if releases:
             self._check_noise()

@@ -35,7 +35,7 @@ ALWAYS = (
 """Caveats of every ledger."""
 OF_UNIT = {
     "example": "A person with several examples is protected less, as a group of them: "
-    "ledger.epsilon(rows_per_person=k) states the ε.",
+    "unit='person' protects them together.",
     "person": "A person with rows at several clients is protected less.",
     "client": "Nothing is hidden from the client itself.",
 }
@@ -46,21 +46,19 @@ OF_TRUST = {
 }
 
 
-BY_NAME = (
-    "The sum takes clients of one name for the same rows in every run: of rows that moved to "
-    "another name, because sites were merged, split or renamed, it may be too small."
+SAME_CLIENTS = (
+    "The sum takes a client for the same data in every run: of sites that were merged or split in "
+    "between it may be too small."
 )
-"""Caveat of a sum over runs that name their clients, see `Ledger.for_everyone`."""
+"""Caveat of a sum over runs in the client unit."""
 
 
-def statement(ledger: Ledger, observer: str | None = None, *, same_rows: bool = False) -> str:
+def statement(ledger: Ledger, observer: str | None = None) -> str:
     """States epsilon, delta, unit, neighbours, observer, what attackers reach, and a seed.
 
     Args:
         ledger: of a run, or a composition.
         observer: as of `Ledger.epsilon`.
-        same_rows: the parts of a composition are known to have dealt the same rows to the same
-            clients; else the statement says that this is assumed.
 
     Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
         no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).
@@ -97,8 +95,8 @@ def statement(ledger: Ledger, observer: str | None = None, *, same_rows: bool = 
         sentences.append(
             f"The noise came from a seed: nothing is promised to whoever knows it{twice}."
         )
-    if sum(bool(part.clients) for part in ledger.parts) > 1 and not (reason or same_rows):
-        sentences.append(BY_NAME)
+    if len(ledger.parts) > 1 and ledger.unit == "client" and not reason:
+        sentences.append(SAME_CLIENTS)
     return " ".join(sentences)
 
 

@@ -1,14 +1,13 @@
-"""Recipes: fine-tuning on your own data, learning rates by which it trains, predictions, and the
-open table's protocol. What trains a given setting stands in `federated`, not here.
+"""Recipes: settings that follow from public numbers. What trains a given setting stands in
+`federated`, not here.
 
-`finetune` chooses what is not given, by rates that were tuned on the library's tasks or that follow
-from public numbers. `protocol` has the settings at which every row of the open table is trained.
-
->>> from fedlora_lab import recipes
->>> recipes.tuned_rate("digits", "rolora", epsilon=1.0)
-0.04
+>>> import fedlora_lab as fl
+>>> task, plan = fl.tasks.digits(), fl.Plan(rounds=20, batch=32)
+>>> privacy = fl.Privacy(delta=1e-5, noise_multiplier=1.0)
+>>> round(fl.recipes.suggest_lr(task, "fedlora", privacy, plan).lr, 2)
+0.91
 """
 
-from fedlora_lab.recipes.tuned_rates import nearest_tuned_rate, suggest_lr, tuned_rate
+from fedlora_lab.recipes.tuned_rates import suggest_lr
 
-__all__ = ["nearest_tuned_rate", "suggest_lr", "tuned_rate"]
+__all__ = ["suggest_lr"]

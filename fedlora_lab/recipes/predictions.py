@@ -52,7 +52,7 @@ def predict_rows(
 
     Raises: ``ValueError`` where the run's model is not known by name, or a column is missing.
     Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter,
-        ::test_a_decoder_answers_prompts, ::test_a_row_that_cannot_be_read_stops_no_other.
+        ::test_a_decoder_answers_prompts.
     """
     import pandas as pd
     from peft import PeftModel

@@ -17,7 +17,6 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.dry_run import at_rate
-from fedlora_lab.recipes.protocol import plateau_end
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ LEARNED = 2 / 3
 """The share of the public examples that a rehearsal learns from; the others are scored."""
 FEWEST = 30
 """Public examples that a rehearsal takes at least."""
+NEAR = 0.03
+"""Accuracy below that of the best rate up to which another one still belongs to the range."""
 
 
 class Rehearsal(NamedTuple):
@@ -200,3 +201,30 @@ def _choose(table: "pd.DataFrame", measure: str) -> Rehearsal:
     edges = (table["lr"].min(), table["lr"].max())
     lr, clip_norm = float(best["lr"]), float(best["clip_norm"])
     return Rehearsal(table, measure, lr, clip_norm, end, best["lr"] in edges)
+
+
+def plateau_end(mean: "pd.Series") -> float:
+    """Finds the rate at which the score falls `NEAR` below the best.
+
+    Between two rates of the grid the score is a straight line over the rate's logarithm; at the end
+    of the grid the plateau is cut off.
+
+    Args: mean: the scores, by rate, ascending.
+    Guarantees: test_rates.py::test_a_plateau_ends_where_three_points_are_lost.
+    """
+    level = mean.max() - NEAR
+    later = mean[mean.idxmax() :]
+    lost = np.flatnonzero(later < level)
+    if not len(lost):
+        return float(later.index[-1])
+    pair: Any = later.iloc[lost[0] - 1 : lost[0] + 1]
+    return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
+
+
+def plateau_begin(mean: "pd.Series") -> float:
+    """Finds the rate from which on the score is at most `NEAR` below the best; see `plateau_end`.
+
+    Args: mean: the scores, by rate, ascending.
+    """
+    # A plateau begins where its mirror image ends.
+    return 1 / plateau_end(mean[::-1].set_axis(1 / mean.index[::-1]))

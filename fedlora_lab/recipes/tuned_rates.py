@@ -1,23 +1,17 @@
-"""Learning rates tuned on validation data, and rates that follow from public numbers alone.
+"""Learning rates that follow from public numbers alone.
 
-rates.json has what the studies under results/ found (studies/suggested_rates.py). They scored runs
-on validation examples, with seeds of their own; no ledger counts that. On private data every such
-look is a release that has to be counted (arXiv:2110.03620).
+No rate is tuned on private data: every look at their scores is a release that has to be counted
+(arXiv:2110.03620).
 """
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from fedlora_lab import methods
-from fedlora_lab._utils.run_settings import UNITS
-from fedlora_lab._utils.validation import check, check_number, check_one_of
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
@@ -32,16 +26,6 @@ from fedlora_lab.theory.products import OutputVariance, noise_factor
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-FILE = Path(__file__).with_name("rates.json")
-NO_BUDGET = "none"
-"""The name of training without privacy among the budgets of rates.json."""
-LIKE = {
-    "never": ("ffa-lora",),
-    "at once": ("fedlora",),
-    "within a round": ("la-lora-unfiltered", "rolora"),
-    "over rounds": ("rolora",),
-}
-"""How noise on two factors meets (`noise_product`) -> methods in which it does so."""
 HORIZON = 12
 """Rounds, and steps of a round, in which a schedule is looked at."""
 OUTPUT_VARIANCE = 0.35
@@ -58,60 +42,7 @@ TURNS = ("within a round", "over rounds")
 """Kinds of `noise_product` for which noise has half the variance of each factor: some of their runs
 collapse before the mean does."""
 TUNED_LORA = Lora(rank=4, alpha=8)
-"""The adapter that the committed searches trained."""
-
-
-@cache
-def load_rates() -> dict[str, dict[str, Any]]:
-    """Loads task -> unit -> slug -> budget -> rate. Under "setting" an embedded task has the plan,
-    privacy and adapter that its rates were tuned with.
-    """
-    return json.loads(FILE.read_text(encoding="utf-8"))
-
-
-class Suggestion(NamedTuple):
-    """A learning rate and where it comes from.
-
-    Args:
-        lr: of B; where A has another rate, it keeps its ratio to B's.
-        origin: for which method, budget and unit it was tuned, or that it is the default.
-        exact: that is what was asked for.
-    """
-
-    lr: float
-    origin: str
-    exact: bool
-
-
-def tuned_rate(
-    task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
-) -> float:
-    """Returns the learning rate that a search found for a method on one of the library's tasks.
-
-    It is the rate of the searched budget that is nearest.
-
-    Args:
-        task, method: by name or as they are.
-        epsilon: the budget, > 0; nearest is meant on a logarithmic axis. ``None``: training without
-            privacy.
-        unit: "example" or "client"; without privacy there is no difference.
-
-    Raises: ``ValueError`` when the task, the unit or the method was not tuned for;
-        `nearest_tuned_rate` has a rate in any case.
-    Guarantees: the rates of the committed searches
-        (test_tuned_rates.py::test_the_shipped_rates_are_those_of_the_committed_searches).
-
-    >>> tuned_rate("digits", "rolora", epsilon=1.0)
-    0.04
-    """
-    name, slug, budget, unit = _names(task, method, epsilon, unit)
-    table: Any = load_rates()
-    for argument, key in (("task", name), ("unit", unit), ("method", slug)):
-        check_one_of(argument, key, tuple(table))
-        table = table[key]
-    nearest = _nearest(table, budget)
-    check(nearest is not None, "epsilon", epsilon, f"a budget of the kind tuned for: {list(table)}")
-    return table[nearest]
+"""The adapter that the rates of `Plan` and of the committed searches suit."""
 
 
 class PublicSuggestion(NamedTuple):
@@ -239,7 +170,7 @@ class NoiseTakenUp(NamedTuple):
             hand made it: of the averaged model, or of a client's own where a factor stays with it.
         own_copies: variance of the noise in the A and in the B with which a client ends a round,
             over that in this model.
-        kind: how the noise on one factor meets that on the other, a key of `LIKE`.
+        kind: how the noise on one factor meets that on the other, see `noise_product`.
         balance: the amplification number that a balanced start allows at most.
         of_start: variance on an output of the noise in A times what B starts with.
         uncounted: what the row does with its noise that is not in here; ``None``: nothing.
@@ -353,7 +284,7 @@ def carry_over(rate: float, lora: Lora, by_clip: bool) -> float:
     holds gamma and A as well. Where gradients are clipped only gamma and the root of r remain.
 
     Args:
-        rate: that suits rank 4 and alpha 8.
+        rate: that suits `TUNED_LORA`.
         lora: the other one.
         by_clip: every step is clipped.
 
@@ -369,95 +300,10 @@ def carry_over(rate: float, lora: Lora, by_clip: bool) -> float:
     return rate * (math.sqrt(ratio) if by_clip else ratio)
 
 
-def nearest_tuned_rate(
-    task: Task | str,
-    method: Method | str,
-    epsilon: float | None = 8.0,
-    unit: str = "example",
-    lora: Lora | None = None,
-) -> Suggestion:
-    """Suggests a learning rate for any method, budget and unit, and says what it was tuned for.
-
-    In this order: the method at the nearest budget; a method whose factors move at the same times,
-    since noise reaches their products alike; the default of `Plan`. For another adapter than the
-    searches had it is carried over, see `carry_over`.
-
-    Args:
-        task, method, epsilon, unit: as for `tuned_rate`.
-        lora: the adapter; ``None``: that of the searches.
-
-    Guarantees: test_a_suggestion_says_where_it_comes_from,
-        ::test_a_tuned_rate_is_carried_over_to_another_adapter.
-    """
-    found = _nearest_tuned_rate(task, method, epsilon, unit)
-    by_clip = epsilon is not None and unit != "client"
-    lr = carry_over(found.lr, lora or TUNED_LORA, by_clip)
-    if lr == found.lr:
-        return found
-    origin = f"{found.lr:g} carried over from rank 4, alpha 8: {found.origin}"
-    return Suggestion(float(f"{lr:.3g}"), origin, exact=False)
-
-
-def _nearest_tuned_rate(
-    task: Task | str, method: Method | str, epsilon: float | None, unit: str
-) -> Suggestion:
-    """Suggests a learning rate for the adapter of the searches."""
-    from fedlora_lab.plots.style import name as described  # loads Matplotlib
-
-    name, slug, budget, unit = _names(task, method, epsilon, unit)
-    by_slug = load_rates().get(name, {}).get(unit, {})
-    row = methods.ALL.get(slug) if isinstance(method, str) else method
-    similar = () if row is None else LIKE[noise_product(row)]
-    nothing = f"nothing was tuned for {described(slug) if row is None else row.name}"
-    for like in (slug, *similar):
-        nearest = _nearest(by_slug.get(like, {}), budget)
-        if nearest is None:
-            continue
-        origin = f"tuned for {described(like)}{_at(nearest, unit)}"
-        if nearest != budget:
-            origin += f", the budget nearest to {budget}"
-        if like != slug:
-            origin += f"; {nothing}{_at(budget, unit)}"
-        exact = like == slug and nearest == budget
-        return Suggestion(by_slug[like][nearest], origin, exact)
-    origin = f"the default; {nothing} on {name}{_at(budget, unit)}"
-    return Suggestion(Plan().rate("B"), origin, exact=False)
-
-
-def _names(
-    task: Task | str, method: Method | str, epsilon: float | None, unit: str
-) -> tuple[str, str, str, str]:
-    """Checks task, method, budget and unit, and names them as rates.json does."""
-    if epsilon is not None:
-        check_number("epsilon", epsilon, 0, open_low=True)
-    check_one_of("unit", unit, UNITS)
-    name = task if isinstance(task, str) else task.name
-    slug = method if isinstance(method, str) else method.slug
-    if slug == "non-private":
-        slug, epsilon = "fedlora", None
-    if epsilon is None:
-        return name, slug, NO_BUDGET, "example"
-    # No rate was tuned for persons.
-    return name, slug, f"{epsilon:g}", "client" if unit == "client" else "example"
-
-
-def _nearest(tuned: Mapping[str, float], budget: str) -> str | None:
-    """The nearest of the budgets tuned for, on a log axis, of two the smaller; ``None``: none."""
-    if budget == NO_BUDGET:
-        return budget if budget in tuned else None
-    # Sorted, so that of two equally near the smaller is the first minimum.
-    budgets = sorted((label for label in tuned if label != NO_BUDGET), key=float)
-    return min(budgets, key=lambda label: abs(math.log(float(label) / float(budget))), default=None)
-
-
-def _at(budget: str, unit: str) -> str:
-    if budget == NO_BUDGET:
-        return " without privacy"
-    return f" at ε = {budget}" + (", unit client" if unit == "client" else "")
-
-
 def noise_product(row: Method) -> str:
-    """Says how noise on one factor can multiply noise on another: a key of `LIKE`.
+    """Says when noise on one factor can multiply noise on another.
+
+    Returns: "never", "at once", "within a round" or "over rounds".
 
     That is for the example unit. In the client unit noise falls on all that moved in a round at
     once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is

@@ -354,29 +354,12 @@ class Folder:
     def ledgers(self) -> Ledgers:
         """Collects every ledger in the folder by name, of all cells and of runs cleared away.
 
-        They are fit to be added up. A run that was cleared away may have split the same data
-        otherwise, sizes being equal or not: its releases are counted for every client, unless its
-        rows, split and model are known to be those of now.
-
         Raises: ``ValueError`` for one that cannot be read.
         Guarantees: test_attack_spending.py::test_a_run_cut_short_is_kept_by_a_fresh_start.
         """
         ledgers = self._ledgers_of_cells()
         for path in sorted(self.path.glob(SPENT)):
             ledgers[path.stem] = None if read_json(path) is None else Ledger.load(path)
-        now = self._fingerprint()
-        for name, ledger in ledgers.items():
-            cell = name.split("-", 2)[-1] if name.startswith("spent-") else name
-            # Under one key equal digests are of equal rows, in the same split.
-            same = cell == name or (now != "" and name.endswith(f".{now}"))
-            if ledger is not None and (cell.startswith("central-") or not same):
-                ledgers[name] = ledger.for_everyone()
-            elif ledger is not None:
-                # Of the same rows in the same split a client has the same number in each run,
-                # whatever its site was called then.
-                known = len(ledger.client_names or ())
-                numbers = range(max(known, 1 + max(ledger.clients, default=-1)))
-                ledgers[name] = ledger.with_client_names([str(k) for k in numbers])
         return ledgers
 
     def _fingerprint(self) -> str:
@@ -436,10 +419,7 @@ class Folder:
         return frame.assign(value=frame["value"].mask(rows, raised))
 
     def statements(self, frame: pd.DataFrame) -> list[str]:
-        """States which runs of a table were stopped, and what all of the folder spend together.
-
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
-        """
+        """States which runs of a table were stopped, and what all of the folder spend together."""
         return [*self.stopped_cells(), *total_statements(self.ledgers(), self.shown(frame))]
 
     def clear(self) -> None:
@@ -450,8 +430,7 @@ class Folder:
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been
             released.
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release; killed on its
-            way it leaves no cell without its settings
+        Guarantees: killed on its way it leaves no cell without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         mark = f".{self._fingerprint()}".rstrip(".")
@@ -516,8 +495,7 @@ def total_statements(
     sentences = []
     for title, summands in sums.items():
         try:
-            # Of other rows, or of these under another split, `ledgers` counts for every client.
-            sentence = statement(Ledger.compose(*summands), same_rows=True)
+            sentence = statement(Ledger.compose(*summands))
         except ValueError as error:
             sentence = f"no epsilon can be stated ({error})."
         sentences.append(f"{title}: {sentence}")

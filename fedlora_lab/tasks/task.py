@@ -165,8 +165,7 @@ class Task:
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
             `metrics.OverAll`, a score of all test examples together.
         labels: the classes in order, names or numbers; ``None``: numbers from 0.
-        client_names: one name per client, each once; numbers by default. What several runs spent
-            is added up by name, see `Ledger.compose`: a client keeps its name from run to run.
+        client_names: one name per client, each once; numbers by default.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
         info: JSON-able, without a number about private examples; ``info["task"]`` and
             ``info["arguments"]`` rebuild a built-in task.
@@ -234,16 +233,6 @@ class Task:
             f"{max(self.sizes)} examples, test {len(self.test[1])}, model parameters "
             f"{parameters:,}, adapters on {', '.join(self.targets)}, head {head})"
         )
-
-    @property
-    def given_names(self) -> tuple[str, ...] | None:
-        """The clients' names, by which another run knows them again; ``None`` where they have none.
-
-        The number of a client, "0", "1", ..., is its place and no name. The data of a single client
-        may be those of any client of another task.
-        """
-        numbers = tuple(map(str, range(len(self.clients))))
-        return None if len(numbers) == 1 or self.client_names == numbers else self.client_names
 
     @property
     def parts(self) -> dict[str, Examples]:

@@ -75,11 +75,11 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     assert labels(output) == ["RoLoRA"]
     assert float(output.locator(".fl-bench").get_attribute("data-lag")) < 500
     output.locator("select").first.select_option("fedlora")  # nothing that was run is relabelled
-    output.locator(".rate").filter(has_text="tuned for FedLoRA at ε = 8").wait_for()
+    output.locator(".rate").filter(has_text="from public numbers").wait_for()
     assert labels(output) == ["RoLoRA"] and first.match(output.locator(".say").inner_text())
     output.locator("[data-slide=epsilon]").focus()
     notebook.page.keyboard.press("End")
-    output.locator(".rate").filter(has_text="without privacy").wait_for()
+    output.locator(".rate").filter(has_text="no noise depends on it").wait_for()
     assert output.locator("[data-knob=epsilon]").input_value() == "∞"
     press(output, "Start")
     output.locator("td [data-label]").nth(1).wait_for()
@@ -179,6 +179,6 @@ def test_it_pauses_and_answers_while_the_kernel_is_busy(notebook, show):
     output.locator("[data-slide=epsilon]").focus()
     notebook.page.keyboard.press("End")
     assert output.locator("[data-knob=epsilon]").input_value() == "∞"
-    output.locator(".rate").filter(has_text="without privacy").wait_for()
+    output.locator(".rate").filter(has_text="no noise depends on it").wait_for()
     press(output, "Reset")
     output.locator("td").filter(has_text="No run yet").wait_for()

@@ -52,7 +52,7 @@ def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):
 
 
 COMPUTED = {
-    "06.4": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
+    "07.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "14.3": lambda: 32 / (4 + 32 / 64),
     "13.4": lambda: theory.gdp_epsilon(2.5, 1e-5),
 }
@@ -95,8 +95,8 @@ def test_a_mistake_is_recognised_by_its_first_digits():
 @pytest.mark.parametrize(
     ("key", "answer", "words"),
     [
-        ("06.4", 77.27, "sigma divides"),
-        ("06.4", 77.12, "that is at δ = 0.00001"),
+        ("07.3", 77.27, "sigma divides"),
+        ("07.3", 77.12, "that is at δ = 0.00001"),
         ("04.3", 0.0375, "either a root is missing"),
         ("04.3", 0.6 / 64 * 2, "the width counts by its root"),
         ("13.4", 24.4, "the signal over the noise"),

@@ -178,16 +178,16 @@ WRONG = {
         lambda T, tau, d_out, d_in, *rest: solution("06.2")(T, tau, d_in, d_out, *rest),
         lambda T, tau, o, i, r, gamma: solution("06.2")(T, tau, o, i * r, r, gamma),
     ],
-    "06.3": [
-        lambda dB, A, C, sigma, xi: solution("06.3")(dB, A, C, sigma / C, xi),
-        lambda dB, *rest: len(dB) * solution("06.3")(dB, *rest),
-        lambda dB, *rest: solution("06.3")(dB.sum(0)[None], *rest) / len(dB),
+    "07.2": [
+        lambda dB, A, C, sigma, xi: solution("07.2")(dB, A, C, sigma / C, xi),
+        lambda dB, *rest: len(dB) * solution("07.2")(dB, *rest),
+        lambda dB, *rest: solution("07.2")(dB.sum(0)[None], *rest) / len(dB),
     ],
-    "06.5": [
-        vary(solution("06.5"), then=lambda loss: 2 * loss),
-        vary(solution("06.5"), tau=np.sqrt),
-        vary(solution("06.5"), h=np.negative),
-        lambda tau, eta, h: (2 * solution("06.5")(tau, eta, h) / h) ** 0.5,
+    "07.1": [
+        vary(solution("07.1"), then=lambda loss: 2 * loss),
+        vary(solution("07.1"), tau=np.sqrt),
+        vary(solution("07.1"), kappa=np.negative),
+        lambda tau, eta, kappa: (2 * solution("07.1")(tau, eta, kappa) / kappa) ** 0.5,
     ],
     "08.1": [
         lambda g_B, g_A: solution("08.1")(*solution("08.1")(g_B, g_A)),

@@ -5,18 +5,15 @@ Flower.
 import re
 import warnings
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from calls import Options, refused
-from commands import SMALL, call
 from flower_runs import party
-from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
+from toy_tasks import LORA, PLAN, play, private, records_of, tokens
 
 import fedlora_lab as fl
-from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.federated.run import Run
@@ -47,34 +44,6 @@ def indices(records):
     return [record.index for record in records]
 
 
-@pytest.mark.slow
-def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
-    """What --fresh cleared away is told, alone or added up, in the last lines and on the page; also
-    where the run that came after it spends nothing, and that one too, had it been cut short.
-    """
-    out = tmp_path / "out"
-    command = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed", "none"]
-    assert call(*command) == 0
-    assert "Runs without a seed" not in capsys.readouterr().out, "the table shows it"
-    cleared = Ledger.load(out / "checkpoints" / "deer-release" / "ledger.json")
-    bare = [word for word in command if "--delta" not in str(word)]
-    assert call(*bare, "--epsilon", "none") == 0
-    sentence = (
-        "Runs without a seed (1 here, including interrupted and deleted ones), together: "
-        f"epsilon = {round_up(cleared.epsilon(), '.4g')}"
-    )
-    assert sentence in capsys.readouterr().out and sentence in (out / "report.html").read_text()
-    (out / "checkpoints" / "deer-release" / "rounds.csv").unlink()
-    assert call(*command) == 0
-    output = capsys.readouterr().out
-    assert "Runs without a seed (2 here" in output
-    assert (
-        f"epsilon = {round_up(Ledger.compose(cleared, cleared).epsilon(), '.4g')} at delta"
-        in output
-    )
-    assert "Runs without privacy (1 here, including interrupted and deleted ones)" in output
-
-
 def example_cell():
     return Cell.from_name("fedlora", tokens(), private("example"), FOUR, **RELEASE)
 
@@ -92,17 +61,13 @@ def play_two_rounds(folder, cell):
 
 
 def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
-    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away.
-
-    It counts for every client: another run in this folder may deal the data to other clients.
-    """
+    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away."""
     cell = example_cell()
     with Folder(tmp_path / "out") as folder:
         path = play_two_rounds(folder, cell) / "ledger.json"
         folder.clear()
         (kept,) = folder.ledgers().values()
         assert kept is not None and [entry.round for entry in kept.releases] == [1, 2]
-        assert kept.clients == ()
         assert len(list(run_cell(folder, cell))) == 5
         assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
         path.write_bytes(path.read_bytes()[:-9])
@@ -271,19 +236,3 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path):
         assert list(run_cell(folder, cell, max_epsilon=spent)) == []
         frame = folder.with_spending(folder.read("fedlora", None))
     assert frame.query("measure == 'epsilon'")["value"].iloc[-1] == spent
-
-
-def test_ledgers_over_other_splits_are_bounded():
-    """A client's number means nothing in another split: each release counts for every client."""
-    ledger = book(play(tokens(), "fedlora", private("example", sigma=(1.0, 2.0, 1.5)))[-1])
-    everyone = ledger.for_everyone()
-    assert everyone.clients == () and everyone.terms == ledger.terms
-    # Somebody's data may lie with client k in one split and with client j in the other.
-    for k, j in product(ledger.clients, ledger.clients):
-        moved = accounting.epsilon(
-            ledger.history(k) + ledger.history(j), ledger.delta, ledger.accountant
-        )
-        assert Ledger.compose(everyone, everyone).epsilon() >= moved
-    # A client of this run may be five of another: its data move a release by more than C there.
-    clients = book(play(tokens(), "fedlora", private("client"))[-1]).for_everyone()
-    assert "in another split" in str(clients.uncertified)

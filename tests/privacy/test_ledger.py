@@ -1,9 +1,9 @@
 """The ledger: what it counts, when it refuses to count, and that no damaged file passes for one."""
 
+import itertools
 import json
 import math
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ import pytest
 import torch
 from calls import Options, refused
 from commands import succeeded
-from toy_tasks import PLAN, book, people, play, private
 
-import fedlora_lab as fl
 from fedlora_lab._utils import files
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
@@ -50,19 +48,6 @@ def test_a_client_has_spent_what_it_took_part_in():
     assert ledger.epsilon(1) == accounting.epsilon(ledger.history(1), 1e-5)
 
 
-def test_a_replay_counts_once():
-    """A resumed round draws the same noise. A different entry for it is an error."""
-    ledger = filled()
-    before = ledger.to_json()
-    terms: Options = {"sample_rate": 0.1, "repeats": True}
-    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **terms)
-    with refused(r"^round=1: expected the entry that this round alr"):
-        ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.9), **terms)
-    assert ledger.to_json() == before
-    with refused(r"^repeats=True: expected False in release mode: the no"):
-        filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
-
-
 def test_every_record_counts():
     """A second run that writes the same rounds into one ledger has released them anew; a release
     without noise protects nobody whom it names."""
@@ -76,18 +61,16 @@ def test_every_record_counts():
 
 
 def test_a_release_beyond_the_limit_is_refused_and_not_recorded():
-    """What other runs have spent counts, client by client; a replay costs nothing."""
+    """What other runs have spent counts, at whichever client, and at any delta."""
     noise: Options = {"sample_rate": 1.0, "noise_multiplier": 4.0}
     terms: Options = {"unit": "client", "trust": "local", "accountant": "rdp"}
-    earlier, ledger = (Ledger(**terms, client_names=names) for names in (["a", "b"], ["b", "a"]))
+    earlier, ledger = Ledger(**terms, delta=1e-4), Ledger(**terms)
     earlier.record(1, [0], 3, **noise)
-    earlier.record(1, [1], 1, **noise)
-    limit = earlier.epsilon()
-    ledger.record(1, [0], 2, **noise, limit=limit, earlier=[earlier])
-    for clients, more in ([0], [earlier]), (None, []):
+    limit = accounting.epsilon(((4.0, 1.0, 5),), 1e-5, "rdp")
+    ledger.record(1, [1], 2, **noise, limit=limit, earlier=[earlier])
+    for clients, count, more in ([0], 3, [earlier]), (None, 4, []):
         with pytest.raises(BudgetExceeded, match=r"^limit=.*after round 2; it is not recorded"):
-            ledger.record(2, clients, 2, **noise, limit=limit, earlier=more)
-    ledger.record(1, [0], 2, **noise, limit=limit, earlier=[earlier], repeats=True)
+            ledger.record(2, clients, count, **noise, limit=limit, earlier=more)
     assert [entry.round for entry in ledger.releases] == [1]
     with pytest.raises(BudgetExceeded, match="at least inf"):
         Ledger(uncertified="noise before the clip").record(1, None, **noise, limit=1e9)
@@ -111,7 +94,7 @@ from fedlora_lab import Ledger as same
 from fedlora_lab.privacy import Ledger, Privacy, privacy_page, statement
 for accountant in ("pld", "rdp"):
     plan = Privacy(noise_multiplier=2.0, sample_rate=0.1, accountant=accountant)
-    ledger = plan.ledger(releases=10, client_names=["a"])
+    ledger = plan.ledger(releases=10)
     ledger.record(11, [0], sample_rate=0.5, noise_multiplier=2.0, limit=8.0)
     ledger.save("ledger.json")
     total = Ledger.compose(ledger, same.load("ledger.json"))
@@ -146,7 +129,6 @@ def test_an_uncertified_ledger_states_no_epsilon():
         ledger.advantage,
         lambda: ledger.tradeoff(0.1, 0),
         Ledger.compose(filled(), ledger).epsilon,
-        ledger.for_everyone().epsilon,
     ):
         with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
             state()
@@ -201,16 +183,18 @@ def test_every_epsilon_names_its_observer():
 
 
 def test_compose_adds_up():
-    """Runs on the same data: their releases together, client by client; equal runs count twice."""
-    names = ["Bonn", "Trier", "Ulm", "Jena"]
-    first = filled(client_names=names)
-    second = filled(reproducible=False, client_names=names)
+    """Runs on the same data: their releases together, of whichever client in each costs most; equal
+    runs count twice."""
+    first = filled()
+    second = filled(reproducible=False)
     second.record(2, (1, 3), 3, sample_rate=0.5, noise_multiplier=2.0)
     both = Ledger.compose(first, second)
-    together = accounting.epsilon(first.history(1) + second.history(1), 1e-5)
-    assert both.epsilon(1) == together and both.clients == (0, 1, 2, 3)
+    spent = [first.history(k) + second.history(j) for k in range(3) for j in range(4)]
+    assert both.epsilon() == max(accounting.epsilon(x, 1e-5) for x in spent)
+    assert both.clients == () and Ledger.compose(both, second).epsilon() > both.epsilon()
     assert both.reproducible and not Ledger.compose(second, second).reproducible
-    assert Ledger.compose(first, both).history(0) == ((1.0, 0.1, 30),)
+    with refused(r"^client=1: expected None: what several runs spend together"):
+        both.epsilon(1)
     frozen = both.to_json()
     # What it said has been spent, whatever a part records later.
     first.record(7, (0,), 5, **RATES)
@@ -222,145 +206,54 @@ def test_compose_adds_up():
             change()
 
 
-def dealt(random, names):
-    """A ledger of random rounds of these clients, each with a rate and noise of its own."""
-    count = len(names)
-    ledger = Ledger(accountant="rdp", client_names=names)
-    rates = random.choice([0.05, 0.1, 0.3], count)
-    sigmas = random.choice([0.8, 1.0, 1.5], count)
-    for t in range(3):
-        ids = np.flatnonzero(random.random(count) < 0.6).tolist()
-        ledger.record(t, ids, 5, sample_rate=rates[ids], noise_multiplier=sigmas[ids])
-    ledger.record(3, None, 1, sample_rate=0.2, noise_multiplier=3.0)
-    return ledger
-
-
-def spent_by(persons):
-    """Epsilon of each (ledger, name, of the same person) by the releases alone."""
-    history = []
-    for ledger, name in persons:
-        for entry in ledger.releases:
-            rows = dict(entry.rows())
-            key = ledger.client_names.index(name) if name in ledger.client_names else None
-            pair = rows.get(None, rows.get(key))
-            if pair is not None:
-                history.append((*pair, entry.count))
-    return accounting.epsilon(tuple(history), 1e-5, "rdp")
-
-
-NAMES = ("Bonn", "Jena", "Trier", "Ulm", "Aachen", "Koeln")
-
-
 @pytest.mark.parametrize("seed", range(6))
-def test_clients_are_known_by_name_wherever_they_stand(seed):
-    """In a second run clients stand in another order, one joined, and one may have left."""
-    random = np.random.default_rng(seed)
-    first, second = NAMES[:4], [*random.permutation(NAMES[: 5 - seed % 3])]
-    books = [dealt(random, names) for names in (first, [str(name) for name in second])]
-    both = Ledger.compose(*books)
-    assert both.client_names == tuple(dict.fromkeys([*first, *second]))
-    everyone = both.client_names or ()
-    each = {name: spent_by([(book, name) for book in books]) for name in everyone}
-    assert {name: both.epsilon(name) for name in each} == pytest.approx(each)
-    assert both.epsilon() == pytest.approx(max(each.values()))
-    assert [both.epsilon(k) for k in range(len(each))] == pytest.approx([*each.values()])
-    assert Ledger.from_json(both.to_json()).epsilon() == both.epsilon()
-    with refused(r"^client='Paris': expected one of \['"):
-        both.epsilon("Paris")
-
-
-@pytest.mark.parametrize("seed", range(12))
 def test_a_sum_is_never_below_what_a_client_has_spent(seed):
-    """Sites are renamed, moved, left out, joined, or have no names in two or three runs; what each
-    has spent is counted beside, by who it really is."""
+    """Whichever client somebody's data were at in each run; in every trust of every unit."""
     random = np.random.default_rng(seed)
-    books, people = [], []
-    for run in range(2 + seed % 2):
-        who = random.permutation(6)[: random.integers(2, 6)]
-        # The same site is called otherwise in some runs, and no two sites have one name.
-        names = [NAMES[k] if random.random() < 0.6 else f"{NAMES[k]} in run {run}" for k in who]
-        book = dealt(random, names)
-        people.append(dict(zip(who.tolist(), names, strict=True)))
-        books.append(book)
-    unnamed = [book.with_client_names(None) if random.random() < 0.3 else book for book in books]
-    both = Ledger.compose(*unnamed)
-    for person in range(6):
-        pairs = [(book, names.get(person)) for book, names in zip(books, people, strict=True)]
-        truth = spent_by(pairs)
-        assert both.epsilon() >= truth * (1 - 1e-12)
-        for (book, name), counted in zip(pairs, unnamed, strict=True):
-            if name is not None:
-                known = name if counted.client_names else book.client_names.index(name)
-                mixed = both.client_names is None or isinstance(known, str)
-                assert not mixed or both.epsilon(known) >= truth * (1 - 1e-12)
+    unit = ("example", "person", "client")[seed % 3]
+    trusts = ("local", "secagg", "central") if unit == "client" else ("local",) * 3
+    books = []
+    for trust in trusts:
+        ledger = Ledger(unit=unit, trust=trust, accountant="rdp")
+        rates = random.choice([0.05, 0.1, 0.3], 4)
+        sigmas = random.choice([0.8, 1.0, 1.5], 4)
+        for t in range(3):
+            ids = np.flatnonzero(random.random(4) < 0.6).tolist()
+            each: Options = {"sample_rate": rates[ids], "noise_multiplier": sigmas[ids]}
+            ledger.record(t, ids, 5, **(each if trust == "local" else RATES))
+        ledger.record(3, None, 1, sample_rate=0.2, noise_multiplier=3.0)
+        books.append(ledger)
+    spent = Ledger.compose(*books).epsilon()
+    for places in itertools.product(range(4), repeat=3):
+        histories = [book.history(k) for book, k in zip(books, places, strict=True)]
+        assert spent >= accounting.epsilon(sum(histories, ()), 1e-5, "rdp") * (1 - 1e-12)
 
 
-def test_many_ways_to_match_clients_are_bounded():
-    """Of clients without names each may be any: with many kinds of noise not one by one."""
+def test_a_sum_over_many_different_clients_is_a_bound_that_is_not_far_above():
     sigmas = np.linspace(0.9, 1.2, 30)
-    rates = np.linspace(0.1, 0.14, 30)
     ledger = Ledger(accountant="rdp")
+    rates = np.linspace(0.1, 0.14, 30)
     ledger.record(0, range(30), 20, sample_rate=rates, noise_multiplier=sigmas)
     both = Ledger.compose(ledger, ledger)
     sums = [ledger.history(k) + ledger.history(j) for k in range(30) for j in range(k, 30, 5)]
     worst = max(accounting.epsilon(history, 1e-5, "rdp") for history in sums)
     assert worst <= both.epsilon() <= 1.1 * worst
     assert len(both._histories("epsilon", None, None)) <= 64
-    for client in (3, 30):  # the second was never drawn where it has this number
-        with refused(rf"^client={client}: expected a client that all runs know"):
-            both.history(client)
-    assert both.epsilon(30) == both.epsilon()
-    numbers = [str(k) for k in range(30)]
-    named = Ledger.compose(*(ledger.with_client_names(numbers) for _ in range(2)))
-    assert named.history(3) == ((sigmas[3], rates[3], 40),)
-    # Of more runs than are matched one by one each counts with its bound.
     assert Ledger.compose(*[ledger] * 12).epsilon() > both.epsilon()
 
 
-def test_a_run_writes_its_clients_names_and_an_adapter_does_not(tmp_path):
-    """Who took part is not told to whoever gets the adapter; a file without names still loads."""
-    task = replace(people(), client_names=("Bonn", "Trier", "Ulm"))
-    *_, last = play(task, "fedlora", private("person"), checkpoint=tmp_path / "c", seed=None)
-    stored = Ledger.load(tmp_path / "c" / "ledger.json")
-    assert book(last).client_names == stored.client_names == task.client_names
-    fl.save_adapter(last, tmp_path / "adapter")
-    handed_on = Ledger.load(tmp_path / "adapter" / "ledger.json")
-    assert handed_on.client_names is None and handed_on.epsilon() == stored.epsilon()
-    assert all(b"Bonn" not in path.read_bytes() for path in (tmp_path / "adapter").iterdir())
-    assert book(play(people(), "fedlora", private("person"))[-1]).client_names is None
-    # A file of an earlier version goes on, under the names of the run.
-    stored.with_client_names(None).save(tmp_path / "c" / "ledger.json")
-    longer = PLAN.replace(rounds=3)
-    again = play(task, "fedlora", private("person"), longer, resume=tmp_path / "c", seed=None)
-    assert book(again[-1]).client_names == task.client_names
-    moved = replace(task, client_names=("Trier", "Bonn", "Ulm"))
-    with refused(r"^client_names=\('Bonn', .*: expected \('Trier', "):
-        play(moved, "fedlora", private("person"), longer, resume=tmp_path / "c", seed=None)
-
-
-def test_pooled_data_are_spent_for_every_client():
-    """In a run of one client its data may be those of any client in another run; with noise of its
-    own too. A round in which the one client takes no part counts for nobody.
-    """
-    task = people()
-    plan = PLAN.replace(batch=2)
-    privacy = private("person")
-    apart = book(play(task, "fedlora", privacy, plan)[-1])
-    alone = privacy.replace(noise_multiplier=(0.8,))
-    pooled = book(play(task.pooled(), "fedlora", alone, plan)[-1])
-    assert alone.resolve(task.pooled(), plan).ledger(3).clients == ()
-    both = Ledger.compose(pooled, apart)
-    for client in apart.clients:
-        together = pooled.history() + apart.history(client)
-        assert both.epsilon(client) == accounting.epsilon(together, 1e-3, "rdp")
-    never = play(task.pooled(), "fedlora", privacy, plan.replace(participation=1e-9))
-    assert book(never[-1]).epsilon() == 0
-
-
 def test_compose_refuses_other_terms():
-    for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
-        with refused(rf"^{name}=\[.*\]: expected the same in all ledgers"):
-            Ledger.compose(Ledger(), other)
+    """Of other deltas one is named, at which all are stated; nothing makes other units add up."""
+    with refused(r"^unit=\['example', 'client'\]: expected one unit: nobody knows how many"):
+        Ledger.compose(Ledger(), Ledger(unit="client"), delta=1e-5)
+    books = [filled(), filled(delta=1e-6)]
+    with refused(r"^delta=\[1e-05, 1e-06\]: expected the same in all ledgers, or compose"):
+        Ledger.compose(*books)
+    both = Ledger.compose(*books, delta=1e-7)
+    assert both.delta == 1e-7
+    assert both.epsilon() == accounting.epsilon(filled().history(1) * 2, 1e-7)
+    assert Ledger.from_json(both.to_json()).epsilon() == both.epsilon()
+    assert Ledger.compose(both, filled(delta=1e-7)).delta == 1e-7
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings, strategies as st
 from reports import frame as report_frame, ledgers as report_ledgers, settings as report_settings
 
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
-from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
 
@@ -109,7 +108,7 @@ def spoiled(name, content, draw):
 @given(st.data())
 @settings(max_examples=30)
 def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, data):
-    """The report, a run that joins and the audit take it or refuse in one line; nothing else is
+    """The report and a run that joins take it or refuse in one line; nothing else is
     touched, and what is taken as a frame is one."""
     place = tmp_path_factory.mktemp("damaged")
     folder = place / "run"
@@ -119,7 +118,6 @@ def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, 
     (folder / name).write_bytes(spoiled(name, folder_files[name], data.draw))
     (place / "other").write_text("mine")
     taken_or_refused(lambda: report(folder))
-    taken_or_refused(lambda: rebuild_cells(folder, None, 0))
     with Folder(folder) as held:
         taken_or_refused(lambda: held.claim(report_settings(**ONE)))
     assert {*place.iterdir()} == {folder, place / "other"}

@@ -7,14 +7,12 @@ from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.methods.optimizers import OPTIMIZERS
 from fedlora_lab.review.claims import CHECKS
-from studies import v_elsewhere
 
 DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
@@ -40,7 +38,8 @@ def test_every_public_name_shows_an_example(name):
 
 def test_guarantees_name_tests_that_exist():
     """In docstrings and on every page."""
-    files = [*(ROOT / "tests").rglob("*.py")]
+    folders = ROOT / "tests", ROOT / "studies" / "tests"
+    files = [path for folder in folders for path in folder.rglob("*.py")]
     text = "".join(path.read_text("utf-8") for path in files)
     known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
     for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN):
@@ -142,29 +141,3 @@ def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
     assert 8 < run()["last"].epsilon <= 9
     with pytest.raises(SystemExit, match="calibrate it to a smaller one"):
         run()
-
-
-def test_three_pages_say_where_v_fails():
-    """Fault: they said "off by up to three times", and one query layer was off by twenty-one."""
-    said = (
-        "with one adapted layer the predicted end comes up to three octaves too early, with all",
-        "up to 1.6 octaves too late",
-        "nearly one octave too late",
-    )
-    pages = [ROOT / "docs" / "rates.md", ROOT / "docs" / "table.md"]
-    pages.append(ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb")
-    for page in pages:
-        words = " ".join(page.read_text(encoding="utf-8").split()).lower()
-        assert [part for part in said if part not in words] == [], page.name
-
-
-def test_how_far_v_is_off_is_what_its_frame_says():
-    late = v_elsewhere.octaves_late(pd.read_csv(v_elsewhere.FRAME))
-    one, few = (
-        [f"{abs(late[case, slug]):.1f}" for slug in ("ffa-lora", "fedlora")]
-        for case in ("one layer", "few steps")
-    )
-    assert late["one layer", "fedlora"] < 0 < late["few steps", "ffa-lora"]
-    page = " ".join((ROOT / "docs" / "rates.md").read_text(encoding="utf-8").split())
-    assert f"FFA-LoRA's end {one[0]} octaves too early and FedLoRA's {one[1]}" in page
-    assert f"it puts them {few[0]} and {few[1]} octaves too late" in page

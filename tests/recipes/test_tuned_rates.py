@@ -1,6 +1,5 @@
-"""The learning rates that commands suggest: tuned on the studies, and said where they come from."""
+"""The learning rates that are suggested: from public numbers, and said where they come from."""
 
-import json
 import re
 
 import pytest
@@ -12,58 +11,6 @@ from fedlora_lab import methods
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.recipes import tuned_rates
-from studies.suggested_rates import collected
-
-
-def test_the_shipped_rates_are_those_of_the_committed_searches():
-    assert json.loads(tuned_rates.FILE.read_text(encoding="utf-8")) == collected()
-
-
-LIKE = methods.FedLoRA.replace(name="like la-lora", filter=methods.LALoRA.filter)
-
-
-@pytest.mark.parametrize(
-    ("method", "epsilon", "unit", "line", "exact"),
-    [
-        ("rolora", 8.0, "example", "tuned for RoLoRA at ε = 8", True),
-        ("rolora", 2.5, "example", "tuned for RoLoRA at ε = 3, the budget nearest to 2.5", False),
-        ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,", False),  # of two the smaller
-        ("rolora", None, "client", "tuned for RoLoRA without privacy", True),
-        ("non-private", 8.0, "example", "tuned for FedLoRA without privacy", True),
-        (
-            LIKE,
-            1.0,
-            "example",
-            "tuned for FedLoRA at ε = 1; nothing was tuned for like la-lora",
-            False,
-        ),
-    ],
-)
-def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
-    methods.FedLoRA.replace(name="LIKE LA-LORA")  # another row of the same slug changes no name
-    found = tuned_rates.nearest_tuned_rate("digits", method, epsilon, unit)
-    assert found.origin.startswith(line) and found.exact == exact
-    default = tuned_rates.nearest_tuned_rate("elsewhere", "rolora", 1.0)
-    words = "the default; nothing was tuned for RoLoRA on elsewhere"
-    assert default.lr == 0.3 and default.origin.startswith(words)
-
-
-def test_what_was_not_tuned_is_refused():
-    with refused(r"^epsilon=None: expected a budget of the kind"):
-        fl.tuned_rate("digits", "fedask", epsilon=None)
-    with refused(r"^method='nope': expected one of"):
-        fl.tuned_rate("digits", "nope")
-
-
-def test_a_tuned_rate_is_carried_over_to_another_adapter():
-    """Four times the scale: a quarter of the rate where steps are clipped, else a sixteenth."""
-    wide = fl.Lora(rank=4, alpha=32)
-    for epsilon, unit, factor in ((8.0, "example", 4), (8.0, "client", 16), (None, "example", 16)):
-        plain = tuned_rates.nearest_tuned_rate("digits", "ffa-lora", epsilon, unit)
-        found = tuned_rates.nearest_tuned_rate("digits", "ffa-lora", epsilon, unit, wide)
-        assert found.lr == pytest.approx(plain.lr / factor, rel=1e-2)
-        assert not found.exact and "carried over from rank 4, alpha 8" in found.origin
-
 
 BOUND = tuned_rates.SUGGESTED_VARIANCE
 

@@ -13,7 +13,7 @@ from places import ROOT
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.statement import BY_NAME, OF_TRUST, caveats
+from fedlora_lab.privacy.statement import OF_TRUST, SAME_CLIENTS, caveats
 from fedlora_lab.report.run_folder import total_statements
 from fedlora_lab.report.summary_table import epsilon_text
 
@@ -47,7 +47,7 @@ def test_a_statement_has_all_its_parts():
 @pytest.mark.parametrize("sigma", [1.7, 2.3, 3.1, 50.0, 700.0])
 def test_what_is_written_is_never_less_than_the_ledger_says(sigma):
     """Nor do a report, a card and one line of a ledger round an epsilon down."""
-    book = Ledger(client_names=["Bonn"])
+    book = Ledger()
     book.record(1, [0], 7, sample_rate=0.3, noise_multiplier=sigma)
     spent = book.epsilon()
     page = fl.privacy.privacy_page(book)
@@ -86,17 +86,11 @@ def test_a_statement_names_its_observer():
     )
 
 
-def test_a_sum_by_names_says_what_it_assumes():
-    """Bonn was split in two and one half kept its name: of the other half the sum is too small."""
-    books = []
-    for names in (["Bonn"], ["Bonn", "Trier"]):
-        book = Ledger(reproducible=False, client_names=names)
-        book.record(1, range(len(names)), 4, sample_rate=1.0, noise_multiplier=4.0)
-        books.append(book)
-    said = fl.privacy.statement(Ledger.compose(*books))
-    assert said.endswith(BY_NAME) and BY_NAME not in fl.privacy.statement(books[1])
-    anybody = Ledger.compose(*(book.for_everyone() for book in books))
-    assert BY_NAME not in fl.privacy.statement(anybody) and anybody.epsilon() >= books[0].epsilon()
+def test_a_sum_over_clients_says_what_it_assumes():
+    """Bonn was split in two: of its data the sum is too small."""
+    said = fl.privacy.statement(Ledger.compose(ledger("local"), ledger("local")))
+    assert said.endswith(SAME_CLIENTS)
+    assert SAME_CLIENTS not in fl.privacy.statement(Ledger.compose(FRESH, FRESH))
 
 
 BOUND = re.compile(r"(?:ε|epsilon|δ|delta)\w* ?(?:=|of|is|to|>=)? ?\{[^{}]*:,?\.\d+[efg]\}")

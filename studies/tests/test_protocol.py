@@ -16,8 +16,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.federated.compare import run_cells
-from fedlora_lab.recipes import protocol
-from studies import other_ranks, rates, table
+from studies import other_ranks, protocol, rates, table
 
 NAME = "digits, example, epsilon 8"
 SMALL = replace(
@@ -203,7 +202,7 @@ def test_a_run_of_a_committed_card_is_found_again(pytestconfig):
     draw = random.Random()
     card = draw.choice(table.load_cards())
     names = [name for name, found in card["settings"].items() if "accuracy" in found]
-    if not pytestconfig.getoption("every_row"):
+    if not pytestconfig.getoption("every_row", False):
         names = [name for name in names if name.startswith("digits")]
     name = draw.choice(names)
     found = card["settings"][name]

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from fedlora_lab import tasks
@@ -24,6 +23,7 @@ from fedlora_lab.federated.compare import Cell, run_cells
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.rehearsal import NEAR, plateau_begin, plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, concatenate
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from tqdm import tqdm
 
-NEAR = 0.03
-"""Accuracy below that of the best rate up to which another one still belongs to the range."""
 LORA = Lora(rank=4, alpha=8)
 SEEDS = (0, 1, 2)
 """Each draws the split, the batches and the noise."""
@@ -120,33 +118,6 @@ def protocol_digest(
 
 
 # ---- the range of rates
-
-
-def plateau_end(mean: "pd.Series") -> float:
-    """Finds the rate at which the score falls `NEAR` below the best.
-
-    Between two rates of the grid the score is a straight line over the rate's logarithm; at the end
-    of the grid the plateau is cut off.
-
-    Args: mean: the scores, by rate, ascending.
-    Guarantees: test_rates.py::test_a_plateau_ends_where_three_points_are_lost.
-    """
-    level = mean.max() - NEAR
-    later = mean[mean.idxmax() :]
-    lost = np.flatnonzero(later < level)
-    if not len(lost):
-        return float(later.index[-1])
-    pair: Any = later.iloc[lost[0] - 1 : lost[0] + 1]
-    return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
-
-
-def plateau_begin(mean: "pd.Series") -> float:
-    """Finds the rate from which on the score is at most `NEAR` below the best; see `plateau_end`.
-
-    Args: mean: the scores, by rate, ascending.
-    """
-    # A plateau begins where its mirror image ends.
-    return 1 / plateau_end(mean[::-1].set_axis(1 / mean.index[::-1]))
 
 
 # ---- runs

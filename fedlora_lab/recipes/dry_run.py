@@ -127,6 +127,7 @@ def dry_run(
     expected = "one class an example, which the model answers; fl.rehearse takes any task"
     check(y.dtype == torch.int64 and y.ndim == 1, "public labels", y, expected)
     rows = []
+    right = 0.0
     classes = 0
     steps = math.inf
     for rate in sorted(rates):
@@ -135,11 +136,14 @@ def dry_run(
         stds = noise_stds(spec, model)
         tried = pd.DataFrame(_try_noise(spec, model, stds, (x, y), i) for i in range(draws))
         rows.append({"lr": rate, **tried[["kept", "score"]].mean()})
+        right = tried["right"].mean()
         classes = int(tried["classes"][0])
         steps = min(steps, _length_in_steps(spec, model, stds))
     table = pd.DataFrame(rows)
     end = _end_of(table, 1 / classes)
-    return DryRun(table, end, steps, _warning(end, steps, noise.uncounted))
+    # As many are right by one answer to all.
+    knows = right > float(y.bincount().max()) / len(y)
+    return DryRun(table, end, steps, _warning(knows, end, steps, noise.uncounted))
 
 
 def at_rate(privacy: Privacy, plan: Plan, rate: float) -> tuple[Privacy, Plan]:
@@ -216,6 +220,7 @@ def _try_noise(
     return {
         "kept": float((after.argmax(1) == before.argmax(1)).double().mean()),
         "score": float(metric(after, y).double().mean()),
+        "right": float((before.argmax(1) == y).double().mean()),
         "classes": after.shape[1],
     }
 
@@ -254,8 +259,11 @@ def _end_of(table: "pd.DataFrame", guess: float) -> float:
     return float(2 ** np.interp(1 - level, lost, np.log2(table["lr"])))
 
 
-def _warning(end: float, steps: float, uncounted: str | None) -> str | None:
+def _warning(knows: bool, end: float, steps: float, uncounted: str | None) -> str | None:
     """Says why a range may end elsewhere than where noise alone leaves few answers."""
+    if not knows:
+        text = "the model answers no better than by one class at its start"
+        return f"{text}: noise destroys nothing that training needs"
     if steps < FEWEST_STEPS:
         text = f"the noise of the whole run is as long as {steps:.1f} clipped steps"
         return f"{text}: steps that are too long may end the range before"

@@ -253,10 +253,11 @@ def _end_of(table: "pd.DataFrame", guess: float) -> float:
     """
     level = guess + KEPT_AT_END * (1 - guess)
     # Of few draws the share may rise again: what was lost at a smaller rate counts.
-    lost = 1 - np.minimum.accumulate(table["kept"].to_numpy(float))
+    lost = (1 - table["kept"].cummin()).tolist()
     if lost[-1] < 1 - level:
         return math.inf
-    return float(2 ** np.interp(1 - level, lost, np.log2(table["lr"])))
+    octaves = [math.log2(rate) for rate in table["lr"]]
+    return float(2 ** np.interp(1 - level, lost, octaves))
 
 
 def _warning(knows: bool, end: float, steps: float, uncounted: str | None) -> str | None:

@@ -165,11 +165,10 @@ def parts_of(name: str) -> tuple[Task, Any, fl.Privacy, fl.Plan, fl.Lora]:
         public = take(task.test[0], slice(half)), task.test[1][:half]
     else:
         task = fl.tasks.fashion_mnist(seed=seed, **options)
-        few = [
-            (x[:count], y[:count]) for (x, y), count in ((task.validation, 600), (task.test, 1000))
-        ]
-        task = replace(task, validation=few[0], test=few[1])
-        public = task.validation
+        x, y = task.validation or task.test
+        public = x[:600], y[:600]
+        x, y = task.test
+        task = replace(task, validation=public, test=(x[:1000], y[:1000]))
     plan = fl.Plan(**setting.plan, lr=1.0)
     by_client = setting.unit == "client"
     delta = 1e-2 if by_client else 1e-4 if setting.task == "digits" else 1e-5
@@ -232,6 +231,7 @@ def predict(name: str, slug: str) -> dict[str, Any]:
     first = round(math.log2(middle))
     exponents: list[float] = [float(first + i) for i in range(-1, 4)]
     table = pd.DataFrame()
+    scores = pd.Series(dtype=float)
     steps = 0
     while exponents:
         rates = [2.0**exponent for exponent in exponents]
@@ -318,7 +318,8 @@ def run_cell(name: str, slug: str, predicted: Mapping[str, Any]) -> None:
 
 def run_all() -> None:
     """Trains what is missing of every cell that was predicted."""
-    for row in pd.read_csv(PREDICTED).to_dict("records"):
+    rows: Any = pd.read_csv(PREDICTED).to_dict("records")
+    for row in rows:
         run_cell(row["setting"], row["method"], row)
 
 

@@ -125,6 +125,7 @@ def dry_run(
     expected = "one class an example, which the model answers; fl.rehearse takes any task"
     check(y.dtype == torch.int64 and y.ndim == 1, "public labels", y, expected)
     rows = []
+    right = 0.0
     classes = 0
     steps = math.inf
     for rate in sorted(rates):
@@ -133,11 +134,14 @@ def dry_run(
         stds = noise_stds(spec, model)
         tried = pd.DataFrame(_try_noise(spec, model, stds, (x, y), i) for i in range(draws))
         rows.append({"lr": rate, **tried[["kept", "score"]].mean()})
+        right = tried["right"].mean()
         classes = int(tried["classes"][0])
         steps = min(steps, _length_in_steps(spec, model, stds))
     table = pd.DataFrame(rows)
     end = _end_of(table, 1 / classes)
-    return DryRun(table, end, steps, _warning(end, steps, noise.uncounted))
+    # As many are right by one answer to all.
+    knows = right > float(y.bincount().max()) / len(y)
+    return DryRun(table, end, steps, _warning(knows, end, steps, noise.uncounted))
 
 
 def at_rate(privacy: Privacy, plan: Plan, rate: float) -> tuple[Privacy, Plan]:
@@ -214,6 +218,7 @@ def _try_noise(
     return {
         "kept": float((after.argmax(1) == before.argmax(1)).double().mean()),
         "score": float(metric(after, y).double().mean()),
+        "right": float((before.argmax(1) == y).double().mean()),
         "classes": after.shape[1],
     }
 
@@ -246,14 +251,18 @@ def _end_of(table: "pd.DataFrame", guess: float) -> float:
     """
     level = guess + KEPT_AT_END * (1 - guess)
     # Of few draws the share may rise again: what was lost at a smaller rate counts.
-    lost = 1 - np.minimum.accumulate(table["kept"].to_numpy(float))
+    lost = (1 - table["kept"].cummin()).tolist()
     if lost[-1] < 1 - level:
         return math.inf
-    return float(2 ** np.interp(1 - level, lost, np.log2(table["lr"])))
+    octaves = [math.log2(rate) for rate in table["lr"]]
+    return float(2 ** np.interp(1 - level, lost, octaves))
 
 
-def _warning(end: float, steps: float, uncounted: str | None) -> str | None:
+def _warning(knows: bool, end: float, steps: float, uncounted: str | None) -> str | None:
     """Says why a range may end elsewhere than where noise alone leaves few answers."""
+    if not knows:
+        text = "the model answers no better than by one class at its start"
+        return f"{text}: noise destroys nothing that training needs"
     if steps < FEWEST_STEPS:
         text = f"the noise of the whole run is as long as {steps:.1f} clipped steps"
         return f"{text}: steps that are too long may end the range before"

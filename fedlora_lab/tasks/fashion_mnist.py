@@ -133,7 +133,8 @@ def load_images(folder: Path) -> Images:
     (x, y), test = pairs
     order = torch.from_numpy(Streams(0).numpy("fashion_mnist split").permutation(len(y)))
     parts = order.split([PUBLIC, VALIDATION, len(y) - PUBLIC - VALIDATION])
-    return Images(*((x[part], y[part]) for part in parts), test)
+    public, validation, private = ((x[part], y[part]) for part in parts)
+    return Images(public, validation, private, test)
 
 
 def read_idx(folder: Path, name: str) -> Tensor:
@@ -151,6 +152,7 @@ def read_idx(folder: Path, name: str) -> Tensor:
         expected = f"a folder with {name}.gz: apt install dataset-fashion-mnist, or folder="
         refuse("folder", str(folder), expected)
     content = path.read_bytes()
+    values, sizes = np.empty(0, np.uint8), []
     try:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         axes = content[3]

@@ -93,6 +93,13 @@ def test_a_run_of_few_steps_is_flagged():
     assert fl.dry_run(digits(), "fedlora", strong, PLAN).warning is None
 
 
+def test_a_model_that_knows_nothing_at_its_start_is_flagged():
+    """Fault: on sentences noise alone changed answers at a tenth of the rate that training bore."""
+    strong = fl.Privacy(delta=1e-5, noise_multiplier=10.0)
+    dry = fl.dry_run(fl.tasks.sentences(3), "fedlora", strong, PLAN, [0.1], draws=1)
+    assert "no better than by one class" in (dry.warning or "")
+
+
 def test_a_rate_scales_noise_in_both_units():
     plan = fl.Plan(lr={"A": 0.2, "B": 0.4})
     for unit, norm in (("example", 1.0), ("client", 0.5)):

@@ -1,5 +1,7 @@
 """The same run on public examples: its work and noise, other seeds, and nothing private."""
 
+from typing import Any
+
 import pytest
 import torch
 from calls import refused
@@ -54,7 +56,7 @@ def test_a_rehearsal_has_the_noise_and_the_work_of_its_run(unit):
 
 
 def test_what_a_rehearsal_learns_from_is_not_what_it_scores():
-    task = digits()
+    task: Any = digits()
     found = public_task(task, PRIVACY, None, seed=5)
     rows = {x.numpy().tobytes() for x in task.validation[0]}
     scored = {x.numpy().tobytes() for x in found.test[0]}
@@ -91,7 +93,8 @@ def test_what_cannot_be_rehearsed_is_refused():
     task = fl.tasks.sentences(clients=3)
     with refused(r"^public=None: expected public ones: .* or public="):
         fl.rehearse(task, "fedlora", PRIVACY, PLAN, RATES)
-    few = tuple(part[:29] for part in digits().validation)
+    x, y = digits().test
+    few = x[:29], y[:29]
     with refused(r"^public='29 examples': expected at least 30"):
         fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, RATES, public=few)
     with refused(r"^rates=\[0.1\]: expected two or more"):

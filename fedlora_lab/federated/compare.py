@@ -723,7 +723,7 @@ class Store:
             **cell.spec().settings(),
             "name": cell.slug,
             "rounds": cell.plan.rounds,
-            "made": cell.task.facts(cell.privacy is not None),
+            "made": dict(cell.task.info),
             "public_test": cell.task.public_test,
             "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
             "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),

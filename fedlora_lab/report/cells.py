@@ -197,7 +197,7 @@ def run_settings(
         "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "task": {
             "name": task.name,
-            "info": task.facts(privacy is not None),
+            "info": dict(task.info),
             "sizes": list(task.person_counts if by_person else task.sizes),
             # Of rows that are not scored: made up, or a number of private rows.
             "test": len(task.test[1]) if task.public_test or privacy is None else None,

@@ -119,6 +119,7 @@ def from_trainer(
         public_test=bool(eval_dataset),
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
+        labels=tuple(classes) or None,
         persons=persons and tuple([persons[i] for i in places[k]] for k in names),
         reader=reader,
         info={

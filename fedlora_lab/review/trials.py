@@ -232,9 +232,8 @@ class Trials:
             if name not in told and finite[place].all()
         }
         sources = [n for n in noised if n in tensors and by_data[self.out.places[n]].any()]
-        idle = [n for n in noised if n not in sources]
         # A copy tells nothing new; counted, it would lengthen every move.
-        return functions_of({n: x for n, x in tensors.items() if n not in idle}, sources)
+        return functions_of(tensors, sources)
 
     def _on_many_data(self) -> list[np.ndarray]:
         """What leaves for more batches, each with a draw of its own."""

@@ -216,7 +216,7 @@ def run_audit(
             public examples with wrong targets and a loud loss, so that the clip always acts.
         confidence: with which all lower bounds hold together, in (0, 1).
         seed: of the run and of the coins.
-        bug: clips in the library's place, one of `fl.review.mistakes.BUGS`: to see whether it is
+        bug: clips in the library's place, with its signature: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
         chunk_clients, chunk_examples, device, matmul_precision: as of `fl.run`.
 

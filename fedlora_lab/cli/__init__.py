@@ -349,18 +349,3 @@ def doctor_command() -> None:
 
 def _show(ok: bool, name: str, value: str) -> None:
     click.echo(f"  {'ok' if ok else '--'}  {name:<28}  {value}")
-
-
-# ---- anybody's training
-
-
-@commands.command("review")
-@click.argument("target")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
-@click.option("--strict", is_flag=True, help="Status 1 also for what is not as claimed.")
-def review_command(target: str, page: Path | None, **options: bool) -> None:
-    """Test whether a private training step, module:function, keeps the epsilon stated for it."""
-    from fedlora_lab.cli.reviews import review_target
-
-    raise SystemExit(review_target(target, page, **options))

@@ -272,7 +272,7 @@ class Run:
 
         Args:
             task, method, privacy, plan, options: as of `run`.
-            bug: clips in the place of `privatizer.clip_sum`, one of `fl.review.mistakes.BUGS`: to
+            bug: clips in the place of `privatizer.clip_sum`, with its signature: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
         checked = RunOptions(**options)

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import special, stats
 
-from fedlora_lab._utils.validation import few
-from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
-from fedlora_lab.review.neighbours import Example
-from fedlora_lab.review.noise import Tie, lacks_rank, ties_between, ties_within
-from fedlora_lab.review.noise_size import (
+from dp_review._validation import first_of
+from dp_review.claims import Claims, Finding, Step, Verdict
+from dp_review.neighbours import Example
+from dp_review.noise import Tie, lacks_rank, ties_between, ties_within
+from dp_review.noise_size import (
     check_noise_and_data,
     check_noise_size,
     compare_noise,
     explained_by_rates,
 )
-from fedlora_lab.review.outputs import Outputs, StepFailed, failing_example
-from fedlora_lab.review.post_processing import after_processing, processing_of
-from fedlora_lab.review.sensitivity import check_non_finite, check_sensitivity, extreme_examples
-from fedlora_lab.review.trials import Trials
+from dp_review.outputs import Outputs, StepFailed, failing_example
+from dp_review.post_processing import after_processing, processing_of
+from dp_review.sensitivity import check_non_finite, check_sensitivity, extreme_examples
+from dp_review.trials import Trials
 
 MATRIX_FACTORISATION = -0.9
 """Noise of one step and of the next may oppose each other, down to this correlation, on purpose."""
@@ -247,13 +247,13 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
     if moved:
         # Wholly bare ones first: where a tensor is cut after the noise, numbers of it may rest.
         name = max(moved, key=lambda name: (name not in trials.names, moved[name]))
-        text = f"{few(moved, 4)}: without noise, and other with other data; {name}"
+        text = f"{first_of(moved, 4)}: without noise, and other with other data; {name}"
         found = Finding(check, f"{text} by {moved[name]:.3g}", moved[name], name, "broken")
         words = processing_of(trials.noise)[0] if trials.names else ""
         yield after_processing(found, words) if words and name in trials.names else found
         return
     bare = sorted({*trials.out.places} - {*trials.names} - exempt)
-    text = f"{few(bare, 4)}: without noise, and the same for all data that were tried"
+    text = f"{first_of(bare, 4)}: without noise, and the same for all data that were tried"
     yield Finding(check, text if bare else "no number leaves without noise", 0.0)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.review.claims import Step
-from fedlora_lab.review.neighbours import Batch, Example, to_array
+from dp_review._validation import check, printable
+from dp_review.claims import Step
+from dp_review.neighbours import Batch, Example, to_array
 
 FIRST_SEED = 1000
 ROUNDING = 1e-5
@@ -24,7 +24,7 @@ class StepFailed(Exception):
 
     def __init__(self, error: BaseException, examples: Sequence[Example]) -> None:
         try:
-            text = error_text(error, 100)
+            text = printable(str(error))[:100]
         except Exception:  # an error that cannot even be printed
             text = ""
         super().__init__(f"{type(error).__name__}: {text}" if text else type(error).__name__)
@@ -51,7 +51,7 @@ class Outputs:
     """What leaves a step, as one vector, and between which values each number of it has been.
 
     Args:
-        function: see `fedlora_lab.review.step`.
+        function: see `dp_review.step`.
         seed: of the seeds that the step is given.
         first: examples of the first call, which decides names and shapes.
         one_size: batches have the size of the first; what others show is public.

@@ -1,7 +1,7 @@
 """Numbers of mistakes that no single step shows: learning, reporting, seeds and sampling.
 
 Each function returns one number of a small mechanism, with the mistake (``broken``) or without it,
-and the same number every time. mistakes.toml names them, and the line between the two.
+and the same number every time. edges.toml names them, and the line between the two.
 """
 
 import numpy as np

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import Claims, Step
-from fedlora_lab.review.neighbours import (
+from dp_review._validation import check
+from dp_review.claims import Claims, Step
+from dp_review.neighbours import (
     COPIES,
     LOUD,
     TRIED,
@@ -25,9 +25,9 @@ from fedlora_lab.review.neighbours import (
     scale,
     spread_order,
 )
-from fedlora_lab.review.noise import Noise, kept_places
-from fedlora_lab.review.outputs import Outputs, StepFailed
-from fedlora_lab.review.post_processing import COARSE, functions_of, grid_step
+from dp_review.noise import Noise, kept_places
+from dp_review.outputs import Outputs, StepFailed
+from dp_review.post_processing import COARSE, functions_of, grid_step
 
 SLACK = 1e-3
 """Rounding that a move may show, relative to the clip norm."""
@@ -62,7 +62,7 @@ class Trials:
     """What a step gave in all calls, and how far apart its batches lie.
 
     Args:
-        function, data, claims: see `fedlora_lab.review.step`.
+        function, data, claims: see `dp_review.step`.
         batch: how many of the examples make the batch that is varied.
         draws: calls from which the noise is measured, even.
         seed: of the review's own choices, and of the seeds that the step is given.
@@ -279,9 +279,9 @@ class Trials:
         ends = np.cumsum([0, *map(len, places)]).tolist()
         parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
         sent = np.array(rows)
-        return Noise(self._off_the_grid(sent, parts), parts, sent, np.array(lengths))
+        return Noise(self._dithered(sent, parts), parts, sent, np.array(lengths))
 
-    def _off_the_grid(self, sent: np.ndarray, parts: Mapping[str, slice]) -> np.ndarray:
+    def _dithered(self, sent: np.ndarray, parts: Mapping[str, slice]) -> np.ndarray:
         """Values that were rounded after the noise, spread over the cells of their grid: ties then
         lie anywhere in their share. Args: sent: (calls, numbers). parts: tensor -> its numbers."""
         rows = sent

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 import numpy as np
 from scipy import stats
 
-from fedlora_lab.review.claims import Finding, Verdict
-from fedlora_lab.review.neighbours import (
+from dp_review.claims import Finding, Verdict
+from dp_review.neighbours import (
     COPIES,
     LOUD,
     MOST_ROWS,
@@ -22,9 +22,9 @@ from fedlora_lab.review.neighbours import (
     row_change,
     scale,
 )
-from fedlora_lab.review.noise_size import DATA
-from fedlora_lab.review.outputs import StepFailed
-from fedlora_lab.review.trials import SLACK, Shift, Trials
+from dp_review.noise_size import DATA
+from dp_review.outputs import StepFailed
+from dp_review.trials import SLACK, Shift, Trials
 
 LONGEST_WAY = 64
 SIZES = (*(10.0**k for k in range(-6, 0)), *(10.0**k for k in range(1, 7)), -LOUD)

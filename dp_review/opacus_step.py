@@ -1,32 +1,30 @@
-"""Steps out of what other libraries hand out: Opacus' private parts, a Flower client.
+"""A training with Opacus as a step.
 
 Nothing is changed for good: parameters, buffers, optimiser and generators are put back after every
-call.
+call. PyTorch is imported when a step is reviewed that has it already.
 """
 
 import copy
-import itertools
-import logging
 import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, printable
-from fedlora_lab.review.claims import Claims, Loader
-from fedlora_lab.review.neighbours import Batch, Example
-from fedlora_lab.review.review import Review, step
+from dp_review._validation import check
+from dp_review.claims import Claims, Loader
+from dp_review.neighbours import Batch, Example, map_leaves
+from dp_review.review import Review, step
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Foreign: TypeAlias = Any
-"""An object of Opacus or Flower, whose types these do not export."""
-Loss = Callable[[nn.Module, Foreign], Tensor]
-Metrics = Callable[[Tensor, nn.Module, Foreign], Mapping[str, Example]]
+"""An object of Opacus, whose types it does not export."""
+Loss: TypeAlias = "Callable[[nn.Module, Foreign], Tensor]"
+Metrics: TypeAlias = "Callable[[Tensor, nn.Module, Foreign], Mapping[str, Example]]"
 EXAMPLES = 16
 """Examples of a loader's data set that are tried."""
 
@@ -35,6 +33,8 @@ EXAMPLES = 16
 def seed_generators(owners: Sequence[Foreign], seed: int) -> Iterator[None]:
     """Seeds PyTorch, NumPy, Python and what ``generator`` these objects have in a block, and puts
     all states back."""
+    import torch
+
     # A sampler and its loader often share one generator, which is seeded and put back once.
     generators = {g for x in owners if (g := getattr(x, "generator", None)) is not None}
     before = [generator.get_state() for generator in generators]
@@ -58,28 +58,11 @@ def seed_generators(owners: Sequence[Foreign], seed: int) -> Iterator[None]:
                 generator.set_state(state)
 
 
-@contextmanager
-def quiet_log(name: str) -> Iterator[None]:
-    """Keeps what a library logs in this thread, hundreds of times the same, from being printed.
+def is_parameter(x: "Tensor") -> bool:
+    """Whether a tensor of a module is a parameter, and no buffer."""
+    from torch import nn
 
-    What other threads log passes, and the logger is left as it was.
-
-    Args: name: of the library's logger.
-    """
-    here = threading.get_ident()
-
-    def from_elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != here
-
-    logger = logging.getLogger(name)
-    logger.addFilter(from_elsewhere)
-    try:
-        yield
-    finally:
-        logger.removeFilter(from_elsewhere)
-
-
-# ---- Opacus
+    return isinstance(x, nn.Parameter)
 
 
 @dataclass
@@ -97,11 +80,11 @@ class OpacusStep:
         metrics: (loss, module, batch) -> name -> number that is published with every step.
     """
 
-    module: nn.Module
+    module: "nn.Module"
     optimizer: Foreign
-    loss: Loss
+    loss: "Loss"
     collate: Callable[[Batch], Foreign]
-    metrics: Metrics | None = None
+    metrics: "Metrics | None" = None
 
     def __post_init__(self) -> None:
         learns = getattr(self.module, "training", False)
@@ -116,7 +99,7 @@ class OpacusStep:
         self.start = {name: x.detach().clone() for name, x in self.tensors.items()}
         self.trained = {name: x for name, x in self.tensors.items() if x.requires_grad}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> "dict[str, Tensor]":
         """Parameters and buffers that the module has now, by name."""
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
         return {name.removeprefix("_module."): x for name, x in named}
@@ -127,11 +110,13 @@ class OpacusStep:
         return tuple(
             f"change of {name}"
             for name, x in self.tensors.items()
-            if isinstance(x, nn.Parameter) and name not in self.trained
+            if is_parameter(x) and name not in self.trained
         )
 
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
+        import torch
+
         for names, first in self.held:
             names.update(first)
         with torch.no_grad():
@@ -150,13 +135,15 @@ class OpacusStep:
     def __call__(self, examples: Batch, seed: int) -> dict[str, Example]:
         self.reset()
         self.optimizer.step_hook = None  # the accountant counts no step of a review
-        from accelerate.utils import send_to_device  # slow to import
-
         # A loader hands out batches on the CPU, and a training loop moves them.
         device = next(self.module.parameters()).device
+
+        def to_device(x: Foreign) -> Foreign:
+            return x.to(device) if hasattr(x, "to") else x
+
         try:
             with seed_generators([self.optimizer], seed):
-                return self._released(send_to_device(self.collate(examples), device))
+                return self._released(map_leaves(to_device, self.collate(examples)))
         finally:
             self.reset()
 
@@ -167,7 +154,7 @@ class OpacusStep:
         self.optimizer.step()
         sent: dict[str, Example] = {}
         for name, x in self._tensors().items():
-            if not isinstance(x, nn.Parameter):
+            if not is_parameter(x):
                 sent[f"buffer {name}"] = x.detach().clone()
             elif not x.requires_grad:
                 sent[f"change of {name}"] = (x.detach() - self.start[name]).abs().sum()
@@ -199,7 +186,7 @@ def _drawn_batches(loader: Foreign) -> "Loader | None":
 
 
 def opacus(
-    module: nn.Module,
+    module: "nn.Module",
     optimizer: Foreign,
     loader: Foreign,
     criterion: "Callable[..., Tensor] | None" = None,
@@ -223,7 +210,7 @@ def opacus(
             tensors of the batch are on the module's device.
         metrics: (loss, module, batch) -> what is logged or sent with every step, by name.
         steps, epsilon, delta: of the whole training, as you state them.
-        draws, seed: see `fedlora_lab.review.step`.
+        draws, seed: see `dp_review.step`.
 
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
@@ -234,7 +221,7 @@ def opacus(
     check(sized, "loader", loader, "one of a sized data set")
     check(criterion is not None or loss is not None, "criterion", None, "the loss of your training")
 
-    def criterion_loss(module: nn.Module, batch: Foreign) -> Tensor:
+    def criterion_loss(module: "nn.Module", batch: Foreign) -> "Tensor":
         *inputs, target = batch
         assert criterion is not None
         return criterion(module(*inputs), target)
@@ -260,68 +247,3 @@ def opacus(
         seeded=not getattr(optimizer, "secure_mode", False),
     )
     return step(subject, data, claims, loader=_drawn_batches(loader), draws=draws, seed=seed)
-
-
-# ---- Flower
-
-
-def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any]) -> Foreign:
-    """What a client replies to a train message: arrays, and numbers by name.
-
-    Args: grid: of this one client. arrays, config: what the server sends.
-    """
-    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-
-    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
-    (reply,) = grid.send_and_receive([grid.create_message(content, "train", 1000, "")])
-    if reply.has_error():
-        raise RuntimeError(printable(reply.error.reason or "no reason given")[:1000])
-    records = reply.content.metric_records.items()
-    numbers = {f"{name} {key}": x for name, record in records for key, x in record.items()}
-    sent = (record.to_numpy_ndarrays() for record in reply.content.array_records.values())
-    return [*itertools.chain(*sent)], numbers
-
-
-def flower(
-    client: "Callable[[Batch], Foreign]",
-    data: Batch,
-    claims: Claims,
-    *,
-    parameters: Sequence[np.ndarray],
-    config: "Mapping[str, Any] | None" = None,
-    loader: "Loader | None" = None,
-    draws: int = 64,
-    seed: int = 0,
-) -> Review:
-    """Reviews what a Flower client sends to its server in one round.
-
-    Let the client take one local step in it: after several, what it sends is no sum any more. The
-    number of examples leaves with every reply; name that metric in ``Claims(public=...)`` if you
-    say so.
-
-    Args:
-        client: examples -> a ``ClientApp`` that trains on them.
-        data: at least 8 examples, as ``client`` takes them.
-        claims: what you say of it; ``denominator``: expected batch size / learning rate.
-        parameters: arrays that the server sends.
-        config: what the server sends beside them, for one local step.
-        loader, draws, seed: see `fedlora_lab.review.step`.
-
-    Guarantees: test_a_flower_client_is_reviewed_as_its_server_sees_it.
-    """
-    from fedlora_lab.flower import InProcessGrid  # imports Flower, or says how to install it
-
-    start = [np.asarray(x) for x in parameters]
-
-    def reply(examples: Batch, seed: int) -> dict[str, Example]:
-        with seed_generators([], seed), quiet_log("flwr"):
-            grid = InProcessGrid(client(examples), 1)
-            arrays, numbers = ask_client(grid, [x.copy() for x in start], config or {})
-        sent = {f"parameter {i}": x for i, x in enumerate(arrays)}
-        # What a server sees beyond what it sent: a change where shapes are alike.
-        for (name, x), before in zip(sent.items(), start):
-            if x.shape == before.shape:
-                sent[name] = x - before
-        return sent | numbers
-
-    return step(reply, data, claims, loader=loader, draws=draws, seed=seed)

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 
 from scipy import stats
 
-from fedlora_lab._utils.validation import few
-from fedlora_lab.review.neighbours import TRIED, holds_floats
-from fedlora_lab.review.noise_size import NOISE_SLACK
-from fedlora_lab.review.sensitivity import REACHED
-from fedlora_lab.review.trials import Trials
+from dp_review._validation import first_of
+from dp_review.neighbours import TRIED, holds_floats
+from dp_review.noise_size import NOISE_SLACK
+from dp_review.sensitivity import REACHED
+from dp_review.trials import Trials
 
 POWER = 0.9
 """Chance with which a fault of the stated size would have been found."""
 
 
-def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
+def limitations(trials: Trials, level: float) -> Iterator[str]:
     """Sentences, each of one thing that may be wrong all the same.
 
     Args: trials: of the step. level: of each p-value.
@@ -28,7 +28,7 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
     )
     if not trials.names:
         return
-    yield from rows_not_looked_at(trials)
+    yield from limitations_of_rows(trials)
     if not trials.coupled:
         yield (
             "Noise that the data choose, such as the better of two draws: equal seeds do not give "
@@ -70,7 +70,7 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
         yield f"Batches of another size than {outputs.watched}."
 
 
-def rows_not_looked_at(trials: Trials) -> Iterator[str]:
+def limitations_of_rows(trials: Trials) -> Iterator[str]:
     """Which examples were varied, and how: all others, and other ways, were not looked at."""
     count = len(trials.data)
     changed = "replaced" if trials.replaced else "left out"
@@ -83,7 +83,7 @@ def rows_not_looked_at(trials: Trials) -> Iterator[str]:
         yield "Larger examples: not all hold floating-point numbers, which could be scaled."
     short = [i for i, moved in trials.loudest.items() if moved < REACHED * trials.limit]
     if short:
-        names = few([trials.name(i) for i in sorted(short, key=lambda i: trials.places[i])], 4)
+        names = first_of([trials.name(i) for i in sorted(short, key=lambda i: trials.places[i])], 4)
         yield (
             f"What {len(short)} of the examples ({names}) move where the clip cuts them: in every "
             f"size that was tried it was less than {REACHED * trials.limit:g} clip norms."

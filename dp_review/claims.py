@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from dp_review._validation import check, check_number, check_one_of, check_whole
 
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Iterable[Iterable[int]]]
@@ -149,15 +149,15 @@ class Claims:
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "denominator"):
-            check_number(name, getattr(self, name), 0, sys.float_info.max, open_low=True)
+            check_number(name, getattr(self, name), 0, sys.float_info.max)
         for name in ("sample_rate", "delta"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0, 1, open_low=True)
+                check_number(name, getattr(self, name), 0, 1)
         for name in ("dataset_size", "steps"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
         if self.epsilon is not None:
-            check_number("epsilon", self.epsilon, 0)
+            check(self.epsilon >= 0, "epsilon", self.epsilon, "a number >= 0")
         check_one_of("sampling", self.sampling, (None, "poisson"))
         check_one_of("relation", self.relation, get_args(Relation))
         for name in ("frozen", "public"):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import stats
 
-from fedlora_lab._utils.validation import check, error_text, refuse
-from fedlora_lab.review.claims import Claims, Finding, Loader
-from fedlora_lab.review.noise import kept_places
+from dp_review._validation import check, printable
+from dp_review.claims import Claims, Finding, Loader
+from dp_review.noise import kept_places
 
 LEAST_BATCHES = 300
 LEVEL = 0.01
@@ -26,7 +26,7 @@ def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
             drawn = loader(seed * 1_000_003 + len(epochs))
             epochs.append([[int(i) for i in batch] for batch in drawn])
         except (TypeError, ValueError) as error:
-            refuse("loader", error_text(error, 80), "seed -> batches, each a list of indices")
+            check(False, "loader", printable(str(error)), "seed -> batches, each a list of indices")
     batches = [batch for epoch in epochs for batch in epoch]
     check(len(batches) > 1, "loader", len(batches), "more than one batch")
     inside = all(0 <= i < n for batch in batches for i in batch)

@@ -2,26 +2,20 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from fedlora_lab._utils.environment import ignore_warnings
-from fedlora_lab._utils.html_table import html_table
-from fedlora_lab._utils.rounding import round_down, round_up
-from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.review.accounting import check_accounting, epsilon_given
-from fedlora_lab.review.checks import failure_finding, step_findings
-from fedlora_lab.review.claims import CHECKS, Claims, Finding, Loader, Step, Verdict
-from fedlora_lab.review.limits import not_looked_at
-from fedlora_lab.review.neighbours import Example
-from fedlora_lab.review.noise_size import DATA, SIZE
-from fedlora_lab.review.outputs import StepFailed
-from fedlora_lab.review.sampling import check_sampling
-from fedlora_lab.review.trials import Trials
-
-if TYPE_CHECKING:
-    import pandas as pd
+from dp_review._validation import check, check_number, check_whole, round_down, round_up
+from dp_review.accounting import check_accounting, epsilon_given
+from dp_review.checks import failure_finding, step_findings
+from dp_review.claims import CHECKS, Claims, Finding, Loader, Step, Verdict
+from dp_review.limitations import limitations
+from dp_review.neighbours import Example
+from dp_review.noise_size import DATA, SIZE
+from dp_review.outputs import StepFailed
+from dp_review.sampling import check_sampling
+from dp_review.trials import Trials
 
 LEAST_EXAMPLES = 8
 USUAL_BATCH = 16
@@ -37,13 +31,13 @@ class Review:
             infinite where no finite one can be stated; ``None`` without steps or delta, and where
             the noise of one step takes back a part of the last one's.
         claims: what was claimed.
-        limits: what so many calls on these examples could not have shown, in sentences.
+        limitations: what so many calls on these examples could not have shown, in sentences.
     """
 
     findings: tuple[Finding, ...]
     epsilon: float | None
     claims: Claims
-    limits: tuple[str, ...] = ()
+    limitations: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -72,12 +66,6 @@ class Review:
     def looked_at(self) -> tuple[str, ...]:
         """Names of the checks that could tell, in the order of `CHECKS`."""
         return tuple(f.check for f in self.findings if f.verdict != "cannot tell")
-
-    @property
-    def not_looked_at(self) -> tuple[str, ...]:
-        """What no check could tell, and what so many calls could not have shown."""
-        untold = (f"{f.check}: {f.words}." for f in self.findings if f.verdict == "cannot tell")
-        return (*self.limits, *untold)
 
     def _checks(self, verdict: Verdict) -> frozenset[str]:
         return frozenset(f.check for f in self.findings if f.verdict == verdict)
@@ -118,25 +106,10 @@ class Review:
         number = (round_down if least else round_up)(self.epsilon, ".4g")
         return f"{name}: {least}{number} at δ = {round_up(self.claims.delta or 0.0, 'g')}{claimed}."
 
-    def table(self) -> "pd.DataFrame":
-        """One row for each check, indexed by its name."""
-        import pandas as pd
-
-        return pd.DataFrame([finding._asdict() for finding in self.findings]).set_index("check")
-
     def __repr__(self) -> str:
         rows = [f"{f.verdict:<16}{f.check:<20}{explained(f)}" for f in self.findings]
-        unseen = (f"Not looked at: {limit}" for limit in self.limits)
+        unseen = (f"Not looked at: {limit}" for limit in self.limitations)
         return "\n".join([*rows, self.summary, *unseen])
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (f.check, f.verdict, "" if math.isnan(f.number) else f"{f.number:.3g}", explained(f))
-            for f in self.findings
-        ]
-        last = [("", "", "", self.summary)]
-        last += [("not looked at", "", "", limit) for limit in self.limits]
-        return html_table([*rows, *last], ("check", "verdict", "number", ""))
 
 
 def names(checks: frozenset[str]) -> str:
@@ -194,11 +167,11 @@ def step(
         test_a_verdict_is_the_same_in_six_orders_of_the_rows,
         test_noise_that_the_data_choose_is_found, test_a_review_says_what_it_did_not_look_at.
     """
-    check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
+    check(isinstance(claims, Claims), "claims", claims, "dp_review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")
-    check_number("significance", significance, 0, 1, open_low=True)
+    check_number("significance", significance, 0, 1)
     check_whole("draws", draws, 16)
-    check_whole("seed", seed)
+    check_whole("seed", seed, 0)
     findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
     unseen: tuple[str, ...] = ("Anything of the step: none was looked at.",)
     untold = "no step was given"
@@ -206,11 +179,12 @@ def step(
         size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
         untold = "there is no noise to compare with"
-        with ignore_warnings(RuntimeWarning, ""):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
             try:
                 trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
                 findings += step_findings(trials, others or {})
-                unseen = tuple(not_looked_at(trials, level_of(findings, significance)))
+                unseen = tuple(limitations(trials, level_of(findings, significance)))
             except StepFailed as failed:  # on the first batch: no other check could look
                 first = f"{len(failed.examples)} ordinary examples"
                 findings.append(failure_finding(first, failed, function, [*data], 1))
@@ -222,7 +196,7 @@ def step(
         findings=tuple(by_check.values()),
         epsilon=epsilon_given(by_check, claims, loader, seed),
         claims=claims,
-        limits=unseen,
+        limitations=unseen,
     )
 
 

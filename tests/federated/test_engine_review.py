@@ -6,13 +6,14 @@ from typing import Any
 
 import planted_bugs
 import pytest
+from engine_bugs import BUGS
+from engine_review import engine, engine_subject
 from toy_tasks import APART, LORA, tokens
 
+import dp_review
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated.spec import RunSpec
-from fedlora_lab.review.engine import engine_subject
-from fedlora_lab.review.mistakes import BUGS
 
 TASK = tokens("head", (9, 7, 5))
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2)
@@ -37,7 +38,7 @@ def setup(row, unit):
 
 def reviewed(row="fedlora", unit="example", **options):
     """A review of the engine."""
-    return fl.review.engine(**setup(row, unit), **options)
+    return engine(**setup(row, unit), **options)
 
 
 @pytest.mark.every(5)
@@ -49,7 +50,7 @@ def test_every_planted_bug_is_found(name, monkeypatch):
     monkeypatch.setattr(*place, bug)
     if check in ("sampling", "accounting"):  # these need no step
         subject = engine_subject(**setup("fedlora", unit))
-        found = fl.review.step(None, (), subject["claims"], loader=subject["loader"])
+        found = dp_review.step(None, (), subject["claims"], loader=subject["loader"])
     else:
         found = reviewed(unit=unit)
     assert check in found.broken | found.not_as_claimed

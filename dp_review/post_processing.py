@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fedlora_lab.review.claims import Finding
-from fedlora_lab.review.noise import Noise
+from dp_review.claims import Finding
+from dp_review.noise import Noise
 
 COARSE = 1.0
 """Step of a grid, in standard deviations, up to which rounding keeps what a review measures."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_review import Claims, Review, step
+from dp_review.claims import Loader
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.audit.instruments import Recorder
@@ -27,8 +29,6 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.review.claims import Claims, Loader
-from fedlora_lab.review.review import Review, step
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
 UNITS = 8
@@ -240,7 +240,7 @@ def small_plans(privacy: Privacy, plan: Plan) -> tuple[Privacy, Plan]:
     return privacy.replace(noise_multiplier=sigma, **free), plan
 
 
-def somewhere(server_tensors: Tensors, streams: Streams) -> dict:
+def perturbed_state(server_tensors: Tensors, streams: Streams) -> dict:
     """Trained tensors moved at random, and all others as they are."""
     moved = {}
     for number, (key, x) in enumerate(server_tensors.items()):
@@ -259,7 +259,7 @@ def engine_subject(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
-    """What `fl.review.step` is given of the engine, by name. Args: see `engine`."""
+    """What `dp_review.step` is given of the engine, by name. Args: see `engine`."""
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
     check_whole("round_index", round_index)
     # A filter follows the noise: it makes noise correlated and smaller, and tells nothing.
@@ -271,7 +271,7 @@ def engine_subject(
     plan = plan.replace(rounds=round_index + 2)
     run = Recorder.open(small, row, privacy, plan, seed=seed, **options)
     server = run.state.server
-    run.state.server = server.replace_tensors(somewhere(server.tensors, Streams(seed)))
+    run.state.server = server.replace_tensors(perturbed_state(server.tensors, Streams(seed)))
     others = {"the next round": EngineStep(run, units, t=round_index + 1)}
     if privacy.releases_steps and plan.local_steps > 1:
         others["the next step"] = EngineStep(run, units, t=round_index, s=1)
@@ -304,16 +304,10 @@ def engine(
         task, method, privacy, plan, lora: as of `fl.run`.
         round_index: of the round that is reviewed, from 0: a schedule may move other tensors there.
         seed: of the state and of the review.
-        bug: clips in the library's place, one of `fl.review.mistakes.BUGS`, to be found.
-        draws: see `fedlora_lab.review.step`.
+        bug: clips in the library's place, one of `engine_bugs.BUGS`, to be found.
+        draws: see `dp_review.step`.
 
     Guarantees: test_every_planted_bug_is_found, test_no_row_is_blamed.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=8, d_in=5, d_out=4, rank=1, test=4)
-    >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=2)
-    >>> fl.review.engine(task, "fedlora", privacy, plan).sound
-    True
     """
     subject = engine_subject(
         task, method, privacy, plan, lora=lora, round_index=round_index, seed=seed, bug=bug

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedlora_lab.review.mistakes.model import (
+from dp_review.mistakes.model import (
     BATCH,
     CLASSES,
     CLIP,

@@ -25,16 +25,20 @@ MOST_ROWS = 256
 # ---- examples
 
 
-def map_floats(change: Callable[[Example], Example], example: Example) -> Example:
-    """Changes every floating-point number and array of an example; all else stays."""
+def map_leaves(change: Callable[[Example], Example], example: Example) -> Example:
+    """Changes every number, array and text of an example."""
     if isinstance(example, Mapping):
-        mapped = {name: map_floats(change, value) for name, value in example.items()}
+        mapped = {name: map_leaves(change, value) for name, value in example.items()}
         return type(example)(mapped)  # type: ignore[call-arg]
     if isinstance(example, (tuple, list)):
-        changed = [map_floats(change, value) for value in example]
+        changed = [map_leaves(change, value) for value in example]
         return type(example)(*changed) if hasattr(example, "_fields") else type(example)(changed)
-    kind = str(getattr(example, "dtype", type(example).__name__))
-    return change(example) if "float" in kind else example
+    return change(example)
+
+
+def is_float(leaf: Example) -> bool:
+    """Whether a leaf is a floating-point number or an array of them."""
+    return "float" in str(getattr(leaf, "dtype", type(leaf).__name__))
 
 
 def scale(example: Example, factor: float) -> Example:
@@ -47,6 +51,8 @@ def scale(example: Example, factor: float) -> Example:
     """
 
     def change(x: Example) -> Example:
+        if not is_float(x):
+            return x
         with np.errstate(all="ignore"):
             scaled = x * factor
             part = factor
@@ -57,14 +63,12 @@ def scale(example: Example, factor: float) -> Example:
         return scaled
 
     # What is not changed can be named: it is still the example of the data.
-    return example if factor == 1 else map_floats(change, example)
+    return example if factor == 1 else map_leaves(change, example)
 
 
 def holds_floats(example: Example) -> bool:
     """Whether an example holds floating-point numbers; tokens alone cannot be scaled."""
-    numbers: list[Example] = []
-    map_floats(numbers.append, example)
-    return bool(numbers)
+    return any(map(is_float, leaves(example)))
 
 
 def to_array(value: Example) -> np.ndarray:

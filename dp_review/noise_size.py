@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from fedlora_lab.review.claims import Finding, Verdict
-from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
-from fedlora_lab.review.noise import kept_places
-from fedlora_lab.review.outputs import StepFailed
-from fedlora_lab.review.post_processing import after_processing, processing_of
-from fedlora_lab.review.trials import SAME_DRAW, SLACK, Trials
+from dp_review.claims import Finding, Verdict
+from dp_review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
+from dp_review.noise import kept_places
+from dp_review.outputs import StepFailed
+from dp_review.post_processing import after_processing, processing_of
+from dp_review.trials import SAME_DRAW, SLACK, Trials
 
 SIZE = "noise size"
 DATA = "noise and data"

@@ -191,9 +191,8 @@ def depends_on(
     params: Tensors,
     moving: Keys,
     examples: Examples,
-    others: Sequence[Tensor] = (),
-) -> tuple[set[ParamKey], list[bool]]:
-    """The moving tensors that the losses are a differentiable function of, and which of ``others``.
+) -> set[ParamKey]:
+    """The moving tensors that the losses are a differentiable function of.
 
     A gradient of zero counts as one: it may be another number for other examples.
 
@@ -201,18 +200,16 @@ def depends_on(
         task, adapted, moving: as of `per_example_gradients`.
         params: key -> (n, ...), one of each tensor for each example.
         examples: n of them.
-        others: leaves that the model may use besides.
     """
     owner = torch.arange(len(examples[1]), device=adapted.device)
     leaves = _set_leaves(adapted, params, moving, owner)
     with torch.enable_grad():
         loss = _losses(task, adapted, examples, len(owner))
         if not loss.requires_grad:
-            return set(), [False] * len(others)
-        everything = [*leaves.values(), *others]
-        gradients = torch.autograd.grad(loss.sum(), everything, allow_unused=True)
-    reached = [gradient is not None for gradient in gradients]
-    return {key for key, is_reached in zip(leaves, reached) if is_reached}, reached[len(leaves) :]
+            return set()
+        gradients = torch.autograd.grad(loss.sum(), [*leaves.values()], allow_unused=True)
+    pairs = zip(leaves, gradients, strict=True)
+    return {key for key, gradient in pairs if gradient is not None}
 
 
 def gradients_at(

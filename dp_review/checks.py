@@ -52,7 +52,7 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
 
 
 def noised_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
-    """The checks of a step that has noise. Args: as of `step_findings`."""
+    """The checks of a step that has noise. Args: see `step_findings`."""
     words, share = processing_of(trials.noise)
     # What was done after the noise may explain every difference from a noised sum.
     explained = (lambda x: after_processing(x, words)) if words else (lambda x: x)

@@ -175,7 +175,7 @@ def correlation_p_value(r: np.ndarray | float, samples: np.ndarray | float) -> n
 def ties_of_columns(a: np.ndarray, b: np.ndarray, where: str) -> list[Tie]:
     """The two columns that are most correlated; of one set each pair once.
 
-    Args: a, b: (calls, columns), as of `both_views`; equal for one set. where: names the two.
+    Args: a, b: (calls, columns), see `both_views`; equal for one set. where: names the two.
     """
     cosines = unit_columns(a - a.mean(0)).T @ unit_columns(b - b.mean(0)) / len(a)
     if np.array_equal(a, b):

@@ -19,7 +19,7 @@ MOST_COMPARED = 2048
 
 
 def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
-    """Draws epochs until there are enough batches. Args: as of `check_sampling`."""
+    """Draws epochs until there are enough batches. Args: see `check_sampling`."""
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
         try:

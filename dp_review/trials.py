@@ -218,7 +218,7 @@ class Trials:
         """Outputs that follow from a noised one in every call, data and noise alike: a multiple of
         it, such as momentum, its squares, its norm, or the place of its largest number.
 
-        Args: first, others: as of `_find_seeds`. noised: names of the noised outputs.
+        Args: first, others: see `_find_seeds`. noised: names of the noised outputs.
         """
         calls = [*first, *others.values(), *self._on_many_data()]
         sent = np.stack(calls)
@@ -295,7 +295,7 @@ class Trials:
         return rows
 
     def pair_of(self, examples: Batch) -> np.ndarray:
-        """The noise of two calls on these examples, without the signal, as of `Noise.pairs`."""
+        """The noise of two calls on these examples, without the signal, see `Noise.pairs`."""
         sent = self.out(examples, 0)[self.chosen] - self.out(examples, 1)[self.chosen]
         return sent * self.per_deviation / math.sqrt(2)
 

@@ -20,7 +20,7 @@ Clipped = tuple[dict, ClipCounts]
 def clips_nothing(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any) -> Clipped:
     """Adds up the rows as they are.
 
-    Args: as of `clip_sum`.
+    Args: see `clip_sum`.
     """
     return clip_sum(rows, math.inf, owner, owners)
 
@@ -28,7 +28,7 @@ def clips_nothing(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest:
 def clips_the_mean(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any) -> Clipped:
     """Adds up first and clips each owner's sum, as if its mean were one row.
 
-    Args: as of `clip_sum`.
+    Args: see `clip_sum`.
     """
     sums, counts = clip_sum(rows, math.inf, owner, owners)
     scaled = clip * max(1, len(owner)) / owners
@@ -40,7 +40,7 @@ def clips_each_tensor(
 ) -> Clipped:
     """Clips every tensor to C and counts one release.
 
-    Args: as of `clip_sum`.
+    Args: see `clip_sum`.
     """
     releases = [clip_sum({key: x}, clip, owner, owners) for key, x in rows.items()]
     sums = {key: x for tensors, _ in releases for key, x in tensors.items()}
@@ -52,7 +52,7 @@ def clips_at_the_median(
 ) -> Clipped:
     """Takes the threshold from the batch.
 
-    Args: as of `clip_sum`.
+    Args: see `clip_sum`.
     """
     norms = row_norms(rows)
     norms = norms[norms.isfinite()]

@@ -301,7 +301,7 @@ def engine(
     A filter after the noise is left out: it is post-processing, and makes the noise correlated.
 
     Args:
-        task, method, privacy, plan, lora: as of `fl.run`.
+        task, method, privacy, plan, lora: see `fl.run`.
         round_index: of the round that is reviewed, from 0: a schedule may move other tensors there.
         seed: of the state and of the review.
         bug: clips in the library's place, one of `engine_bugs.BUGS`, to be found.

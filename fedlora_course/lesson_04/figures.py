@@ -230,7 +230,7 @@ def drawn_gradients(
 def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
     """Computes the test accuracy of the model with these factors in its one adapted layer.
 
-    Args: start: as of `drawn_gradients`; B, A: the factors.
+    Args: start: see `drawn_gradients`; B, A: the factors.
     """
     task, adapted, tensors = _with_factors(start, B, A)
     x, y = task.test

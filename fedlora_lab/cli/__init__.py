@@ -204,7 +204,7 @@ def compare_command(
     from fedlora_lab.report.summary_table import display_table, observer_phrase
 
     source = click.get_current_context().get_parameter_source
-    # ``None`` is a value too, as of ``--epsilon none``.
+    # ``None`` is a value too, see ``--epsilon none``.
     asked = {x: y for x, y in options.items() if source(x) is ParameterSource.COMMANDLINE}
     rows = [load_row(name, "--methods") if OF_FILE in name else name for name in methods]
     made, privacy, plan, lora = build_parts(task, asked)

@@ -40,7 +40,7 @@ def make_run_spec(
     """Checks the parts of a run one by one and against each other.
 
     Args:
-        task, method, privacy, plan, seed: as of `run`.
+        task, method, privacy, plan, seed: see `run`.
         lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
 
     Raises: ``ValueError`` (name, value, range).
@@ -280,7 +280,7 @@ def noise_amplification(
     Nothing is trained and no value of any example is read. This is no privacy amplification by
     sampling, which the ledger counts.
 
-    Args: as of `run`, with the noise multiplier set.
+    Args: see `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
         ::test_noise_on_a_meets_the_start_of_b, ::test_own_copies_are_noisier_than_the_average.
     Source: derived, see `theory.accumulated_noise_terms`.

@@ -150,7 +150,7 @@ def run_steps(
 
     The loop may be left after any of them.
 
-    Args: task, method, privacy, plan and all options: as of `run`.
+    Args: task, method, privacy, plan and all options: see `run`.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -215,7 +215,7 @@ class Run:
 
     Args:
         prepared: the checked arguments, the adapted model and the examples.
-        options: as of `run`.
+        options: see `run`.
         ledger: of what was released; ``None`` without privacy.
         state: between two rounds.
         folder: of checkpoints and the ledger; ``None``: nothing is stored.
@@ -271,7 +271,7 @@ class Run:
         """Validates everything and prepares the run; nothing is trained yet.
 
         Args:
-            task, method, privacy, plan, options: as of `run`.
+            task, method, privacy, plan, options: see `run`.
             bug: clips in the place of `privatizer.clip_sum`, with its signature: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
@@ -293,7 +293,7 @@ class Run:
 
         Args:
             prepared: by `prepare_run`.
-            options: as of `run`; those of which a prepared run has its own are not read.
+            options: see `run`; those of which a prepared run has its own are not read.
             remote: see `Run`.
         """
         spec = prepared.spec

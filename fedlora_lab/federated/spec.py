@@ -88,7 +88,7 @@ class Visibility(NamedTuple):
 def compute_properties(record: object) -> None:
     """Computes the cached properties of a record now, and not when a round first asks.
 
-    What cannot be had is refused before training.
+    What cannot be computed is refused before training.
     """
     for name, member in vars(type(record)).items():
         if isinstance(member, cached_property):
@@ -501,7 +501,7 @@ def prepare_run(
     Args:
         spec: checked.
         data: clients' examples by their numbers: everyone's, one client's, or none.
-        device, matmul_precision, chunk_examples: as of `run`.
+        device, matmul_precision, chunk_examples: see `run`.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
         adapted.

@@ -83,7 +83,7 @@ class Participant:
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
 
-        Args: as of `fl.run`.
+        Args: see `fl.run`.
         Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
             clip and noise for themselves, and no un-noised value reaches the server.
         """

@@ -87,7 +87,7 @@ def _play(
 ) -> Generator[Round, None, None]:
     """The rounds that are left.
 
-    Args: clients, run: of the federation. timeout, patience: as of `rounds`.
+    Args: clients, run: of the federation. timeout, patience: see `rounds`.
     """
     clients.wait_for_all(patience)
     run.give_up_rounds()

@@ -91,7 +91,7 @@ def loss_differences(
     """Central differences of each example's own loss along directions of its client's tensors.
 
     Args:
-        task, adapted, params, data, owner, method, start: as of `per_example_gradients`.
+        task, adapted, params, data, owner, method, start: see `per_example_gradients`.
         basis, step: the directions, and how far to go along each.
 
     Returns: the numbers along the directions, (N, k).
@@ -124,7 +124,7 @@ def example_losses(
 ) -> Float[Tensor, " n"]:
     """Each example's own loss at its client's tensors, with the row's penalty and no gradient.
 
-    Args: as of `per_example_gradients`; moving: what the penalty is given.
+    Args: see `per_example_gradients`; moving: what the penalty is given.
     Raises: ``NotPerExample`` as there.
     """
     owner = owner.to(adapted.device, non_blocking=True)
@@ -197,7 +197,7 @@ def depends_on(
     A gradient of zero counts as one: it may be another number for other examples.
 
     Args:
-        task, adapted, moving: as of `per_example_gradients`.
+        task, adapted, moving: see `per_example_gradients`.
         params: key -> (n, ...), one of each tensor for each example.
         examples: n of them.
     """
@@ -218,7 +218,7 @@ def gradients_at(
     """The gradient of each example's loss where all have one value of each tensor, key -> (n, ...).
 
     Args:
-        task, adapted, moving: as of `per_example_gradients`.
+        task, adapted, moving: see `per_example_gradients`.
         values: one of each tensor. examples: n of them.
     """
     params = {key: tensor[None] for key, tensor in adapted.on_device(values).items()}

@@ -463,7 +463,7 @@ def take_out(apart: Tensor | None, tensor: Tensor) -> Tensor:
 def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
     """Maps a release to coordinates in which its noise is white.
 
-    Args: key, rule, tensor: as of `map_rank_axis`.
+    Args: key, rule, tensor: see `map_rank_axis`.
     """
     white = map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
     if rule.apart is None:

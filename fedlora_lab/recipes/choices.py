@@ -86,7 +86,7 @@ class Settings:
     def tell(self, name: str, value: object, reason: str) -> None:
         """Adds a choice.
 
-        Args: name, value, reason: as of `Choice`.
+        Args: name, value, reason: see `Choice`.
         """
         choice = Choice(name, value, reason)
         self.choices.append(choice)
@@ -145,7 +145,7 @@ def choose_promise(
 ) -> None:
     """Chooses budget and unit before anything is read: of persons no number of rows may count.
 
-    Args: model, epsilon: as of `finetune`. options: get the unit. settings: takes the choices.
+    Args: model, epsilon: see `finetune`. options: get the unit. settings: takes the choices.
     """
     if epsilon is None:
         ignored = sorted(options.privacy.keys() | options.run.keys() & {"max_epsilon"})
@@ -167,7 +167,7 @@ def choose_test(
 ) -> dict[str, Any]:
     """Chooses what to score on, as options of the task: public rows, a share, or nothing.
 
-    Args: frame, test, epsilon: as of `finetune`. settings: takes the choice.
+    Args: frame, test, epsilon: see `finetune`. settings: takes the choice.
     """
     if test is None and epsilon is None:
         # Without a promise a score of held-out rows breaks none.
@@ -199,7 +199,7 @@ def choose_cell(
 
     Args:
         task: made.
-        epsilon, method, lora, seed: as of `finetune`.
+        epsilon, method, lora, seed: see `finetune`.
         options: with the unit of privacy.
         settings: takes the choices.
     """
@@ -246,7 +246,7 @@ def _tell_model(
 ) -> None:
     """Tells what of the model is trained and read, and what of that was guessed.
 
-    Args: task, epsilon, lora, settings: as of `choose_cell`. given: options of the task.
+    Args: task, epsilon, lora, settings: see `choose_cell`. given: options of the task.
     """
     adapter = lora_of(lora)
 

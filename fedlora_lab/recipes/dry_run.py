@@ -85,7 +85,7 @@ def dry_run(
 
     Args:
         task: its validation examples, else its test examples, are passed: at most 200.
-        method, privacy, plan, lora: as of `run`, with the noise multiplier set.
+        method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the noise follows the clip norm, which goes in proportion to the rate.
             ``None``: octaves around the end that v predicts, see `suggest_lr`.

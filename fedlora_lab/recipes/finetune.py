@@ -122,7 +122,7 @@ def finetune(
     `suggest_lr`. ``choices`` of the result says what was chosen and why.
 
     Args:
-        task: such as of `fl.tasks.from_trainer`.
+        task: such as one of `fl.tasks.from_trainer`.
         epsilon: the privacy loss, > 0.
         method: a row of `fl.methods` that uploads all that it trains.
         rounds: at least 1.

@@ -88,7 +88,7 @@ def suggest_lr(
     plan's rate.
 
     Args:
-        task, method, privacy, plan, lora: as of `run`, with the noise multiplier set; sigma does
+        task, method, privacy, plan, lora: see `run`, with the noise multiplier set; sigma does
             not depend on what is suggested.
         rehearse: on public examples, where the task has them.
     The origin says what a row does with its noise that is not counted: its server's rule, a map
@@ -147,7 +147,7 @@ def _rehearsed(
 ) -> PublicSuggestion:
     """The best of octaves around a rate, in a rehearsal.
 
-    Args: task, method, privacy, plan, lora: as of `suggest_lr`. middle: what v suggests.
+    Args: task, method, privacy, plan, lora: see `suggest_lr`. middle: what v suggests.
     """
     from fedlora_lab.recipes.rehearsal import rehearse  # which asks this module for noise
 
@@ -218,7 +218,7 @@ def noise_taken_up(
 ) -> NoiseTakenUp:
     """Computes what `suggest_lr` holds against its bound, at the plan's rate and clip norm.
 
-    Args: as of `run`, with the noise multiplier set.
+    Args: see `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
     """
     check_parts(task, privacy, plan)

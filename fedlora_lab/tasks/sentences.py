@@ -55,7 +55,7 @@ def sentences(
         clients: number of clients, in [1, 700].
         dirichlet: concentration of the split by domain, > 0; ``None`` or infinity: at random.
         seed: of the split and of the classifier's start; a whole number >= 0.
-        targets, head: as of `Task`; query, key, value and dense are linear maps.
+        targets, head: see `Task`; query, key, value and dense are linear maps.
     Raises: ValueError for a bad argument.
     Guarantees: test_sentences.py::test_every_sentence_is_used_once,
         ::test_a_language_model_learns_under_privacy.

@@ -359,7 +359,7 @@ def classification(
             no score of them. A private run refuses rows of the clients as public ones.
         metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
             loss is reported in any case.
-        targets, head, validation, labels, client_names, persons, name: as of `Task`.
+        targets, head, validation, labels, client_names, persons, name: see `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_adapters.py::test_the_users_model_is_left_alone,

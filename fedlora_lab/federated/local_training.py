@@ -325,8 +325,8 @@ def preconditioners(
         gram = peer.mT @ peer if key.name == "A" else peer @ peer.mT
         gram = finite(gram.to(params[key].dtype))
         found = privatizer.maps_of(find_maps, gram, key)
-        if key.name == "B" and getattr(rule, "apart", False):
-            found = found._replace(apart=orthonormal_columns(params[key]))
+        if key.name == "B" and getattr(rule, "complement", False):
+            found = found._replace(complement=orthonormal_columns(params[key]))
         maps[key] = found
     # A rule may differ from what it returned when the run opened: every answer is checked.
     sound = not certified or all(found.noise_map is None for found in maps.values())

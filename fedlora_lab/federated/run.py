@@ -22,7 +22,7 @@ from torch import Tensor
 from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
+from fedlora_lab._utils.torch_state import steps_with_default_modes, with_default_modes
 from fedlora_lab._utils.validation import (
     check,
     error_text,
@@ -257,7 +257,7 @@ class Run:
             self._settings = {**self.spec.settings(), **self._replay_settings()}
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def open(
         cls,
         task: Task,
@@ -287,7 +287,7 @@ class Run:
         return cls.from_prepared(replace(prepared, clip=bug), checked)
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
         """Opens a prepared run, here or on a server; resumes it if the options say so.
 
@@ -395,7 +395,7 @@ class Run:
 
     # ---- the loop
 
-    @steps_in_usual_torch
+    @steps_with_default_modes
     def events(self) -> "Generator[Round | LocalStep, None, None]":
         """The run: a record of the start unless resumed, then each round's steps and its record."""
         with self.lock():

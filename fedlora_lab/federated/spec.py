@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
@@ -487,7 +487,7 @@ class Prepared:
         return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
 
 
-@in_usual_torch
+@with_default_modes
 def prepare_run(
     spec: RunSpec,
     data: Sequence[Examples] | Mapping[int, Examples],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Message
 from torch import Tensor
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
@@ -70,7 +70,7 @@ class Participant:
         return self.prepared.spec
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def of(
         cls,
         task: Task,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.files import private_folder, write_atomically
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, error_text, in_one_line
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
@@ -30,7 +30,7 @@ BASE = "base"
 """File in a run's private/ with the place of the base: it stays on this machine."""
 
 
-@in_usual_torch
+@with_default_modes
 def predict_rows(
     folder: Path,
     data: object,

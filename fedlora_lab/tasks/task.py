@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.tasks.metrics import IGNORED, Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
@@ -332,7 +332,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
 # ---- a task of any module and any tensors
 
 
-@in_usual_torch
+@with_default_modes
 def classification(
     model: nn.Module,
     clients: Sequence[Examples],

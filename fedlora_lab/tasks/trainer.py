@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, warn
 from fedlora_lab.tasks.metrics import IGNORED, OverAll, cross_entropy, perplexity, token_loss
 from fedlora_lab.tasks.modules import (
@@ -33,7 +33,7 @@ TRIED = 4
 """Public rows whose loss is compared with the model's own."""
 
 
-@in_usual_torch
+@with_default_modes
 def from_trainer(
     model: nn.Module,
     train_dataset: Any,

@@ -44,12 +44,12 @@ help: ## list the commands
 setup: $(STAMP) ## create .venv and install the tested set of packages into it
 
 # Each file by its digest, but for torch, whose builds differ with the machine's accelerator.
-$(STAMP): pyproject.toml fedlora_course/pyproject.toml requirements.lock
+$(STAMP): pyproject.toml fedlora_course/pyproject.toml dp_review/pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d found, 3.11 to 3.13 needed: make setup PYTHON=python3.12" % v)'
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv .venv || { echo 'No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
 	$(PIP) --no-deps --require-hashes -r requirements.lock
 	$(PIP) -c constraints.txt torch
-	$(PIP) --no-deps -e . -e ./fedlora_course
+	$(PIP) --no-deps -e . -e ./fedlora_course -e ./dp_review
 	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo 'No Chromium found: tests that need a browser will fail. On Debian: apt-get install chromium'
 	@touch $(STAMP)
 
@@ -96,10 +96,11 @@ results: setup ## run every study from where it stands and judge the claims; wha
 	@for name in updates claims_page amplification rates read_sentences suggested_rates; do $(QUICK) $(BIN)/python -m studies.$$name || exit 1; done
 	$(QUICK) $(BIN)/python scripts/audit_table.py
 
-lint: setup ## ruff and pyrefly
+lint: setup ## ruff, pyrefly, and which package may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
 
 format: setup ## let ruff rewrite the layout of the code
 	$(BIN)/ruff format .

@@ -167,7 +167,7 @@ def spread(values: Any) -> str:
 def page(table: pd.DataFrame, machine: str) -> str:
     """The page of the results.
 
-    Args: table: as of `measure`. machine: in words.
+    Args: table: see `measure`. machine: in words.
     """
     seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
     rows = [["ratio of times", "of a", "measured", "asked"]]

@@ -156,7 +156,7 @@ def plain_step(
 ) -> Step:
     """A step on the mean loss of all examples.
 
-    Args: task, model, optimizer: of the step. batches, count: as of `grouped_examples`.
+    Args: task, model, optimizer: of the step. batches, count: see `grouped_examples`.
     """
 
     def step() -> None:

@@ -8,7 +8,6 @@ from . import (
     privacy as privacy,
     recipes as recipes,
     report as report,
-    review as review,
     tasks as tasks,
     theory as theory,
 )

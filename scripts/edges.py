@@ -1,4 +1,4 @@
-"""Write docs/sharp_edges.md from `fl.review.mistakes`: every mistake, and its numbers measured.
+"""Write docs/sharp_edges.md from edges.toml and `dp_review.mistakes`: every number is measured.
 
     python scripts/edges.py
 
@@ -6,11 +6,17 @@ Half a minute: every number on the page is measured anew.
 """
 
 import textwrap
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import edge_numbers
+
+from dp_review.mistakes import MISTAKES, Mistake
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
-from fedlora_lab.review.mistakes import EDGES, MISTAKES, Mistake
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
 WIDTH = 140
@@ -28,7 +34,7 @@ that is measured in [edge 1](#1-a-new-accountant-for-every-round-or-message-fata
 times the stated ε was spent.
 
 A third of the mistakes have a link to where they were seen. Every mistake runs here, in a broken
-and in a sound form, and `fl.review.mistakes.EDGES[3].measure()` measures one again.
+and in a sound form, and `python scripts/edges.py` measures all of them again.
 
 **Severity** stands behind the name of a mistake.
 
@@ -64,8 +70,79 @@ stands in brackets. Where a single step shows the mistake, it is the number of a
 REPORTED = """\
 These were reported in public trackers or found in papers' code. Each was rebuilt small, and the
 check named here finds it. Most were mended soon after.
-`fl.review.mistakes.MISTAKES["Noise on a copy"].wrong` says what happens, and so for each name of
+`dp_review.mistakes.MISTAKES["Noise on a copy"].wrong` says what happens, and so for each name of
 the table."""
+
+
+class Measurement(NamedTuple):
+    """The number of a mistake's broken and of its sound form."""
+
+    broken: float
+    sound: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A section of the page: an entry of edges.toml.
+
+    Args:
+        name: the mistake in a few words.
+        edge: number of the section. severity: what is at stake. group: part of the page.
+        library: what this library does about it, Markdown; begins with a verdict in bold.
+        wrong, source, seen: see `dp_review.mistakes.Mistake`.
+        checks: of the mistake of this name, if a review finds it.
+        number: name of a function of edge_numbers.py that measures it; "": the first check does.
+        limit: at most (or, ``at_least``, at least) this is the number of a sound form.
+        measured: the number that is measured, in words; "": that of its first check.
+
+    Guarantees: test_the_line_lies_between_broken_and_sound.
+    """
+
+    name: str
+    edge: int
+    severity: str
+    group: str
+    library: str
+    wrong: str
+    source: str = ""
+    seen: str = ""
+    checks: Sequence[str] = ()
+    number: str = ""
+    limit: float = 0.0
+    at_least: bool = False
+    measured: str = ""
+
+    def measure(self) -> Measurement:
+        """Measures both forms."""
+        if not self.number:
+            return measure_by_review(MISTAKES[self.name])
+        function = getattr(edge_numbers, self.number)
+        return Measurement(broken=function(True), sound=function(False))
+
+
+def measure_by_review(mistake: Mistake) -> Measurement:
+    """The numbers of a mistake's first check; of the accounting in units of what is stated."""
+    numbers = []
+    for sound in (False, True):
+        review = mistake.review(sound=sound)
+        stated = (review.claims.epsilon or 1.0) if mistake.checks[0] == "accounting" else 1.0
+        numbers.append(review[mistake.checks[0]].number / stated)
+    return Measurement(*numbers)
+
+
+def read_edges() -> list[Edge]:
+    """The sections in their order; words, source and checks are those of the mistake."""
+    table = tomllib.loads(Path(__file__).with_name("edges.toml").read_text("utf-8"))
+    edges = []
+    for name, entry in table.items():
+        mistake = MISTAKES.get(name)
+        if mistake is not None:
+            entry |= {x: getattr(mistake, x) for x in ("wrong", "source", "seen", "checks")}
+        edges.append(Edge(name=name, **entry))
+    return edges
+
+
+EDGES = read_edges()
 
 
 def number(value: float) -> str:
@@ -84,7 +161,7 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def section(mistake: Mistake) -> str:
+def section(mistake: Edge) -> str:
     """One edge in Markdown, measured."""
     broken, sound = map(number, mistake.measure())
     # A line of its own: numbers may be wider elsewhere, and must not move what is wrapped.
@@ -109,10 +186,10 @@ def reported_table() -> str:
     """The mistakes that have no section, with their sources."""
     rows = [["mistake", "check", "broken", "sound"]]
     for mistake in MISTAKES.values():
-        if not mistake.edge:
+        if mistake.name not in {edge.name for edge in EDGES}:
             name = f"[{mistake.name}]({mistake.source})" if mistake.source else mistake.name
             checks = ", ".join(mistake.checks)
-            rows.append([name, checks, *map(number, mistake.measure())])
+            rows.append([name, checks, *map(number, measure_by_review(mistake))])
     return markdown_table(rows)
 
 
@@ -120,7 +197,7 @@ def page() -> str:
     """docs/sharp_edges.md as the mistakes are now, measured now."""
     sections = [*map(wrapped, HEAD.split("\n\n"))]
     for group in GROUPS:
-        edges = [mistake for mistake in EDGES.values() if mistake.group == group]
+        edges = [mistake for mistake in EDGES if mistake.group == group]
         sections += [f"## {group}", *map(section, edges)]
     sections += ["## Reported elsewhere", wrapped(REPORTED), reported_table()]
     return "\n\n".join(sections) + "\n"

@@ -49,7 +49,7 @@ PLAN = fl.Plan(rounds=60, local_steps=2, batch=8, lr=1.0)
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedex-lora", "fedlpp")
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 LIKENESS = {"alike": None, "rather alike": 2.0, "unlike": 0.5, "very unlike": 0.1}
-"""Words -> concentration of the Dirichlet split, as of `fl.tasks.digits`."""
+"""Words -> concentration of the Dirichlet split, see `fl.tasks.digits`."""
 BITS = (1, 2, 3, 4)
 STORIES: list[dict[str, Any]] = [
     {

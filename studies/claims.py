@@ -160,7 +160,7 @@ class Effect(NamedTuple):
 
     Args:
         values: one a seed; of logarithms of ratios if ``ratio``.
-        within: as of `Comparison`.
+        within: see `Comparison`.
         ratio: whether a share is of the other's value.
         spare: share of the attainable gain that the other method leaves.
         gained: share of the attainable gain that the better of the two took.

@@ -45,7 +45,7 @@ def mnist(
 ) -> fl.tasks.Task:
     """Builds the task: of 5,000 scans 1,000 test, 500 validate, 3,500 are the clients'.
 
-    Args: as of `fl.tasks.digits`.
+    Args: see `fl.tasks.digits`.
     """
     x, y = scans(Path(os.environ.get("FEDLORA_STUDIES", ".")))
     order = torch.from_numpy(Streams(seed).numpy("mnist split").permutation(len(y)))

@@ -48,7 +48,7 @@ def run(jobs: int = 1) -> pd.DataFrame:
 def at_chosen_rate(frame: pd.DataFrame) -> pd.DataFrame:
     """The runs at the rate that validation chose, of each method.
 
-    Args: frame: as of `run`.
+    Args: frame: see `run`.
     """
     scores = frame.groupby(["method", "lr"])["validation"].mean()
     chosen = scores.groupby("method").idxmax()

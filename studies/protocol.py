@@ -192,7 +192,7 @@ def run_protocol(
 
     Args:
         row: a method.
-        jobs, store: as of `compare`: runs at once, and a file that keeps finished ones.
+        jobs, store: see `compare`: runs at once, and a file that keeps finished ones.
         settings, seeds: of the protocol; others make a card that is not comparable.
         bar: counts rounds.
     Returns: JSON-able: method, name, source, protocol, version, minutes, and by setting what

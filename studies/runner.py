@@ -45,7 +45,7 @@ def load_results(path: Path) -> Done:
 def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
     """Builds a task of the package or of this folder.
 
-    Args: name, arguments: as of `Case.task`.
+    Args: name, arguments: see `Case.task`.
     """
     if name in RECIPES:
         import_module(f"studies.{RECIPES[name]}")  # it gives the task its name
@@ -275,7 +275,7 @@ def run_study(study: Study, path: Path, *, jobs: int = 1, bar: bool = True) -> D
     Args:
         study: what to run.
         path: JSON lines; every finished run is on the disk before the next is begun.
-        jobs: runs at once, as of `fl.compare`, each with one thread.
+        jobs: runs at once, see `fl.compare`, each with one thread.
         bar: show the progress.
 
     Raises: ``ValueError`` when another process is at work on the same file.

@@ -72,7 +72,7 @@ def sentiment(
 
     Args:
         seed: of the split and the classifier's start.
-        targets, head: as of `fl.tasks.classification`.
+        targets, head: see `fl.tasks.classification`.
     """
     table = sentences()
     ids, mask = tokens(table["text"], "tokenizer.json", 64)

@@ -88,7 +88,7 @@ def run() -> pd.DataFrame:
 def octaves_late(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
     """By how many octaves the predicted end lies behind the one that was found; below zero, early.
 
-    Args: frame: as of `run`.
+    Args: frame: see `run`.
     Returns: by case and method.
     """
     late = {}

@@ -4,19 +4,19 @@ The report, of central DP: "noise is added both after local training and central
 "the clip is not applied as a global norm of gradient but per-parameter". Rebuilt small; nothing of
 Fed-BioMed is imported.
 
-    fedlora-lab review fedbiomed_1443.py:reported     status 1
-    fedlora-lab review fedbiomed_1443.py:mended       status 0
+    dp-review fedbiomed_1443.py:reported     status 1
+    dp-review fedbiomed_1443.py:mended       status 0
 """
 
 import numpy as np
 
-import fedlora_lab as fl
+import dp_review
 
 CLIP, NOISE, CLIENTS = 1.0, 1.0, 16
 SHAPES = {"weight": (3, 4), "bias": (3,)}
 rng = np.random.default_rng(0)
 data = [{name: rng.normal(size=shape) for name, shape in SHAPES.items()} for _ in range(CLIENTS)]
-claims = fl.review.Claims(
+claims = dp_review.Claims(
     clip_norm=CLIP, noise_multiplier=NOISE, denominator=CLIENTS, steps=10, delta=1e-5
 )
 

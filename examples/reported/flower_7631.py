@@ -3,21 +3,21 @@
 The report: `min(1, clipping_norm / input_norm)` raises ZeroDivisionError where a client sends the
 model back unchanged, "and crashes the entire round". Rebuilt small; nothing of Flower is imported.
 
-    fedlora-lab review flower_7631.py:reported        status 1
-    fedlora-lab review flower_7631.py:mended          status 0
+    dp-review flower_7631.py:reported        status 1
+    dp-review flower_7631.py:mended          status 0
 """
 
 import math
 
 import numpy as np
 
-import fedlora_lab as fl
+import dp_review
 
 CLIP, NOISE, CLIENTS = 1.0, 1.0, 16
 rng = np.random.default_rng(0)
 data = [rng.normal(size=12) for _ in range(CLIENTS)]
 data[3] = np.zeros(12)  # a client whose optimiser made no update
-claims = fl.review.Claims(
+claims = dp_review.Claims(
     clip_norm=CLIP, noise_multiplier=NOISE, denominator=CLIENTS, steps=10, delta=1e-5
 )
 

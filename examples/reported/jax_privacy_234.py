@@ -5,17 +5,17 @@ different noise for the same epsilon of 4. The number of parts had been given wh
 counts noised updates. It is no leak: far less is spent than is stated, and the model pays for it.
 The noise multiplier 7.69 is that of pull request 267, where this is explained.
 
-    fedlora-lab review jax_privacy_234.py:reported    prints ε = 3.997
-    fedlora-lab review jax_privacy_234.py:spent       prints ε = 0.1856
+    dp-review jax_privacy_234.py:reported    prints ε = 3.997
+    dp-review jax_privacy_234.py:spent       prints ε = 0.1856
 """
 
-import fedlora_lab as fl
+import dp_review
 
 EXAMPLES, EPOCHS, PART, ACCUMULATED = 14_732, 3, 4, 256
 
 
 def with_updates(steps):
-    claims = fl.review.Claims(
+    claims = dp_review.Claims(
         clip_norm=1.0,
         noise_multiplier=7.69,
         sampling="poisson",
@@ -25,7 +25,7 @@ def with_updates(steps):
         delta=2e-5,
         epsilon=4.0,
     )
-    return fl.review.step(None, (), claims)
+    return dp_review.step(None, (), claims)
 
 
 def reported():

@@ -4,17 +4,17 @@ The report: with gradient accumulation the noise was checked at the rate of the 
 where every noised update takes all accumulated ones. Its numbers are those below: epsilon 0.72 by
 the physical batch, 5.6 by the effective one. Only claims are looked at, and no step.
 
-    fedlora-lab review jax_privacy_287.py:reported    status 1
-    fedlora-lab review jax_privacy_287.py:mended      status 2: no step was looked at
+    dp-review jax_privacy_287.py:reported    status 1
+    dp-review jax_privacy_287.py:mended      status 2: no step was looked at
 """
 
-import fedlora_lab as fl
+import dp_review
 
 BATCH, ACCUMULATED, EXAMPLES = 10, 8, 1000
 
 
 def stated(epsilon):
-    claims = fl.review.Claims(
+    claims = dp_review.Claims(
         clip_norm=1.0,
         noise_multiplier=1.0,
         sampling="poisson",
@@ -24,7 +24,7 @@ def stated(epsilon):
         delta=1e-5,
         epsilon=epsilon,
     )
-    return fl.review.step(None, (), claims)
+    return dp_review.step(None, (), claims)
 
 
 def reported():

@@ -4,18 +4,18 @@ The report, of an example script: "noise calibrated for the sum is applied to th
 example over-noises by about `batch_size`". No leak, but not the training that was meant. Rebuilt
 small; nothing of JAX Privacy is imported.
 
-    fedlora-lab review jax_privacy_383.py:reported --strict      status 1
-    fedlora-lab review jax_privacy_383.py:mended --strict        status 0
+    dp-review jax_privacy_383.py:reported --strict      status 1
+    dp-review jax_privacy_383.py:mended --strict        status 0
 """
 
 import numpy as np
 
-import fedlora_lab as fl
+import dp_review
 
 CLIP, NOISE, BATCH = 1.0, 1.0, 16
 rng = np.random.default_rng(0)
 data = [rng.normal(size=12) for _ in range(2 * BATCH)]
-claims = fl.review.Claims(
+claims = dp_review.Claims(
     clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH, steps=10, delta=1e-5
 )
 

@@ -5,18 +5,18 @@ expected, since `p.grad` is modified in every iteration"; it was mended by a cop
 are one array, so that the second piece takes the first one's place and counts twice. Rebuilt small;
 nothing of Opacus is imported.
 
-    fedlora-lab review opacus_707.py:reported         status 1
-    fedlora-lab review opacus_707.py:mended           status 0
+    dp-review opacus_707.py:reported         status 1
+    dp-review opacus_707.py:mended           status 0
 """
 
 import numpy as np
 
-import fedlora_lab as fl
+import dp_review
 
 CLIP, NOISE, BATCH, PIECE = 1.0, 1.0, 16, 8
 rng = np.random.default_rng(0)
 data = [rng.normal(size=12) for _ in range(2 * BATCH)]
-claims = fl.review.Claims(
+claims = dp_review.Claims(
     clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH, steps=10, delta=1e-5
 )
 

@@ -88,7 +88,7 @@ def squared_once(B, A, tau):
     return linear(B, A, tau) + quadratic(B, A, tau) / tau**2
 
 
-# Noise falls on all rows of Ξ_B A and on all columns of B Ξ_A.
+# Noise falls on all rows of E_B A and on all columns of B E_A.
 def of_one_row(B, A, tau):
     return tau**2 * ((A**2).sum() + (B**2).sum()) + quadratic(B, A, tau)
 

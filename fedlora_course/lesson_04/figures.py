@@ -1,7 +1,7 @@
-"""Figures of notebook 04: what noise on the factors becomes in the product."""
+"""Figures of lesson 04: what noise on the factors becomes in the product, and where rates end."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
+from fedlora_lab.recipes.protocol import plateau_end
 from fedlora_lab.tasks.task import Task, concatenate
 from fedlora_lab.theory.products import FactorA, FactorB
 
@@ -33,9 +34,9 @@ PARTS = {"signal": "learned product", **WORDS}
 SUM = {
     "product": "γ B A =",
     "signal": "γ B̂ Â (learned)",
-    "noise_B": "+ γ Ξ_B Â",
-    "noise_A": "+ γ B̂ Ξ_A",
-    "noise_BA": "+ γ Ξ_B Ξ_A",
+    "noise_B": "+ γ E_B Â",
+    "noise_A": "+ γ B̂ E_A",
+    "noise_BA": "+ γ E_B E_A",
 }
 """The product as the sum of its parts: what stands above each matrix."""
 COLOURS = dict(zip(PARTS, ("green", "blue", "orange", "purple"), strict=True))
@@ -43,7 +44,7 @@ COLOURS = dict(zip(PARTS, ("green", "blue", "orange", "purple"), strict=True))
 CORNER = 16
 """How many rows and columns of a matrix are drawn."""
 SplitRound = tuple[Round, float, dict[str, Any]]
-"""A record, the scale γ, and of each layer Â, B̂, Ξ_A and Ξ_B."""
+"""A record, the scale γ, and of each layer Â, B̂, E_A and E_B."""
 
 
 def gathered_noise(runs: Sequence[Sequence[SplitRound]]) -> pd.DataFrame:
@@ -72,11 +73,11 @@ def gathered_noise(runs: Sequence[Sequence[SplitRound]]) -> pd.DataFrame:
 
 
 def split_run(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Iterator[SplitRound]:
-    """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, Ξ_A and Ξ_B.
+    """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, E_A and E_B.
 
-    The noise of every release is drawn once more from the run's seed and added up. With Ξ_B and Ξ_A
-    so far, B̂ = B − Ξ_B and Â = A − Ξ_A, the product has the parts B̂ Â, Ξ_B Â, B̂ Ξ_A and
-    Ξ_B Ξ_A.
+    The noise of every release is drawn once more from the run's seed and added up. With E_B and E_A
+    so far, B̂ = B − E_B and Â = A − E_A, the product has the parts B̂ Â, E_B Â, B̂ E_A and
+    E_B E_A.
 
     Args: task, privacy, plan, seed: of the run, in the example unit under plain SGD.
     """
@@ -171,8 +172,8 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             if row == 0:
-                # In mathematical type, for the letters below Ξ.
-                label = re.sub("Ξ_([AB])", r"Ξ$_\\mathbf{\1}$", label)
+                # In mathematical type, for the letters below E.
+                label = re.sub("E_([AB])", r"E$_\\mathbf{\1}$", label)
                 label = label.replace("B̂", r"$\hat{\mathbf{B}}$")
                 ax.set_title(label, loc="center", fontsize=10, color=SCENE_COLOURS[colour])
             if column == 0:
@@ -230,9 +231,68 @@ def drawn_gradients(
 def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
     """Computes the test accuracy of the model with these factors in its one adapted layer.
 
-    Args: start: as of `drawn_gradients`; B, A: the factors.
+    Args: start: see `drawn_gradients`; B, A: the factors.
     """
     task, adapted, tensors = _with_factors(start, B, A)
     x, y = task.test
     outputs = per_example.model_outputs(task, adapted, tensors, x)
     return float((outputs.argmax(1) == y).float().mean())
+
+
+# ---- where ranges of learning rates end
+
+
+def ends_found(runs: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Finds where each range of rates ended, beside the end that v predicted.
+
+    Args:
+        runs: columns cell, method, lr and validation, a row a run.
+        predicted: columns cell, method and v, the rate at which v is 0.35; missing without noise.
+    Returns: columns cell, method, predicted and found, without rows that have no prediction.
+    """
+    rows = []
+    for (cell, method), part in runs.groupby(["cell", "method"], sort=False):
+        here = (predicted["cell"] == cell) & (predicted["method"] == method)
+        (end,) = predicted.loc[here, "v"]
+        rows.append((cell, method, end, plateau_end(part.groupby("lr")["validation"].mean())))
+    table = pd.DataFrame(rows, columns=["cell", "method", "predicted", "found"])
+    return table.dropna().reset_index(drop=True)
+
+
+def octaves_late(table: pd.DataFrame) -> pd.Series:
+    """By how many octaves the predicted end lies behind the one that was found; below zero, early.
+
+    Args: table: of `ends_found`.
+    """
+    return np.log2(table["predicted"] / table["found"])
+
+
+@style.paper()
+def predicted_and_found(groups: Mapping[str, pd.DataFrame]) -> style.Picture:
+    """Draws the ends of ranges of rates that were found over those that v predicted.
+
+    Args: groups: words for some ranges -> their table, of `ends_found`.
+    """
+    figure, (ax,) = style.subplots(7.4, 4.8)
+    every = pd.concat(groups.values())
+    limits = np.array([every[["predicted", "found"]].min().min() / 1.5, every["found"].max() * 1.5])
+    ax.fill_between(limits, limits / 2, limits * 2, color=style.FAINT, alpha=0.5, lw=0)
+    ax.plot(limits, limits, color=style.GREY, lw=1)
+    for (words, table), colour, marker in zip(groups.items(), style.SERIES, "osD", strict=False):
+        size = 5 if len(table) > 10 else 8
+        label = f"{words} ({len(table)})"
+        style.draw_dots(
+            ax, table["predicted"], table["found"], colour, size, label=label, marker=marker
+        )
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+        axis.set_ticks([], minor=True)
+    ax.set_xlabel("end predicted by v = 0.35, learning rate")
+    ax.set_ylabel("end found, learning rate")
+    ax.legend(loc="upper left", frameon=False)
+    style.headline(figure, "Close on digits, v misses by far where layers or steps differ")
+    style.footer(
+        figure, "a mark: one method in one setting; line: predicted rightly; grey: within 2"
+    )
+    return figure

@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 08."""
+"""Right and wrong answers to the exercises of lesson 08."""
 
 from functools import partial
 from typing import Any

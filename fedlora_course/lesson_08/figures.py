@@ -1,4 +1,4 @@
-"""Figures of notebook 08: turns inside a round, and what a low-pass filter keeps."""
+"""Figures of lesson 08: turns inside a round, and what a low-pass filter keeps."""
 
 from collections.abc import Callable
 from typing import Any

@@ -28,7 +28,7 @@ CALLS = {
 }
 
 
-# ---- 10.1: a server with a residual
+# ---- 09.1: a server with a residual
 
 
 def serve(B, A):
@@ -67,7 +67,7 @@ def summed_products(B, A):
 deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
 
 
-# ---- 10.2: what a truncation loses
+# ---- 09.2: what a truncation loses
 
 
 def share_lost(B, A):
@@ -141,7 +141,7 @@ def largest_alone(B, A):
 squared = vary(share_lost, then=np.square)
 
 
-# ---- 10.4: the noise that two servers keep
+# ---- 09.4: the noise that two servers keep
 
 
 def noise_kept(z_B, z_A, tau):

@@ -1,6 +1,6 @@
 """The reader's server of notebook 09 as a server rule, and a picture of a mean and its gaps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from fedlora_lab import methods
+from fedlora_lab.federated.run import run
+from fedlora_lab.measures import record_aggregation
 from fedlora_lab.methods.aggregation import MeanWithResidual, Rule, Uploads, client_values
 from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.tasks.task import Task
 
 Serve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -48,7 +53,7 @@ def served_by(serve: Serve) -> Method:
     Args: serve: (B, A) of a layer -> mean B, mean A and the residual, as in exercise 09.1.
     Guarantees: test_lesson_09.py::test_the_readers_server_trains_as_the_library_s.
     """
-    return methods.FedExLoRA.replace(name="exact server (10.1)", aggregate=_Served(serve))
+    return methods.FedExLoRA.replace(name="exact server (09.1)", aggregate=_Served(serve))
 
 
 @style.paper()
@@ -77,3 +82,22 @@ def mean_and_gap() -> style.Picture:
             ax.title.set_fontsize(9.5)
     style.headline(figure, "Mean and gap are uncorrelated; for normal noise they are independent")
     return figure
+
+
+def first_uploads(
+    task: Task, sigma: float | Sequence[float], seed: int, lr: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Runs the first round of FedLoRA and returns what the server was sent.
+
+    Args:
+        task: whose clients train, every example protected.
+        sigma: noise multiplier, of all clients or of each; 0 sends the same updates without noise.
+        seed: of the run: batches and clip are those of any other sigma.
+        lr: learning rate.
+    Returns: of each layer the uploads (B, A), clients first.
+    """
+    watched, kept = record_aggregation(methods.FedLoRA)
+    privacy = Privacy(delta=1e-4, noise_multiplier=sigma)
+    list(run(task, watched, privacy, Plan(rounds=1, lr=lr), seed=seed, evaluate_every=8))
+    pairs = [kept[0].factors(name) for name in kept[0].state.layers]
+    return [(B.double().numpy(), A.double().numpy()) for A, B in pairs]

@@ -19,7 +19,7 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
 
     Args:
         trust: of `TRUSTS`.
-        sigma: noise multiplier of the sum, as of `theory.trust_level`.
+        sigma: noise multiplier of the sum, see `theory.trust_level`.
         clients: that upload.
         colluders: clients that tell the server their own noise, below ``clients``.
 

@@ -21,7 +21,7 @@ KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
     """Tabulates `epsilon_by_observer` for every kind of trust; infinite where there is no noise.
 
-    Args: sigma, clients, colluders: as of `epsilon_by_observer`.
+    Args: sigma, clients, colluders: see `epsilon_by_observer`.
     """
     rows = {trust: epsilon_by_observer(trust, sigma, clients, colluders) for trust in TRUSTS}
     observers = {

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fedlora_lab import review as reviewing
+import dp_review
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
-    from fedlora_lab.review import Review
+    from dp_review import Review
 
 CHANGES = ("left out", "twice", "a million times")
 EXHIBITS = {
@@ -47,12 +47,12 @@ QUESTIONS = {
 """Check -> what it asks, in the words of the notebook."""
 
 
-def exhibits(section: int) -> "dict[str, reviewing.mistakes.Mistake]":
+def exhibits(section: int) -> "dict[str, dp_review.mistakes.Mistake]":
     """Collects the mistakes that a section of the notebook shows, by name and in its order.
 
     Args: section: 2, where one example moves too much, or 4, before and after.
     """
-    return {name: reviewing.mistakes.MISTAKES[name] for name in EXHIBITS[section]}
+    return {name: dp_review.mistakes.MISTAKES[name] for name in EXHIBITS[section]}
 
 
 def sensitivity_by_change(
@@ -99,12 +99,12 @@ def first_table(review: "Review") -> pd.DataFrame:
 
 
 def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
-    """Computes one example's gradient in the small model of `fl.review.mistakes`.
+    """Computes one example's gradient in the small model of `dp_review.mistakes`.
 
     Args: x, y: features (8,) and class; what is not finite counts as zero.
     Returns: weight (8, 4) and bias (4,).
     """
-    grads = reviewing.mistakes.example_gradients([(x, y)])
+    grads = dp_review.mistakes.example_gradients([(x, y)])
     weight, bias = (np.nan_to_num(grads[name][0]) for name in ("weight", "bias"))
     return {"weight": weight.T, "bias": bias}
 

@@ -240,7 +240,7 @@ def check_equal_privacy(frame: "DataFrame", one: str, other: str) -> None:
     """Refuses a pair of methods that spent unequal epsilons: noise, and not the method, may lead.
 
     Args:
-        frame: as of `spent_epsilons`; one that tells of no epsilon passes.
+        frame: see `spent_epsilons`; one that tells of no epsilon passes.
         one, other: methods of it.
     Raises: ``ValueError`` with both epsilons.
     """
@@ -324,7 +324,7 @@ def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs
 def find_collapsed_by_group(groups: Any) -> Any:
     """Tells which rows of a frame collapsed, each judged beside those of its group.
 
-    Args: groups: gains as of `find_collapsed`, a grouped pandas Series.
+    Args: groups: gains, see `find_collapsed`, a grouped pandas Series.
     Guarantees: each method is judged by its own runs
         (test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends).
     """
@@ -414,7 +414,7 @@ def describe_standstill(frame: "DataFrame", measure: str | None = None) -> str:
 
     A method learned where its runs gained, in the mean over seeds, more than a standard error.
 
-    Args: frame, measure: as of `run_ends`.
+    Args: frame, measure: see `run_ends`.
     Guarantees: test_collapse.py::test_it_is_said_where_no_method_learned.
     """
     measure = headline_measure(frame) if measure is None else measure

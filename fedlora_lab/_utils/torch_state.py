@@ -89,7 +89,7 @@ torch_threads = SharedSetting(_set_threads).at
 
 
 @contextmanager
-def usual_torch() -> Iterator[None]:
+def default_modes() -> Iterator[None]:
     """Runs a block as if nobody had changed PyTorch's defaults; what was set counts again behind.
 
     New tensors are on the CPU. Autocast, inference mode, anomaly mode and ``no_grad`` are off: a
@@ -109,13 +109,13 @@ def usual_torch() -> Iterator[None]:
         torch.get_default_dtype(),
         "torch.float32, in which fedlora_lab trains: call torch.set_default_dtype(torch.float32)",
     )
-    with _usual_modes():
+    with _thread_modes():
         yield
 
 
 @contextmanager
-def _usual_modes() -> Iterator[None]:
-    """The part of `usual_torch` that can be set for a thread."""
+def _thread_modes() -> Iterator[None]:
+    """The part of `default_modes` that can be set for a thread."""
     with ExitStack() as stack:
         # Each is left alone where it is as it should be: a mode costs time in every operation.
         if torch.is_inference_mode_enabled():
@@ -132,21 +132,21 @@ def _usual_modes() -> Iterator[None]:
         yield
 
 
-def in_usual_torch(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a public function: its body runs in `usual_torch`."""
+def with_default_modes(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a public function: its body runs in `default_modes`."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        with usual_torch():
+        with default_modes():
             return function(*args, **kwargs)
 
     return wrapped
 
 
-def steps_in_usual_torch(
+def steps_with_default_modes(
     function: Callable[P, Generator[T, Any, Any]],
 ) -> Callable[P, Generator[T, Any, Any]]:
-    """Decorates a generator function: each of its steps runs in `usual_torch`.
+    """Decorates a generator function: each of its steps runs in `default_modes`.
 
     Between two of them, and after the last, what its user has set counts.
     """
@@ -154,7 +154,7 @@ def steps_in_usual_torch(
     def step_by_step(steps: Generator[T, Any, Any]) -> Generator[T, Any, Any]:
         try:
             while True:
-                with usual_torch():
+                with default_modes():
                     try:
                         value = next(steps)
                     except StopIteration as end:
@@ -162,7 +162,7 @@ def steps_in_usual_torch(
                 yield value
         finally:
             # Whoever stops early leaves locks and files to the generator's own end.
-            with _usual_modes():
+            with _thread_modes():
                 steps.close()
 
     @functools.wraps(function)

@@ -129,7 +129,7 @@ def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:
     Args:
         name: of the argument.
         bad: row -> what stands there.
-        expected: as of `check`.
+        expected: see `check`.
     """
     if bad:
         first, *others = bad

@@ -114,7 +114,7 @@ class Victim:
     ) -> Float[Tensor, "n numbers"]:
         """Returns what each example alone adds to such an upload: its clipped gradient, flat.
 
-        Args: examples, factors, clip_norm: as of `upload`.
+        Args: examples, factors, clip_norm: see `upload`.
         Guarantees: test_lesson_11.py::test_an_upload_is_the_sum_of_the_traces.
         """
         rows = torch.cat([x.flatten(1) for x in self._rows(examples, factors).values()], 1)
@@ -233,7 +233,7 @@ def span_check(
         victim, layer: the model, and the full name of a layer.
         gradient: of the layer's A, or a stack with one for each update.
         candidates: inputs whose token at a position does not depend on the others'.
-        rank: of the span, as of `row_space`.
+        rank: of the span, see `row_space`.
 
     Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
     """

@@ -71,7 +71,7 @@ def one_run_lower_bound(
     """Returns the largest epsilon that so many correct guesses refute, to 1e-8 from below.
 
     Args:
-        canaries, guesses, correct, delta: as of `one_run_p_value`.
+        canaries, guesses, correct, delta: see `one_run_p_value`.
         significance: how often the bound may be wrong, in (0, 1].
 
     Guarantees: test_bounds_are_those_of_papers_and_peers; notebook 12 counts how often it errs.
@@ -99,7 +99,7 @@ def gaussian_one_run_lower_bound(
     Sharper than `one_run_lower_bound` and of a narrower claim: that whatever is released of one
     canary is mu-Gaussian-DP, as noised sums without sampling are.
 
-    Args: as of `one_run_lower_bound`; mu is found to 1e-4 from below, up to 32.
+    Args: see `one_run_lower_bound`; mu is found to 1e-4 from below, up to 32.
     Guarantees: test_a_bound_errs_as_often_as_it_says, test_bounds_are_those_of_papers_and_peers.
     Source: arXiv:2410.22235 (its audit of r and h with a cap), with the curve of a Gaussian.
 
@@ -197,8 +197,8 @@ def one_run_best_bound(
     """Returns the largest lower bound over several numbers of guesses, corrected for their number.
 
     Args:
-        scores, included: as of `count_correct`.
-        delta, significance: as of `one_run_lower_bound`.
+        scores, included: see `count_correct`.
+        delta, significance: see `one_run_lower_bound`.
         guesses: fixed beforehand; ``None``: `default_guesses` of the number of canaries.
         bound: of so many guesses, or `gaussian_one_run_lower_bound`.
 
@@ -222,7 +222,7 @@ def one_run_ceiling(
 ) -> float:
     """Returns the bound when every guess is right: no audit of so many canaries can prove more.
 
-    Args: as of `one_run_best_bound`; views: kinds of score among which the audit may choose.
+    Args: see `one_run_best_bound`; views: kinds of score among which the audit may choose.
     Guarantees: test_bounds_are_those_of_papers_and_peers.
 
     >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
@@ -236,7 +236,7 @@ def one_run_ceiling(
 def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
     """Returns the fewest canaries that prove epsilon when all are guessed right; at most 100,000.
 
-    Args: epsilon: >= 0. delta, significance: as of `one_run_lower_bound`.
+    Args: epsilon: >= 0. delta, significance: see `one_run_lower_bound`.
     Raises: ``ValueError`` where 100,000 do not suffice: the delta term grows with their number.
 
     >>> canaries_needed(1.0, delta=1e-5, significance=0.05)
@@ -305,7 +305,7 @@ def best_threshold_bound(
 
     Args:
         inside, outside: (n,) scores of independent runs with and without the canary.
-        delta, significance: as of `threshold_lower_bound`.
+        delta, significance: see `threshold_lower_bound`.
         thresholds: fixed before these scores were seen.
 
     Guarantees: test_a_bound_errs_as_often_as_it_says.

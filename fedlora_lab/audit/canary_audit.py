@@ -211,14 +211,14 @@ def run_audit(
     ends the audit, which is then invalid.
 
     Args:
-        task, method, privacy, plan, lora: as of `fl.run`.
+        task, method, privacy, plan, lora: see `fl.run`.
         canaries: how many, >= 2; ``None``: as many as cost about a fifth of the run. They are
             public examples with wrong targets and a loud loss, so that the clip always acts.
         confidence: with which all lower bounds hold together, in (0, 1).
         seed: of the run and of the coins.
-        bug: clips in the library's place, one of `fl.review.mistakes.BUGS`: to see whether it is
+        bug: clips in the library's place, with its signature: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
-        chunk_clients, chunk_examples, device, matmul_precision: as of `fl.run`.
+        chunk_clients, chunk_examples, device, matmul_precision: see `fl.run`.
 
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
         test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
@@ -263,7 +263,7 @@ def plant(
     lora: Lora,
     seed: int,
 ) -> Canaries:
-    """Puts canaries into a task. Args: as of `run_audit`; count: of canaries."""
+    """Puts canaries into a task. Args: see `run_audit`; count: of canaries."""
     unit = "example" if privacy is None else privacy.unit
     streams = Streams(seed)
     m = affordable_canaries(task, plan, unit) if count is None else count
@@ -286,7 +286,7 @@ def open_audited(
     lora: Lora,
     **options: Any,
 ) -> Recorder:
-    """Opens the run of a task with canaries. Args: as of `run_audit`."""
+    """Opens the run of a task with canaries. Args: see `run_audit`."""
     if privacy is not None:  # the noise was calibrated for the plan without canaries
         privacy = privacy.replace(target_epsilon=None, sample_rate=None)
     if lora.ranks is not None:  # a canary client has the full rank
@@ -302,7 +302,7 @@ def open_audited(
 def judge(
     run: Recorder, planted: Canaries, observed: Observed, confidence: float, seed: int
 ) -> Audit:
-    """Bounds epsilon by what was observed. Args: confidence, seed: as of `run_audit`."""
+    """Bounds epsilon by what was observed. Args: confidence, seed: see `run_audit`."""
     privacy = run.spec.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
     included = planted.included.numpy()

@@ -204,7 +204,7 @@ def compare_command(
     from fedlora_lab.report.summary_table import display_table, observer_phrase
 
     source = click.get_current_context().get_parameter_source
-    # ``None`` is a value too, as of ``--epsilon none``.
+    # ``None`` is a value too, see ``--epsilon none``.
     asked = {x: y for x, y in options.items() if source(x) is ParameterSource.COMMANDLINE}
     rows = [load_row(name, "--methods") if OF_FILE in name else name for name in methods]
     made, privacy, plan, lora = build_parts(task, asked)
@@ -349,18 +349,3 @@ def doctor_command() -> None:
 
 def _show(ok: bool, name: str, value: str) -> None:
     click.echo(f"  {'ok' if ok else '--'}  {name:<28}  {value}")
-
-
-# ---- anybody's training
-
-
-@commands.command("review")
-@click.argument("target")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
-@click.option("--strict", is_flag=True, help="Status 1 also for what is not as claimed.")
-def review_command(target: str, page: Path | None, **options: bool) -> None:
-    """Test whether a private training step, module:function, keeps the epsilon stated for it."""
-    from fedlora_lab.cli.reviews import review_target
-
-    raise SystemExit(review_target(target, page, **options))

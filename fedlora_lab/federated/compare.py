@@ -72,10 +72,10 @@ class Cell:
 
     Args:
         slug: its name in the frame, a baseline's or the method's.
-        task, method, privacy, plan, lora, seed: as of `run`.
+        task, method, privacy, plan, lora, seed: see `run`.
         setting: what a sweep varies, and its value here; it stands in these already.
         shared_privacy: of the methods at this setting, which that of a baseline may differ from.
-        watch: as of `compare`.
+        watch: see `compare`.
     """
 
     slug: str
@@ -109,7 +109,7 @@ class Cell:
 
         Args:
             method: a row, its slug, or a name in `BASELINES`.
-            task, privacy, plan, lora, seed: as of `run`; "non-private" runs without ``privacy``.
+            task, privacy, plan, lora, seed: see `run`; "non-private" runs without ``privacy``.
         Raises: ``ValueError`` for pooled data in the client unit.
         Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
         """
@@ -301,7 +301,7 @@ def compare(
         out: a folder for the runs, which go on there from their last round, and for the report. A
             grid has a folder for each of its settings in it. In place of ``store``.
         max_epsilon, evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of
-            every run, as of `run`.
+            every run, see `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
         `ChildProcessError`, which names them, after the last one where runs in workers failed. That
@@ -358,7 +358,7 @@ def compare(
 def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | None") -> str:
     """Says before the first run ends how many there are, how many run at once, and what is kept.
 
-    Args: cells: all runs. jobs: as of `compare`. place: of the store or the folder.
+    Args: cells: all runs. jobs: see `compare`. place: of the store or the folder.
     """
     workers = workers_for(jobs)
     way = f"{workers} at once" if workers > 1 else "one after the other"
@@ -374,8 +374,8 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
     methods spent unequal epsilons.
 
     Args: frame: tidy, of one setting or of a sweep.
-    Returns: collapsed, method -> so many runs; privacy, as of `describe_unequal_privacy`;
-        standstill, as of `describe_standstill`, where it holds at every setting; lines, which say
+    Returns: collapsed, method -> so many runs; privacy, see `describe_unequal_privacy`;
+        standstill, see `describe_standstill`, where it holds at every setting; lines, which say
         all of it.
     """
     collapsed: dict[str, int] = {}
@@ -532,7 +532,7 @@ def run_cells(
     """Takes each cell's frame from the store, or trains it; one frame in the order of the cells.
 
     Args:
-        cells: the runs. options: of each, as of `run`. store, jobs: as of `compare`.
+        cells: the runs. options: of each, see `run`. store, jobs: see `compare`.
         bar: counts rounds.
     """
     import pandas as pd

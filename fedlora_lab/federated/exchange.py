@@ -195,7 +195,7 @@ def _release_updates(
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
-    Args: as of `release_round`; clients: those whose upload arrived, with what they send.
+    Args: see `release_round`; clients: those whose upload arrived, with what they send.
     """
     spec = prepared.spec
     ids = clients.ids

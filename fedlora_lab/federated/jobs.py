@@ -27,7 +27,7 @@ class Unfinished(ChildProcessError):
 def workers_for(jobs: int | None) -> int:
     """How many calls run at once; 1: one after the other in this process.
 
-    Args: jobs: as of `compare`.
+    Args: jobs: see `compare`.
     Raises: ``ValueError`` for anything but ``None``, -1 or a whole number >= 1.
     """
     is_count = isinstance(jobs, int) and not isinstance(jobs, bool) and (jobs > 0 or jobs == -1)
@@ -44,7 +44,7 @@ def run_calls(
 
     Args:
         calls: each with its name in messages; independent of each other.
-        jobs: as of `compare`.
+        jobs: see `compare`.
 
     Raises: `Unfinished` after all others have ended, where calls in workers raised errors; the
         error of joblib, at once, where a worker process died.

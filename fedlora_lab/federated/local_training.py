@@ -13,7 +13,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.spec import ClientIds, Prepared, RoundKeys, RunSpec
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.lora.independence import probe_once, repeat_probe
+from fedlora_lab.lora.independence import repeat_probe
 from fedlora_lab.lora.per_example import (
     NotPerExample,
     loss_differences,
@@ -325,8 +325,8 @@ def preconditioners(
         gram = peer.mT @ peer if key.name == "A" else peer @ peer.mT
         gram = finite(gram.to(params[key].dtype))
         found = privatizer.maps_of(find_maps, gram, key)
-        if key.name == "B" and getattr(rule, "apart", False):
-            found = found._replace(apart=orthonormal_columns(params[key]))
+        if key.name == "B" and getattr(rule, "complement", False):
+            found = found._replace(complement=orthonormal_columns(params[key]))
         maps[key] = found
     # A rule may differ from what it returned when the run opened: every answer is checked.
     sound = not certified or all(found.noise_map is None for found in maps.values())
@@ -432,8 +432,6 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     """
     spec = prepared.spec
     moving = round_keys(spec, clients.params, t).steps[s]
-    if spec.method.penalty is not None and moving:  # what "*" moves is known only here
-        probe_once(spec.task, prepared.adapted, prepared.matmul_precision, spec.method, moving)
     maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
     basis = directions(spec, clients.params, t, s)
     drawn = poisson_batch(prepared, t, s, clients.ids)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, error_text, in_one_line, is_number, refuse, warn
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
-@in_usual_torch
+@with_default_modes
 def make_run_spec(
     task: Task,
     method: Method | str,
@@ -40,7 +40,7 @@ def make_run_spec(
     """Checks the parts of a run one by one and against each other.
 
     Args:
-        task, method, privacy, plan, seed: as of `run`.
+        task, method, privacy, plan, seed: see `run`.
         lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
 
     Raises: ``ValueError`` (name, value, range).
@@ -250,19 +250,19 @@ class NoiseAmplification(NamedTuple):
             square 1, over the layers; NaN where the noise in either factor is not known. It is one
             number for all settings that are one run, see `theory.output_variance`.
         output_noise: e, the part of v that is noise times noise.
-        own_copies: variance of the noise in a client's own factors, at the end of the last round,
-            over that in the average; 1 where clients train without noise.
+        client_noise_ratio: variance of the noise in a client's own factors, at the end of the last
+            round, over that in the average; 1 where clients train without noise.
         unknown: why ``mean`` or ``output_variance`` is NaN, in one line; ``None``: both are known.
     """
 
     mean: float
     output_variance: float
     output_noise: float
-    own_copies: float
+    client_noise_ratio: float
     unknown: str | None
 
 
-@in_usual_torch
+@with_default_modes
 def noise_amplification(
     task: Task,
     method: Method | str,
@@ -280,7 +280,7 @@ def noise_amplification(
     Nothing is trained and no value of any example is read. This is no privacy amplification by
     sampling, which the ledger counts.
 
-    Args: as of `run`, with the noise multiplier set.
+    Args: see `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
         ::test_noise_on_a_meets_the_start_of_b, ::test_own_copies_are_noisier_than_the_average.
     Source: derived, see `theory.accumulated_noise_terms`.
@@ -298,6 +298,6 @@ def noise_amplification(
         forecast.mean(),
         float(forecast.output_variance_by_round()[-1]),
         forecast.quadratic_output_variance(),
-        forecast.own_copies(),
+        forecast.client_noise_ratio(),
         forecast.unknown or forecast.unknown_on_outputs,
     )

@@ -48,7 +48,7 @@ class Start(NamedTuple):
     has_core: bool
 
 
-class NoiseOfOne(NamedTuple):
+class UnitNoise(NamedTuple):
     """What noise of variance 1 on every entry of the averaged A and B makes of a layer.
 
     Args:
@@ -250,7 +250,7 @@ class NoiseForecast:
         return starts
 
     @cached_property
-    def _unit_noise(self) -> dict[str, NoiseOfOne]:
+    def _unit_noise(self) -> dict[str, UnitNoise]:
         """Layer -> what noise of variance 1 does there: all energies are in proportion to it."""
         lora = self.spec.lora
         units = {}
@@ -272,7 +272,7 @@ class NoiseForecast:
             own = math.nan if self.is_noisy else 0.0  # of an A of zero, see `unknown`
             if scale:
                 own = theory.noise_amplification(1.0, 1, d_in, scale)
-            units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic, terms.linear_A)
+            units[layer] = UnitNoise(own, terms.linear_B, terms.quadratic, terms.linear_A)
         return units
 
     def mean(self) -> float:
@@ -282,7 +282,7 @@ class NoiseForecast:
             in_a, _ = self._variances(layer)
             return self._unit_noise[layer].amplification * float(in_a[-1])
 
-        return self.weighted(amplification)
+        return self._layer_mean(amplification)
 
     def output_variance_by_round(self) -> Curve:
         """v: variance of the noise on an output, for inputs of mean square 1, over the layers.
@@ -312,7 +312,7 @@ class NoiseForecast:
             in_a = float(self.variance("A", layer)[-1])
             return self._unit_noise[layer].of_start * in_a / len(self.weights[layer])
 
-        return self.weighted(of_start) if known else 0.0
+        return self._layer_mean(of_start) if known else 0.0
 
     def output_variance_terms(self) -> theory.OutputVariance:
         """The two terms of v after the last round from B = 0, as if the server only averaged.
@@ -328,17 +328,17 @@ class NoiseForecast:
             in_both = float(self.variance("A", layer)[-1]) * float(self.variance("B", layer)[-1])
             return self._unit_noise[layer].quadratic * in_both / len(self.weights[layer])
 
-        return theory.OutputVariance(self.weighted(linear), self.weighted(quadratic))
+        return theory.OutputVariance(self._layer_mean(linear), self._layer_mean(quadratic))
 
-    def own_copies(self) -> float:
+    def client_noise_ratio(self) -> float:
         """How much noisier a client's own copy is than the average, at rates that do not decay.
 
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.
         """
-        return 1 + (self.unaveraged() - 1) / max(self.spec.plan.rounds, 1)
+        return 1 + (self.unaveraged_noise_ratio() - 1) / max(self.spec.plan.rounds, 1)
 
-    def unaveraged(self) -> float:
+    def unaveraged_noise_ratio(self) -> float:
         """How much noisier a factor is that no round averages: K times, for K equal clients."""
         noised = self.is_noisy and self.spec.releases_steps and self.spec.plan.rounds
         if not noised or not self._variance:
@@ -346,7 +346,7 @@ class NoiseForecast:
         each = [std**2 for std in self._stds_of_means]
         return sum(each) / len(each) / self._variance
 
-    def weighted(self, value: Callable[[str], float]) -> float:
+    def _layer_mean(self, value: Callable[[str], float]) -> float:
         """The mean of a value over the layers, weighted by d_out."""
         sizes = {layer: len(weight) for layer, weight in self.weights.items()}
         return sum(size * value(layer) for layer, size in sizes.items()) / sum(sizes.values())

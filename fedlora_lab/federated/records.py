@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
@@ -144,7 +144,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@in_usual_torch
+@with_default_modes
 def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Saves the adapter of a record as a folder that PEFT loads without this package.
 
@@ -188,7 +188,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     return folder
 
 
-@in_usual_torch
+@with_default_modes
 @adapters.matmuls("float32")  # as a run scores its model
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"

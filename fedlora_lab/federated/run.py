@@ -22,7 +22,7 @@ from torch import Tensor
 from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
+from fedlora_lab._utils.torch_state import steps_with_default_modes, with_default_modes
 from fedlora_lab._utils.validation import (
     check,
     error_text,
@@ -150,7 +150,7 @@ def run_steps(
 
     The loop may be left after any of them.
 
-    Args: task, method, privacy, plan and all options: as of `run`.
+    Args: task, method, privacy, plan and all options: see `run`.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -215,7 +215,7 @@ class Run:
 
     Args:
         prepared: the checked arguments, the adapted model and the examples.
-        options: as of `run`.
+        options: see `run`.
         ledger: of what was released; ``None`` without privacy.
         state: between two rounds.
         folder: of checkpoints and the ledger; ``None``: nothing is stored.
@@ -257,7 +257,7 @@ class Run:
             self._settings = {**self.spec.settings(), **self._replay_settings()}
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def open(
         cls,
         task: Task,
@@ -271,8 +271,8 @@ class Run:
         """Validates everything and prepares the run; nothing is trained yet.
 
         Args:
-            task, method, privacy, plan, options: as of `run`.
-            bug: clips in the place of `privatizer.clip_sum`, one of `fl.review.mistakes.BUGS`: to
+            task, method, privacy, plan, options: see `run`.
+            bug: clips in the place of `privatizer.clip_sum`, with its signature: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
         checked = RunOptions(**options)
@@ -287,13 +287,13 @@ class Run:
         return cls.from_prepared(replace(prepared, clip=bug), checked)
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
         """Opens a prepared run, here or on a server; resumes it if the options say so.
 
         Args:
             prepared: by `prepare_run`.
-            options: as of `run`; those of which a prepared run has its own are not read.
+            options: see `run`; those of which a prepared run has its own are not read.
             remote: see `Run`.
         """
         spec = prepared.spec
@@ -395,7 +395,7 @@ class Run:
 
     # ---- the loop
 
-    @steps_in_usual_torch
+    @steps_with_default_modes
     def events(self) -> "Generator[Round | LocalStep, None, None]":
         """The run: a record of the start unless resumed, then each round's steps and its record."""
         with self.lock():

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
@@ -88,7 +88,7 @@ class Visibility(NamedTuple):
 def compute_properties(record: object) -> None:
     """Computes the cached properties of a record now, and not when a round first asks.
 
-    What cannot be had is refused before training.
+    What cannot be computed is refused before training.
     """
     for name, member in vars(type(record)).items():
         if isinstance(member, cached_property):
@@ -487,7 +487,7 @@ class Prepared:
         return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
 
 
-@in_usual_torch
+@with_default_modes
 def prepare_run(
     spec: RunSpec,
     data: Sequence[Examples] | Mapping[int, Examples],
@@ -501,7 +501,7 @@ def prepare_run(
     Args:
         spec: checked.
         data: clients' examples by their numbers: everyone's, one client's, or none.
-        device, matmul_precision, chunk_examples: as of `run`.
+        device, matmul_precision, chunk_examples: see `run`.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
         adapted.

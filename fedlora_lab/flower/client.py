@@ -6,7 +6,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import local_step, round_keys
@@ -162,7 +162,7 @@ def _personal(participant: Participant, kept: ArrayRecord) -> Tensors:
     return messages.unpack_arrays(kept, like, finite=False)
 
 
-@in_usual_torch
+@with_default_modes
 def _upload(
     prepared: Prepared, client: int, sent: ServerState, personal: Tensors, t: int
 ) -> tuple[Tensors, Tensors]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Message
 from torch import Tensor
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
@@ -70,7 +70,7 @@ class Participant:
         return self.prepared.spec
 
     @classmethod
-    @in_usual_torch
+    @with_default_modes
     def of(
         cls,
         task: Task,
@@ -83,7 +83,7 @@ class Participant:
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
 
-        Args: as of `fl.run`.
+        Args: see `fl.run`.
         Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
             clip and noise for themselves, and no un-noised value reaches the server.
         """

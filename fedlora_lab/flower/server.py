@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
-from fedlora_lab._utils.torch_state import steps_in_usual_torch
+from fedlora_lab._utils.torch_state import steps_with_default_modes
 from fedlora_lab._utils.validation import check, check_number, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
@@ -81,13 +81,13 @@ def rounds(
     return _play(_Clients(grid, participant), run, timeout, patience)
 
 
-@steps_in_usual_torch
+@steps_with_default_modes
 def _play(
     clients: "_Clients", run: Run, timeout: float, patience: float
 ) -> Generator[Round, None, None]:
     """The rounds that are left.
 
-    Args: clients, run: of the federation. timeout, patience: as of `rounds`.
+    Args: clients, run: of the federation. timeout, patience: see `rounds`.
     """
     clients.wait_for_all(patience)
     run.give_up_rounds()

@@ -66,10 +66,6 @@ PEFT_PREFIX = "base_model.model."
 Places = dict[ParamKey, tuple[nn.Module, str]]
 
 
-class NotBatchFirst(ValueError):
-    """The input of a layer does not go through the examples of a batch one after the other."""
-
-
 class PerExampleLinear(nn.Module):
     """A linear map that may have its own weight (and bias) for every example of the batch.
 
@@ -99,7 +95,7 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
     if x.shape[0] % n:
         expected = f"a multiple of the {n} examples (batch first)"
-        raise NotBatchFirst(f"first dimension={x.shape[0]}: expected {expected}")
+        raise ValueError(f"first dimension={x.shape[0]}: expected {expected}")
     # Even a view of the same shape costs a node in the backward pass.
     return x if x.dim() == 3 and len(x) == n else x.reshape(n, -1, x.shape[-1])
 

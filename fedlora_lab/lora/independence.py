@@ -8,8 +8,8 @@ example:
 
 - ``Task.prepare``, ``Task.forward``, the model, ``Task.loss`` and what a kind of tensor does to an
   output (`KINDS`): probed here; the loss is (N,) at every step.
-- ``Method.penalty``: probed for each set of tensors that moves together, before the run or, where
-  the server chooses layer by layer, before the first such step; (N,) at every step.
+- ``Method.penalty``: probed for each set of tensors that moves together, of a choice layer by layer
+  for both extremes; (N,) at every step.
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
   client's maps must be those of its own matrix.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
@@ -18,16 +18,14 @@ example:
   what the server sent or received; ``clip_groups`` and ``schedule`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
-First every adapted layer must act on the loss, or its adapter would be noise alone, and the same
-examples must have the same gradients twice. Then two probes find what mixes. In a batch each
-example must have the gradient that it has in a batch of
-one; and to the last digits the same gradient beside others that are not numbers, or are huge. No
-pass may change a parameter or buffer, here or in a step, and the probes leave the buffers' values
-as they were. They find mistakes, not code that behaves otherwise when it is not probed, and know
-texts by their ``attention_mask`` (n, tokens).
+Two probes, once before training, find what mixes. In a batch of four, and in one as large as a
+step's, each example must have the gradient that it has alone; and to the last digits the same
+gradient beside others that are not numbers, or are huge. No pass may change a parameter or buffer,
+here or in a step, and the probes leave the buffers' values as they were. They find mistakes, not
+code that behaves otherwise when it is not probed, and know texts by their ``attention_mask``
+(n, tokens).
 """
 
-import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,12 +34,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, error_text, few, in_one_line, warn
-from fedlora_lab.lora.adapters import AdaptedModel, Adapter, NotBatchFirst, matmuls
+from fedlora_lab.lora.adapters import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import (
     depends_on,
     example_losses,
@@ -50,7 +47,7 @@ from fedlora_lab.lora.per_example import (
 )
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import Preconditioner
-from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import maps_of, row_norms
@@ -69,17 +66,14 @@ from fedlora_lab.tasks.task import (
 PROBES = 4
 """Examples whose gradients are compared."""
 MAX_EXAMPLES = 256
-"""In the batch that is as large as a step."""
+"""In the batch that is as large as a step: a probe must not cost much more than the step."""
 DISTURBANCES = (float("nan"), 1e6)
 """What the others of a batch are multiplied by."""
 MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
 """Of the products; elsewhere it is that of the tensors' own type."""
-MAX_ROUNDS = 1000
-"""Rounds of a schedule that are looked at before the run; later ones when they come."""
-
-_PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
-"""Task -> precision, device, row with a penalty, whether losses are released, and keys probed ->
-    with how many examples."""
+_PROBED: "weakref.WeakKeyDictionary[Task, set[Any]]" = weakref.WeakKeyDictionary()
+"""Task -> what was found sound: precision, device, row with a penalty, whether losses are released,
+the tensors that move and the size of a batch. The runs of a comparison share it."""
 
 
 def check_batch_independence(
@@ -107,15 +101,17 @@ def check_batch_independence(
     Guarantees: tests/lora/test_attack_examples.py.
     """
     trained = tuple(key for key in keys if key.kind.trained)
-    probe_once(task, adapted, matmul_precision, method, trained, rows, with_penalty=False)
+    _probe_once(task, adapted, matmul_precision, method, trained, rows, with_penalty=False)
     if method.penalty is not None:
-        steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
+        schedule = method.schedule
+        period = len(schedule.rounds) if isinstance(schedule, Cycle) else plan.rounds
+        steps = product(range(min(plan.rounds, period)), range(plan.local_steps))
         words = {method.factors_at_step(t, s) for t, s in steps}
-        # Of a choice layer by layer the two extremes; `probe_once` sees the others.
+        # Of a choice layer by layer, which the server settles later, the two extremes.
         words = {letters for word in words for letters in ("AB" if word == "*" else (word,))}
         for word in sorted(words):
             moving = tuple(k for k in trained if not k.kind.scheduled or k.name in word)
-            probe_once(task, adapted, matmul_precision, method, moving, rows)
+            _probe_once(task, adapted, matmul_precision, method, moving, rows)
     if method.clip_groups is not None:
         with in_one_line("clip_groups: expected a number or text for each tensor, but"):
             set(map(method.clip_groups, trained))
@@ -124,49 +120,43 @@ def check_batch_independence(
         _probe_preconditioner(method.precondition, rank)
 
 
-def probe_once(
+def _probe_once(
     task: Task,
     adapted: AdaptedModel,
     matmul_precision: str,
     method: Method,
     moving: Keys,
-    rows: int = PROBES,
+    rows: int,
     with_penalty: bool = True,
 ) -> None:
     """Refuses a model, or a row's penalty, that mixes examples where these tensors move.
 
-    Called at every step of a row with a penalty, since a schedule that chooses layer by layer
-    settles what moves only then; a set of tensors is probed once.
-
     Args:
-        task, adapted, matmul_precision, rows: as of `check_batch_independence`.
+        task, adapted, matmul_precision, rows: see `check_batch_independence`.
         method: the row, whose ``differences`` say that losses are probed beside gradients.
         moving: the tensors that move.
         with_penalty: whether the row's penalty is probed, or the model alone.
-
-    Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
-    Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
     """
-    # A probe must not cost much more than the step that it protects.
     rows = min(max(rows, PROBES), MAX_EXAMPLES)
-    probed = _PROBED.setdefault(task, {})
+    probed = _PROBED.setdefault(task, set())
     # All that a verdict depends on: another precision, penalty or set of tensors is probed anew,
     # and a model that was found sound by its gradients where the losses themselves are released.
     row = method if with_penalty else None
     by_losses = method.differences is not None
-    key = (matmul_precision, str(adapted.device), row, by_losses, frozenset(moving))
-    if probed.get(key, 0) < rows:
-        setting = _Setting.drawn(task, adapted, row, moving)
-        before = [buffer.clone() for buffer in adapted.model.buffers()]
-        with matmuls(matmul_precision):
-            _probe(setting, matmul_precision, rows)
-            if by_losses:
-                _probe(replace(setting, of_losses=True), matmul_precision, rows)
-        # Also what was written through ``.data``, which no pass notices.
-        pairs = zip(before, adapted.model.buffers(), strict=True)
-        same = all(torch.equal(old, new) for old, new in pairs)
-        setting.refuse_unless(same, "passes that change no parameter or buffer of the model")
-        probed[key] = rows
+    key = (matmul_precision, str(adapted.device), row, by_losses, frozenset(moving), rows)
+    if key in probed:
+        return
+    setting = _Setting.drawn(task, adapted, row, moving)
+    before = [buffer.clone() for buffer in adapted.model.buffers()]
+    with matmuls(matmul_precision):
+        _probe(setting, matmul_precision, rows)
+        if by_losses:
+            _probe(replace(setting, of_losses=True), matmul_precision, rows)
+    # Also what was written through ``.data``, which no pass notices.
+    pairs = zip(before, adapted.model.buffers(), strict=True)
+    same = all(torch.equal(old, new) for old, new in pairs)
+    setting.refuse_unless(same, "passes that change no parameter or buffer of the model")
+    probed.add(key)
 
 
 def repeat_probe(
@@ -175,7 +165,7 @@ def repeat_probe(
     """Lets one of the `probes` pass alone once more, which raised nothing before the run.
 
     Args:
-        task, adapted, method, moving: as of `probe_once`.
+        task, adapted, method, moving: see `check_batch_independence`.
         probe: one example, by `longest_probe`.
     """
     setting = _Setting.drawn(task, adapted, method, moving)
@@ -237,79 +227,20 @@ class _Setting:
             check(ok, "penalty", self.method.penalty, expected)
 
 
-def _check_layers(setting: _Setting, examples: Examples) -> str:
-    """Refuses a layer whose adapter cannot learn: one that is passed by, or has no gradient.
+def _warn_of_unused(setting: _Setting, examples: Examples) -> None:
+    """Warns of layers on which no loss depends: their adapters learn nothing and still get noise.
 
-    The noise of its adapter would be released, and act on nothing or on a model that never learns
-    against it.
-
-    Returns: what to add to words about a mixture: a layer whose input has the examples second.
-    Raises: ``ValueError`` naming the layer.
-    Guarantees: test_probed_layers.py::test_an_adapter_that_cannot_learn_is_refused_by_name,
-        ::test_a_layer_that_nobody_calls_is_told_where_the_test_examples_are_public.
+    Guarantees: test_probed_layers.py::test_an_adapter_that_cannot_learn_is_told_by_name.
     """
-    layers: dict[str, Adapter] = {}
-    for key in setting.moving:
-        module = setting.adapted.places.get(ParamKey("A", key.layer), (None, ""))[0]
-        if isinstance(module, Adapter):
-            layers[key.layer] = module
-    shapes: dict[str, tuple[int, ...]] = {}
-    with ExitStack() as stack:
-        weights = {}
-        for name, adapter in layers.items():
-
-            def note(module: Any, given: Any, name: str = name) -> None:
-                shapes[name] = tuple(given[0].shape)
-
-            stack.enter_context(adapter.register_forward_pre_hook(note))
-            if isinstance(adapter.base._parameters.get("weight"), Tensor):
-                weights[name] = stack.enter_context(_own_leaf(adapter.base))
-        settings = setting.task, setting.adapted, setting.params, setting.moving
-        try:
-            reached, read = depends_on(*settings, examples, [*weights.values()])
-        except NotBatchFirst:
-            name, shape = next(reversed(shapes.items()))
-            expected = (
-                f"a layer whose input has the {PROBES} examples first; of this one it is {shape}, "
-                "so no example has a gradient of its own here: leave it out"
-            )
-            check(False, "targets", name, expected)
-            raise
-    second = [
-        f"; {name} has an input of {shape}, with the examples second"
-        for name, shape in shapes.items()
-        if shape[0] != PROBES == shape[1]
-    ]
-    of_layers = {key.layer for key in reached}
-    if not of_layers & {*layers}:
-        return ""  # refused in words about all of them, or of a row that trains a head alone
-    is_read = dict(zip(weights, read, strict=True))
-    unused = []
-    for name in layers.keys() - of_layers:
-        passed_by = (
-            "a linear map that the model calls: it reads this one's weight, past the adapter"
-        )
-        cut_off = "a linear map with a gradient: what this one gives is cut off from the loss"
-        check(name in shapes or not is_read.get(name), "targets", name, passed_by)
-        check(name not in shapes, "targets", name, cut_off)
-        unused.append(name)
     # An expert that no text was sent to may be called later. Of private rows nothing is told.
-    if unused and setting.task.public_test:
-        event = f"no test example calls {few(sorted(unused))}"
-        warn(f"targets: {event}; an adapter that nothing calls learns nothing and still gets noise")
-    return "".join(second[:1])
-
-
-@contextmanager
-def _own_leaf(layer: nn.Module) -> Iterator[nn.Parameter]:
-    """Gives a layer its weight as a leaf of its own, whose use autograd sees; puts the old back."""
-    weight = layer._parameters["weight"]
-    assert weight is not None
-    layer._parameters["weight"] = nn.Parameter(weight.detach())
-    try:
-        yield layer._parameters["weight"]  # type: ignore[misc]
-    finally:
-        layer._parameters["weight"] = weight
+    if not setting.task.public_test:
+        return
+    reached = depends_on(setting.task, setting.adapted, setting.params, setting.moving, examples)
+    used = {key.layer for key in reached}
+    unused = {key.layer for key in setting.moving if key.name in ("A", "B")} - used
+    if used and unused:
+        event = f"no loss of a test example depends on {few(sorted(unused))}"
+        warn(f"targets: {event}; such an adapter learns nothing and still gets noise")
 
 
 def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
@@ -327,10 +258,9 @@ def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
         raise
     everyone = torch.arange(PROBES)
     calls = _EmbeddingCalls(setting.adapted.model)
-    hint = ""
     try:
         if setting.method is None and not setting.of_losses:
-            hint = _check_layers(setting, (x, y))
+            _warn_of_unused(setting, (x, y))
         with calls.recorded(PROBES):
             together = setting.rows((x, y), everyone)
     except RuntimeError as error:
@@ -358,21 +288,13 @@ def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
         # that of a batch of one, which has no variance to divide by.
         # Of private test examples no number is told.
         size = f" (they differ by {gap:.1g})" if task.public_test else ""
-        expected = f"examples that do not mix, batch first{size}{hint}"
+        expected = f"examples that do not mix, batch first, and no random numbers{size}"
         if setting.of_losses:
             expected += "; a row of differences releases losses, with what has no gradient in them"
         setting.refuse_unless(gap <= tolerance, expected)
 
     # Nothing of the example's own has changed, nor any shape: there is hardly anything to round.
     exact = 20 * torch.finfo(like.dtype).eps
-    before = _random_states()
-    again = setting.rows((x, y), everyone)
-    change = row_norms({key: again[key] - together[key] for key in together}).cpu()
-    setting.refuse_unless(
-        bool((change <= exact * sizes).all()) or _random_states() == before,
-        f"the same {what} of the same examples: its forward draws random numbers, such as those "
-        "of a dropout that eval() does not switch off",
-    )
     # A batch of one is computed in another order than a batch of four, and rounds otherwise.
     rough = _tolerance(like, matmul_precision, task.model)
     for i in range(PROBES):
@@ -383,7 +305,7 @@ def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
     for i, scale in product(range(PROBES), DISTURBANCES):
         compare(i, _beside_strange(setting, (x, y), i, scale, calls), exact)
     if rows > PROBES:
-        # In a batch as large as a step's: what depends on how many examples there are.
+        # In a batch as large as a step's: a loss may keep the hardest of many alone.
         repeated = torch.arange(rows - PROBES) % len(task.test[1])
         width = task.longest_text
         others = map_inputs(lambda column: dense(column, width), take(task.test[0], repeated))
@@ -489,14 +411,6 @@ def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
     rank = adapted.shapes[ParamKey("A", key.layer)][0]
     d_out, d_in = adapted.weights[key.layer].shape
     return key.kind.shape(d_out, d_in, rank)
-
-
-def _random_states() -> list[str]:
-    """Where the process's streams of random numbers stand."""
-    states = [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()]  # noqa: NPY002
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state().tolist())
-    return [*map(repr, states)]
 
 
 def _tolerance(like: Tensor, matmul_precision: str, model: nn.Module) -> float:

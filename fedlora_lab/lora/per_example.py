@@ -91,7 +91,7 @@ def loss_differences(
     """Central differences of each example's own loss along directions of its client's tensors.
 
     Args:
-        task, adapted, params, data, owner, method, start: as of `per_example_gradients`.
+        task, adapted, params, data, owner, method, start: see `per_example_gradients`.
         basis, step: the directions, and how far to go along each.
 
     Returns: the numbers along the directions, (N, k).
@@ -124,7 +124,7 @@ def example_losses(
 ) -> Float[Tensor, " n"]:
     """Each example's own loss at its client's tensors, with the row's penalty and no gradient.
 
-    Args: as of `per_example_gradients`; moving: what the penalty is given.
+    Args: see `per_example_gradients`; moving: what the penalty is given.
     Raises: ``NotPerExample`` as there.
     """
     owner = owner.to(adapted.device, non_blocking=True)
@@ -191,28 +191,25 @@ def depends_on(
     params: Tensors,
     moving: Keys,
     examples: Examples,
-    others: Sequence[Tensor] = (),
-) -> tuple[set[ParamKey], list[bool]]:
-    """The moving tensors that the losses are a differentiable function of, and which of ``others``.
+) -> set[ParamKey]:
+    """The moving tensors that the losses are a differentiable function of.
 
     A gradient of zero counts as one: it may be another number for other examples.
 
     Args:
-        task, adapted, moving: as of `per_example_gradients`.
+        task, adapted, moving: see `per_example_gradients`.
         params: key -> (n, ...), one of each tensor for each example.
         examples: n of them.
-        others: leaves that the model may use besides.
     """
     owner = torch.arange(len(examples[1]), device=adapted.device)
     leaves = _set_leaves(adapted, params, moving, owner)
     with torch.enable_grad():
         loss = _losses(task, adapted, examples, len(owner))
         if not loss.requires_grad:
-            return set(), [False] * len(others)
-        everything = [*leaves.values(), *others]
-        gradients = torch.autograd.grad(loss.sum(), everything, allow_unused=True)
-    reached = [gradient is not None for gradient in gradients]
-    return {key for key, is_reached in zip(leaves, reached) if is_reached}, reached[len(leaves) :]
+            return set()
+        gradients = torch.autograd.grad(loss.sum(), [*leaves.values()], allow_unused=True)
+    pairs = zip(leaves, gradients, strict=True)
+    return {key for key, gradient in pairs if gradient is not None}
 
 
 def gradients_at(
@@ -221,7 +218,7 @@ def gradients_at(
     """The gradient of each example's loss where all have one value of each tensor, key -> (n, ...).
 
     Args:
-        task, adapted, moving: as of `per_example_gradients`.
+        task, adapted, moving: see `per_example_gradients`.
         values: one of each tensor. examples: n of them.
     """
     params = {key: tensor[None] for key, tensor in adapted.on_device(values).items()}

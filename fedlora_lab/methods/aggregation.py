@@ -321,7 +321,7 @@ def mean_product(
     """Factorises the mean of the clients' products of a layer as left @ right, in float64.
 
     Args:
-        state, broadcast, uploads: as of `client_values`.
+        state, broadcast, uploads: see `client_values`.
         weights: (clients,); 1 less their sum, of absent clients, counts with the old product. It is
             negative where more came than expected.
         layer: its name.

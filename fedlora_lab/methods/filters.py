@@ -106,14 +106,14 @@ class Preconditioner(NamedTuple):
     is after clip(before signal) + noise_map xi, and no epsilon is certified
     (`privatizer.uncertified_reason`).
 
-    ``apart`` (..., d, r) has orthonormal columns along the long axis, in whose span signal and
+    ``complement`` (..., d, r) has orthonormal columns along the long axis, in whose span signal and
     noise have no part: it is taken out before the clip, and again after the noise.
     """
 
     before: Tensor
     after: Tensor
     noise_map: Tensor | None = None
-    apart: Tensor | None = None
+    complement: Tensor | None = None
 
     @property
     def of_noise(self) -> Tensor:
@@ -184,7 +184,7 @@ class TangentSpace:
     Guarantees: test_noise_in_the_tangent_space_is_white, test_prism_does_not_see_the_gauge.
     """
 
-    apart: ClassVar[bool] = True
+    complement: ClassVar[bool] = True
     """B's own columns are taken out of what moves B: X has that part of a move."""
 
     def __call__(self, gram: Tensor) -> Preconditioner:

@@ -98,7 +98,7 @@ class Method:
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
             to C / sqrt(p), so that all of them are bounded by C. ``None``: one group. Where the
             rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
-        differences: ``None``: an example's gradient is had by automatic differentiation. Else its
+        differences: ``None``: automatic differentiation computes an example's gradient. Else its
             loss is measured along random public directions (see `Differences`), and these few
             numbers are clipped, noised and sent in the gradient's place. They are one group in
             coordinates of their own: without ``clip_groups`` and ``precondition``.

@@ -166,7 +166,7 @@ def draw_intervals(
     Args:
         ax, frame, by: where, what, and by which column.
         rows: values of ``by`` from top to bottom.
-        hue, number, colours, comparisons: as of `intervals`.
+        hue, number, colours, comparisons: see `intervals`.
     """
     groups = [by] if hue is None else [by, hue]
     table = tidy.means(frame, groups, comparisons=comparisons)
@@ -246,7 +246,7 @@ def lines(
         suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a dashed vertical line.
             There noise on an output of a client's copy has variance 0.2; a range of good rates is
             predicted to end further up, where that of the averaged model is 0.35.
-        colours: value of ``by`` -> colour, for lines with a meaning. ax: as of `intervals`.
+        colours: value of ``by`` -> colour, for lines with a meaning. ax: see `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
@@ -317,7 +317,7 @@ def draw_lines(
 
     Args:
         ax, frame: where, and what.
-        x, by, value, band, colours: as of `lines`.
+        x, by, value, band, colours: see `lines`.
     """
     table = tidy.means(frame, [by, x], value)
     places = list(dict.fromkeys(frame[x]))
@@ -514,7 +514,7 @@ def share_inside(table: pd.DataFrame) -> float:
     A measured mean agrees if its interval holds the closed form; a single measurement if it lies in
     the band of the closed form.
 
-    Args: table: as of `closed_form`.
+    Args: table: see `closed_form`.
     Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
         value.
     """

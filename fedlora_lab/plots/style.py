@@ -132,7 +132,7 @@ def subplots(
         width, height: of the figure, inches.
         rows, columns: of axes.
         ax: the caller's own, in the place of new ones.
-        options: as of ``Figure.subplots``, such as ``width_ratios`` or ``sharey``.
+        options: see ``Figure.subplots``, such as ``width_ratios`` or ``sharey``.
 
     Returns: the figure, and its axes row by row.
     """
@@ -236,7 +236,7 @@ def note(
 ) -> Text:
     """Writes a text at (x, y), in shares of the axes unless ``transform`` says otherwise.
 
-    Args: ax, x, y, text, colour: what stands where; size: in points; style: as of ``Axes.text``.
+    Args: ax, x, y, text, colour: what stands where; size: in points; style: see ``Axes.text``.
     """
     style.setdefault("transform", ax.transAxes)
     return ax.text(x, y, text, color=colour, fontsize=size, **style)
@@ -247,7 +247,7 @@ def draw_dots(
 ) -> None:
     """Draws dots with a light edge, which keeps them apart from lines and from each other.
 
-    Args: ax, x, y, colour: what stands where; size: in points; style: as of ``Axes.plot``.
+    Args: ax, x, y, colour: what stands where; size: in points; style: see ``Axes.plot``.
     """
     look: dict[str, Any] = {"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size}
     ax.plot(x, y, **look | style)
@@ -264,7 +264,7 @@ def draw_open_dots(
 ) -> None:
     """Draws open dots, where there is one measurement and so no interval; none, where none is.
 
-    Args: ax, x, y, colour, size: as of `draw_dots`; marker, zorder: as of ``Axes.plot``.
+    Args: ax, x, y, colour, size: see `draw_dots`; marker, zorder: see ``Axes.plot``.
     """
     if np.size(x):
         open_look = {"marker": marker, "zorder": zorder, "mfc": CARD, "mec": colour, "mew": 1.4}
@@ -307,7 +307,7 @@ def named_line(
     """Draws a line, with a pale band around it where one is given; returns a label for its end.
 
     Args: x, y: of the line, not empty; text, colour: of its label; low, high: edges of the band;
-        drawn: as of ``Axes.plot``.
+        drawn: see ``Axes.plot``.
     """
     if low is not None and high is not None:
         ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)

@@ -34,7 +34,7 @@ def check_columns(frame: pd.DataFrame, *names: str | None) -> None:
 def value_column(frame: pd.DataFrame, value: str, *names: str | None) -> str:
     """Names the column of the numbers, ``mean`` in a frame of means, and refuses words in it.
 
-    Args: frame, names: as of `check_columns`. value: the column's name where there are no means.
+    Args: frame, names: see `check_columns`. value: the column's name where there are no means.
     """
     check_columns(frame, *names)
     column = "mean" if "mean" in frame.columns else value
@@ -151,7 +151,7 @@ def count_measurements(frame: pd.DataFrame, by: Sequence[str | None]) -> str:
 def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "band") -> str:
     """Says what a mean and its band are made of.
 
-    Args: frame, by: as of `count_measurements`; band: what it is called.
+    Args: frame, by: see `count_measurements`; band: what it is called.
     """
     count = count_measurements(frame, by)
     if count.startswith("1 ") and " to " not in count:

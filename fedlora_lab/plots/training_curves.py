@@ -138,7 +138,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
 def deviation(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """Draws the aggregation deviation over the rounds: mean B · mean A − mean of B·A, relative.
 
-    Args: frame, ax: as of `curves`.
+    Args: frame, ax: see `curves`.
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: methods whose deviation is rounding are named as exact
         (test_deviation_names_the_exact).
@@ -170,7 +170,7 @@ def noise(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     It is that of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, on a log axis, with geometric
     means over seeds.
 
-    Args: frame: tidy. ax: as of `curves`.
+    Args: frame: tidy. ax: see `curves`.
     Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer, or
         nothing was noised.
     Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero).
@@ -227,7 +227,7 @@ def traffic(
 ) -> Figure:
     """Draws the test score against bytes so far: one line a method, mean over seeds, 95 % band.
 
-    Args: frame: tidy, of one or more methods. title: the finding. ax: as of `curves`.
+    Args: frame: tidy, of one or more methods. title: the finding. ax: see `curves`.
     Raises: ``ValueError`` when the frame lacks a score or bytes, or no run has the bytes of all its
         rounds.
     """

@@ -425,11 +425,13 @@ def add_noise(sums: Tensors, drawn: Tensors, metric: Metric) -> tuple[TensorDict
     alone = dict(drawn)
     for key in sums.keys() & metric.keys():
         rule = metric[key]
-        alone[key] = take_out(rule.apart, map_rank_axis(key, rule.of_noise, drawn[key]))
+        alone[key] = project_out(rule.complement, map_rank_axis(key, rule.of_noise, drawn[key]))
         if rule.noise_map is None:
             # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
             # this is a function of the Gaussian mechanism.
-            released[key] = take_out(rule.apart, map_rank_axis(key, rule.after, released[key]))
+            released[key] = project_out(
+                rule.complement, map_rank_axis(key, rule.after, released[key])
+            )
         else:
             released[key] = map_rank_axis(key, rule.after, sums[key]) + alone[key]
     return released, alone
@@ -449,28 +451,28 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
     return tensor @ matrix if key.name == "B" else matrix @ tensor
 
 
-def take_out(apart: Tensor | None, tensor: Tensor) -> Tensor:
+def project_out(columns: Tensor | None, tensor: Tensor) -> Tensor:
     """Takes a tensor's part in the span of some columns out, along its first axis of two.
 
-    Args: apart: (..., d, k), or none. tensor: (..., d, r).
+    Args: columns: (..., d, k), orthonormal, or none. tensor: (..., d, r).
     """
-    if apart is None:
+    if columns is None:
         return tensor
-    basis = apart.to(tensor.dtype)
+    basis = columns.to(tensor.dtype)
     return tensor - basis @ (basis.mT @ tensor)
 
 
 def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
     """Maps a release to coordinates in which its noise is white.
 
-    Args: key, rule, tensor: as of `map_rank_axis`.
+    Args: key, rule, tensor: see `map_rank_axis`.
     """
     white = map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
-    if rule.apart is None:
+    if rule.complement is None:
         return white
-    # In a basis of what is not apart: elsewhere there is no noise to be white.
-    complete = torch.linalg.qr(rule.apart.to(tensor), mode="complete")[0]
-    return complete[..., rule.apart.shape[-1] :].mT @ white
+    # In a basis of the other directions: elsewhere there is no noise to be white.
+    complete = torch.linalg.qr(rule.complement.to(tensor), mode="complete")[0]
+    return complete[..., rule.complement.shape[-1] :].mT @ white
 
 
 def precondition_rows(rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]) -> TensorDict:
@@ -482,13 +484,13 @@ def precondition_rows(rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]) -
     """
     mapped = dict(rows)
     for key in rows.keys() & metric.keys():
-        before, apart = metric[key].before, metric[key].apart
+        before, complement = metric[key].before, metric[key].complement
         # Each row passes its own owner's map: no client's factors may change another's clip.
         if len(before) > 1:
             before = before.index_select(0, owner)
-        if apart is not None and len(apart) > 1:
-            apart = apart.index_select(0, owner)
-        mapped[key] = take_out(apart, map_rank_axis(key, before, rows[key]))
+        if complement is not None and len(complement) > 1:
+            complement = complement.index_select(0, owner)
+        mapped[key] = project_out(complement, map_rank_axis(key, before, rows[key]))
     return mapped
 
 
@@ -508,8 +510,8 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
     assert isinstance(rule, Preconditioner)
     # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
     # a row's map would follow from its place among all rows, and so from who else was drawn.
-    expected = "None: of_change and apart are attributes of the rule"
-    check(rule.apart is None, f"precondition, apart of {key}", "columns", expected)
+    expected = "None: of_change and complement are attributes of the rule"
+    check(rule.complement is None, f"precondition, complement of {key}", "columns", expected)
     for name in ("before", "after", "of_noise"):
         x = getattr(rule, name)
         shape = tuple(getattr(x, "shape", ()))

@@ -58,7 +58,7 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
 
     Args:
         ledger: of a run, or a composition.
-        observer: as of `Ledger.epsilon`.
+        observer: see `Ledger.epsilon`.
 
     Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
         no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import NoiseForecast
@@ -63,7 +63,7 @@ class DryRun(NamedTuple):
     warning: str | None
 
 
-@in_usual_torch
+@with_default_modes
 @torch.no_grad()
 def dry_run(
     task: Task,
@@ -85,7 +85,7 @@ def dry_run(
 
     Args:
         task: its validation examples, else its test examples, are passed: at most 200.
-        method, privacy, plan, lora: as of `run`, with the noise multiplier set.
+        method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the noise follows the clip norm, which goes in proportion to the rate.
             ``None``: octaves around the end that v predicts, see `suggest_lr`.
@@ -172,7 +172,7 @@ def noise_stds(spec: RunSpec, model: adapters.AdaptedModel) -> dict[ParamKey, fl
     """
     forecast = NoiseForecast(spec, model.weights)
     # No mean over clients thins the noise in what stays with its client, if it gets any.
-    alone = forecast.unaveraged() if spec.releases_steps else 0.0
+    alone = forecast.unaveraged_noise_ratio() if spec.releases_steps else 0.0
     stds = {}
     for key in model.places:
         share = 1.0 if spec.method.is_uploaded(key) else alone

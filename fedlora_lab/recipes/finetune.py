@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.federated.records import Round, predict, save_adapter
 from fedlora_lab.federated.run import run
@@ -103,7 +103,7 @@ class Finetuned:
         return f"Finetuned({self.record.method}: {scores}; ε {spent} for one {self.ledger.unit})"
 
 
-@in_usual_torch
+@with_default_modes
 def finetune(
     task: Task,
     epsilon: float,
@@ -122,7 +122,7 @@ def finetune(
     `suggest_lr`. ``choices`` of the result says what was chosen and why.
 
     Args:
-        task: such as of `fl.tasks.from_trainer`.
+        task: such as one of `fl.tasks.from_trainer`.
         epsilon: the privacy loss, > 0.
         method: a row of `fl.methods` that uploads all that it trains.
         rounds: at least 1.

@@ -74,7 +74,7 @@ def rehearse(
     as there are rates, times ``runs``.
 
     Args:
-        task, method, privacy, plan, lora: as of `run`, with the noise multiplier set.
+        task, method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the clip norm goes in proportion to the rate, since noise follows it.
         public: (x, y), at least 30 labelled public examples; ``None``: the validation examples of
@@ -136,7 +136,7 @@ def public_task(task: Task, privacy: Privacy, public: tuple[Any, Tensor] | None,
     Of the private task it takes the model and the public numbers: how many clients there are, and
     how many examples each has, or persons where persons are protected, with an example each.
 
-    Args: task, privacy, public: as of `rehearse`. seed: of the examples that each client gets.
+    Args: task, privacy, public: see `rehearse`. seed: of the examples that each client gets.
     """
     if public is None:
         expected = "public ones: a task with validation examples and public_test=True; or public="

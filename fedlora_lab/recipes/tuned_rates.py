@@ -81,14 +81,14 @@ def suggest_lr(
     where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
     v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
-    (`NoiseAmplification.own_copies`); a factor that stays with its client has K times. Suggested is
+    (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times. Suggested is
     the rate at which v of such a copy is 0.2; where the factors take turns, that rate over the root
     of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the client unit no
     rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in this way, at the
     plan's rate.
 
     Args:
-        task, method, privacy, plan, lora: as of `run`, with the noise multiplier set; sigma does
+        task, method, privacy, plan, lora: see `run`, with the noise multiplier set; sigma does
             not depend on what is suggested.
         rehearse: on public examples, where the task has them.
     The origin says what a row does with its noise that is not counted: its server's rule, a map
@@ -147,7 +147,7 @@ def _rehearsed(
 ) -> PublicSuggestion:
     """The best of octaves around a rate, in a rehearsal.
 
-    Args: task, method, privacy, plan, lora: as of `suggest_lr`. middle: what v suggests.
+    Args: task, method, privacy, plan, lora: see `suggest_lr`. middle: what v suggests.
     """
     from fedlora_lab.recipes.rehearsal import rehearse  # which asks this module for noise
 
@@ -168,7 +168,7 @@ class NoiseTakenUp(NamedTuple):
     Args:
         variance: on an output of the model that is scored, with A as PEFT draws it or as a start by
             hand made it: of the averaged model, or of a client's own where a factor stays with it.
-        own_copies: variance of the noise in the A and in the B with which a client ends a round,
+        client_noise_ratio: variance of the noise in the A and in the B with which a client ends a round,
             over that in this model.
         kind: how the noise on one factor meets that on the other, see `noise_product`.
         balance: the amplification number that a balanced start allows at most.
@@ -177,7 +177,7 @@ class NoiseTakenUp(NamedTuple):
     """
 
     variance: OutputVariance
-    own_copies: tuple[float, float]
+    client_noise_ratio: tuple[float, float]
     kind: str
     balance: float
     of_start: float = 0.0
@@ -199,11 +199,11 @@ class NoiseTakenUp(NamedTuple):
 
     def in_copies(self) -> "NoiseTakenUp":
         """The same of a client's own copy, on which it trains: both factors have more noise."""
-        of_a, of_b = self.own_copies
+        of_a, of_b = self.client_noise_ratio
         linear, quadratic = self.variance
         return self._replace(
             variance=OutputVariance(linear * of_b, quadratic * of_a * of_b),
-            own_copies=(1.0, 1.0),
+            client_noise_ratio=(1.0, 1.0),
             balance=self.balance * of_a,
             of_start=self.of_start * of_a,
         )
@@ -218,7 +218,7 @@ def noise_taken_up(
 ) -> NoiseTakenUp:
     """Computes what `suggest_lr` holds against its bound, at the plan's rate and clip norm.
 
-    Args: as of `run`, with the noise multiplier set.
+    Args: see `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
     """
     check_parts(task, privacy, plan)
@@ -257,8 +257,8 @@ def noise_taken_up(
     expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
     check("B" not in kept or privacy.releases_steps, "method", row.slug, expected)
     # No mean thins the noise in what stays with its client, if it gets any.
-    own = forecast.own_copies()
-    alone = forecast.unaveraged() if privacy.releases_steps else 0.0
+    own = forecast.client_noise_ratio()
+    alone = forecast.unaveraged_noise_ratio() if privacy.releases_steps else 0.0
     (in_a, of_a), (in_b, of_b) = ((alone, 1.0) if x in kept else (1.0, own) for x in "AB")
     variance = OutputVariance(linear * in_b, quadratic * in_a * in_b)
     of_start = forecast.output_variance_of_start() * in_a

@@ -60,7 +60,7 @@ def run_in_folder(
     Args:
         out, task, cells: where, and what is run.
         command: what was called.
-        jobs: as of `compare`.
+        jobs: see `compare`.
         bar: counts the rounds of all runs.
         fresh: clear the folders before.
         every_round: say a line for every round, where runs are not in other processes.
@@ -132,7 +132,7 @@ def run_cell(
 ) -> Iterator[Round | LocalStep]:
     """Runs a cell to its end, or from where it was left; keeps its rows and ledger in the folder.
 
-    Args: folder, cell: where, and what is run. max_epsilon, options: as of `fl.run`.
+    Args: folder, cell: where, and what is run. max_epsilon, options: see `fl.run`.
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
         run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
         the ledger holds every release of every start (test_attack_spending.py).
@@ -257,7 +257,7 @@ def claim_cells(
 ) -> list[Cell]:
     """Takes a folder for cells, which are returned as they have to be run there.
 
-    Args: folder, task, privacy, cells, command: as of `run_settings`. fresh: clear it before.
+    Args: folder, task, privacy, cells, command: see `run_settings`. fresh: clear it before.
     """
     if fresh:
         for cell in cells:  # what cannot be run must not clear away what was

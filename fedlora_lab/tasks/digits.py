@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.task import Task, classification
@@ -30,7 +30,7 @@ SMALLEST_CLIENT = 8
 """Scans that every client has at least."""
 
 
-@in_usual_torch
+@with_default_modes
 def digits(
     clients: int = 10,
     dirichlet: float | None = 0.5,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole, refuse
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import load_pretrained
@@ -49,7 +49,7 @@ class Images(NamedTuple):
     test: Examples
 
 
-@in_usual_torch
+@with_default_modes
 def fashion_mnist(
     clients: int = 100,
     dirichlet: float | None = 0.5,

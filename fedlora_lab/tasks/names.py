@@ -198,7 +198,7 @@ def names_of(argument: str, rows: Any, given: str | Sequence[Any]) -> list[str]:
         argument: for messages, "by" or "person".
         rows: a data set.
         given: a column of it, or a name for each row.
-    Raises: ``ValueError`` as of `to_identifiers` and `owners`, and for a column that is not there.
+    Raises: ``ValueError`` as `to_identifiers` and `owners`, and for a column that is not there.
     """
     if isinstance(given, str):
         # Without a transform, which may drop the column.

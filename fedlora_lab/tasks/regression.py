@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
 from fedlora_lab.tasks.task import Examples, Task, concatenate
@@ -18,7 +18,7 @@ from fedlora_lab.tasks.task import Examples, Task, concatenate
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@in_usual_torch
+@with_default_modes
 def regression(
     clients: int = 10,
     examples: int = 128,

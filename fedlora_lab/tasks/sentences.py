@@ -14,7 +14,7 @@ import torch
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.run_settings import check_options
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.task import Task
@@ -33,7 +33,7 @@ SMALLEST_CLIENT = 8
 """Sentences that every client has at least."""
 
 
-@in_usual_torch
+@with_default_modes
 def sentences(
     clients: int = 8,
     dirichlet: float | None = 0.5,
@@ -55,7 +55,7 @@ def sentences(
         clients: number of clients, in [1, 700].
         dirichlet: concentration of the split by domain, > 0; ``None`` or infinity: at random.
         seed: of the split and of the classifier's start; a whole number >= 0.
-        targets, head: as of `Task`; query, key, value and dense are linear maps.
+        targets, head: see `Task`; query, key, value and dense are linear maps.
     Raises: ValueError for a bad argument.
     Guarantees: test_sentences.py::test_every_sentence_is_used_once,
         ::test_a_language_model_learns_under_privacy.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.tasks.metrics import IGNORED, Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
@@ -332,7 +332,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
 # ---- a task of any module and any tensors
 
 
-@in_usual_torch
+@with_default_modes
 def classification(
     model: nn.Module,
     clients: Sequence[Examples],
@@ -359,7 +359,7 @@ def classification(
             no score of them. A private run refuses rows of the clients as public ones.
         metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
             loss is reported in any case.
-        targets, head, validation, labels, client_names, persons, name: as of `Task`.
+        targets, head, validation, labels, client_names, persons, name: see `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_adapters.py::test_the_users_model_is_left_alone,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.torch_state import in_usual_torch
+from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, warn
 from fedlora_lab.tasks.metrics import IGNORED, OverAll, cross_entropy, perplexity, token_loss
 from fedlora_lab.tasks.modules import (
@@ -33,7 +33,7 @@ TRIED = 4
 """Public rows whose loss is compared with the model's own."""
 
 
-@in_usual_torch
+@with_default_modes
 def from_trainer(
     model: nn.Module,
     train_dataset: Any,
@@ -59,10 +59,10 @@ def from_trainer(
         person: a column, or a name for each row: whose it is, for ``Privacy(unit="person")``.
         eval_dataset: public rows, which are scored after each round; ``None``: nothing is scored.
         data_collator: makes tensors of a list of rows; it must draw nothing at random.
-        compute_metrics: as of `Trainer`, of a classifier; by default its accuracy.
+        compute_metrics: see `Trainer`, of a classifier; by default its accuracy.
         processing_class: tokenizer or image processor, which is saved beside the adapter; by
             default the collator's tokenizer.
-        targets, head: as of `Task`; by default PEFT's own of the architecture, and the classifier.
+        targets, head: see `Task`; by default PEFT's own of the architecture, and the classifier.
     Raises: ValueError in one line for a loss that is not the model's, tokens and labels that the
         model does not have, private rows among the public ones, a person at two clients, and names
         of clients or persons that differ in spelling only.
@@ -153,7 +153,7 @@ class RowReader(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module, collator: Any, processing_class: Any) -> "RowReader":
-        """Reads rows for a model. Args: as of `from_trainer`."""
+        """Reads rows for a model. Args: see `from_trainer`."""
         from transformers import default_data_collator
 
         given = collator or default_data_collator

@@ -60,7 +60,7 @@ def best_block_weights(energies: Blocks, costs: Blocks) -> BlockArray:
     By Cauchy and Schwarz the cost is at least (sum sqrt(s J))^2, and these weights attain it. For
     isotropic gradients s / J is the same for A and B, and the plain joint clip is the best.
 
-    Args: energies, costs: as of `weighted_cost`.
+    Args: energies, costs: see `weighted_cost`.
     Returns: (blocks,), with product 1.
     Guarantees: no search does better (test_no_weights_cost_less_than_the_best).
     Source: derived.

@@ -95,22 +95,20 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     assert f"eight settings v is off by {new['v']:.2f} octaves, and u by {new['u']:.2f}." in page
     error, largest = 2 ** errors["v"], 2 ** off["v"].abs().max()
     assert f"by a factor of {error:.1f} in the root mean square and of {largest:.1f} at" in page
-    notebook = (ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb").read_text("utf-8")
-    assert f"factor of {error:.1f} in the root mean square and of {largest:.1f} at" in notebook
     means = off["v"].groupby("method").mean()
     assert f"RoLoRA ends {means['rolora']:.2f} octaves before" in page
     assert f"LA-LoRA {-means['la-lora']:.2f} octaves after" in page
 
 
-def test_notebook_04_says_at_which_rho_the_range_of_fedlora_ends():
+def test_the_evidence_of_lesson_04_says_at_which_rho_the_range_of_fedlora_ends():
     """ρ goes with the square of the rate. Where v is the bound, 16/576 ρ (1 + ρ) is 0.35."""
     table: Any = ends.with_measured(pd.read_csv(RESULTS / "ends.csv"))
     at_the_bound = math.sqrt(0.25 + OUTPUT_VARIANCE * 576 / 16) - 0.5
-    notebook = (ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb").read_text("utf-8")
+    page = (ROOT / "docs" / "evidence" / "04.md").read_text("utf-8")
     for cell, said in (("scaling 2, rank 4", "about 3.3"), ("epsilon 1", "about 1.7")):
         row = table.loc[(cell, "fedlora")]
         rho = at_the_bound * (row["found"] / row["v"]) ** 2
-        assert said == f"about {rho:.1f}" and notebook.count(said) == 1
+        assert said == f"about {rho:.1f}" and page.count(said) == 1
 
 
 def test_notebook_05_says_what_a_larger_rank_gains():

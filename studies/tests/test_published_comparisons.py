@@ -98,13 +98,12 @@ def test_the_ends_of_the_open_table_lie_where_the_page_says():
     assert said in words and found.index[0][0] == "fedrpca"
     assert f"FedRPCA's at {found.min():.3f}, and five more are below 0.042" in words
     assert [found.lt(limit).sum() for limit in (0.033, 0.042)] == [1, 6]
-    notebook = (ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb").read_text("utf-8")
-    row = f"digits, all rows of the open table | {found.min():.2f} to {found.max():.1f} |"
-    assert row in notebook and found.min() / 0.35 > 1 / 12 and found.max() / 0.35 < 12
+    evidence = (ROOT / "docs" / "evidence" / "04.md").read_text("utf-8")
+    on_digits = f"all rows of the open table on digits {found.min():.2f} to {found.max():.1f}"
+    assert on_digits in evidence and found.min() / 0.35 > 1 / 12 and found.max() / 0.35 < 12
     on_sentences = [
         settings["sentences, example, epsilon 8"]["output_variance"]
         for settings in (card["settings"] for card in table.load_cards())
         if settings["sentences, example, epsilon 8"]["output_variance"] is not None
     ]
-    span = f"{min(on_sentences):.2f} to {max(on_sentences):.0f} |"
-    assert f"`sentences`, all rows of the open table | {span}" in notebook
+    assert f"on sentences {min(on_sentences):.2f} to {max(on_sentences):.0f}" in evidence

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import refused
+from engine_bugs import BUGS
 from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.review.mistakes import BUGS
 
 pytestmark = pytest.mark.attack
 

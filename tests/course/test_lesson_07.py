@@ -66,14 +66,14 @@ def test_two_factors_of_full_rank_move_W_in_as_many_directions_as_the_text_count
 
 
 def test_at_one_energy_shaped_noise_costs_no_less_than_plain_noise():
-    """In a long run, for one curvature of the product: the sum over the stretches of A."""
+    """In a long run, for one curvature of the product: by the stretches of A, and 1 or more."""
     rng = np.random.default_rng(0)
     for stretches in (np.ones(3), *rng.uniform(0.2, 3, (20, 3))):
         even = np.mean(stretches**2) ** 0.5  # the noise has the energy of plain noise of one
         shaped = sum(price(even / w, 1e-4, w**2) for w in stretches)
         plain = sum(price(1.0, 1e-4, w**2) for w in stretches)
-        assert shaped >= plain * (1 - 1e-3)
-        assert np.ptp(stretches) > 0 or shaped == pytest.approx(plain)
+        more = np.mean(stretches**2) * np.mean(1 / stretches**2)
+        assert more >= 1 and shaped == pytest.approx(plain * more, rel=1e-3)
 
 
 def test_on_rows_of_one_length_the_sound_release_is_the_plain_one():

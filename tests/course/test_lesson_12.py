@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedlora_course.lesson_12.clips import clips_at_the_median, clips_each_tensor, review_clip
 from fedlora_course.lesson_12.figures import luck_table, reach_table, share_refuting
 from fedlora_lab.audit import bounds
 
@@ -44,3 +45,10 @@ def test_hardly_a_single_audit_finds_what_the_expected_one_misses():
             p = bounds.one_run_p_value(canaries, guesses, right, 3.0, bounds.DELTA)
             found.append(p < 0.05)
         assert abs(np.mean(found) - share_refuting(leak, canaries, guesses, 3.0)) < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, clips_each_tensor, clips_at_the_median])
+def test_the_review_finds_both_clips_that_the_audit_misses(clip):
+    """Fault: the library's own clip blamed, or a step that never calls the one that it is given."""
+    assert ("sensitivity" in review_clip(clip, 4.0).broken) == (clip is not None)

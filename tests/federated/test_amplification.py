@@ -216,10 +216,12 @@ def test_own_copies_are_noisier_than_the_average(participation):
             own.append(float(noise.square().sum((1, 2)).mean()))
     number = fl.noise_amplification(WIDE, "fedlora", privacy, plan, LORA)
     begun = LORA.rank / 3
-    assert number.own_copies * number.mean * begun in fl.theory.mean_band(np.array(own))
-    assert number.own_copies == pytest.approx(1 + (4 * participation - 1) / 3)
+    assert number.client_noise_ratio * number.mean * begun in fl.theory.mean_band(np.array(own))
+    assert number.client_noise_ratio == pytest.approx(1 + (4 * participation - 1) / 3)
     assert (
-        fl.noise_amplification(WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA).own_copies
+        fl.noise_amplification(
+            WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA
+        ).client_noise_ratio
         == 1
     )
 
@@ -244,8 +246,11 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
     averaged = noise_taken_up(WIDE, "fedlora", privacy, plan, LORA)
     assert taken.variance.linear == pytest.approx(4 * averaged.variance.linear)
     # In its own last round a client of FedSA-LoRA adds to the mean of A as one of FedLoRA does.
-    assert taken.own_copies[1] == 1 and averaged.own_copies == (1 + 3 / 4, 1 + 3 / 4)
-    assert taken.own_copies[0] == (1 + 3 / 4 if row == "fedsa-lora" else 1)
+    assert taken.client_noise_ratio[1] == 1 and averaged.client_noise_ratio == (
+        1 + 3 / 4,
+        1 + 3 / 4,
+    )
+    assert taken.client_noise_ratio[0] == (1 + 3 / 4 if row == "fedsa-lora" else 1)
     with refused(f"^method='{row}': expected a row that sends B"):
         noise_taken_up(WIDE, row, private("client"), plan, LORA)
 

@@ -8,13 +8,13 @@ from itertools import product
 import contract_clauses
 import pytest
 import torch
+from engine_review import ChosenBatch
 from toy_tasks import gap, is_binomial, play, private, regression, tokens, with_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.review.engine import ChosenBatch
 
 
 def test_a_batch_is_poisson():

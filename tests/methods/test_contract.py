@@ -197,7 +197,7 @@ def test_no_clip_no_noise_is_the_plain_run(row, unit):
     row = row if unit == "example" else row.replace(filter=identity)
     seen = {"trust": "local"} if unit == "client" and row.aggregate != mean else {}
     # Of an update only the move along the tangent is released: of one local step it is all.
-    tangent = unit == "client" and getattr(row.precondition, "apart", False)
+    tangent = unit == "client" and getattr(row.precondition, "complement", False)
     plan = PLAN.replace(local_steps=1) if tangent else PLAN
     for task in (regression(), tokens("head")):
         plain = play(task, row, None, plan)

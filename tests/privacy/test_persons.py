@@ -10,6 +10,7 @@ import pytest
 import torch
 from calls import refused
 from contract_clauses import released
+from engine_review import engine
 from toy_tasks import (
     LORA,
     PERSONS,
@@ -150,7 +151,7 @@ def test_what_is_neither_a_text_nor_a_whole_number_is_no_person():
 @pytest.mark.slow
 def test_the_audits_leave_out_persons():
     """One that left out examples would call a sound step broken, or a clip of examples sound."""
-    review = fl.review.engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
+    review = engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
     assert review.sound, str(review)
     plan = PLAN.replace(batch=2)
     audit = fl.audit.run_audit(TASK, "fedlora", private("person"), plan, canaries=16, lora=LORA)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from calls import Options, refused
+from engine_review import ROWS_OF
 from scipy.stats import binom
 
 from fedlora_lab._utils import run_settings
@@ -14,7 +15,6 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.statement import OF_UNIT, UNITS
-from fedlora_lab.review.engine import ROWS_OF
 
 PLAN = Plan(rounds=20, local_steps=5, batch=16)
 TASK = SimpleNamespace(sizes=(60, 90, 120, 150, 300))

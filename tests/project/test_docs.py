@@ -11,8 +11,8 @@ import pytest
 from places import ROOT
 
 import fedlora_lab as fl
+from dp_review.claims import CHECKS
 from fedlora_lab.methods.optimizers import OPTIMIZERS
-from fedlora_lab.review.claims import CHECKS
 
 DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")

@@ -14,6 +14,7 @@ from other_device import DEVICE, There, other_device
 from torch import nn
 from toy_tasks import KEEPS_B, LORA, PLAN, gap, people, play, private, tokens
 
+import dp_review
 import fedlora_lab as fl
 from fedlora_lab import methods
 
@@ -161,7 +162,7 @@ def test_a_review_of_opacus_moves_batches_to_the_model():
         )
         options: Options = {"steps": 100, "epsilon": 3.4, "delta": 1e-5, "draws": 16}
         module, optimizer, loader = parts
-        found = fl.review.opacus(module, optimizer, loader, nn.CrossEntropyLoss(), **options)
+        found = dp_review.opacus(module, optimizer, loader, nn.CrossEntropyLoss(), **options)
     assert found.sound, found
 
 

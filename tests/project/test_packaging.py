@@ -48,6 +48,7 @@ def test_environment_equals_pyproject():
         "--constraint constraints.txt",
         "--editable .",
         "--editable ./fedlora_course",
+        "--editable ./dp_review",
     }
     assert f"python{PROJECT['requires-python']}" in listed
 
@@ -98,7 +99,8 @@ def test_every_public_name_is_found_in_its_home():
 LIBRARY = """
 import sys
 from importlib.metadata import distribution
-for name in ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab", "fedlora_course"):
+OTHERS = ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab")
+for name in (*OTHERS, "fedlora_course", "dp_review"):
     sys.modules[name] = None
 import fedlora_lab as fl
 for name in fl.__all__:
@@ -121,6 +123,26 @@ for part in (lambda: course.widgets, lambda: course.lesson(1)):
         part()
     except ImportError as error:
         print("refused:", error)
+"""
+# The review alone, on a machine without PyTorch and without the library.
+REVIEW = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "opacus", "pandas", "click", "fedlora_lab", "fedlora_course"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import dp_review
+for mistake in ("A sum added to itself", "A divisor that counts the data"):
+    one = dp_review.mistakes.MISTAKES[mistake]
+    print(one.review().sound, one.review(sound=True).sound)
+sys.argv = ["dp-review", "my_step.py:step"]
+from importlib.metadata import distribution
+distribution("dp-review").entry_points["dp-review"].load()()
+"""
+STEP = """
+from dp_review.mistakes import DP_SGD_CLAIMS as claims, dp_sgd as step, examples
+data, draws = examples(), 16
 """
 
 
@@ -160,6 +182,16 @@ def test_the_wheel_of_the_course_is_whole_and_stands_on_the_library(tmp_path):
     assert shown.count("refused: anywidget is not installed: run `") == 2
 
 
+@pytest.mark.slow
+def test_the_wheel_of_the_review_reviews_a_numpy_step_alone(tmp_path):
+    path = tmp_path / "installed"
+    build("dp_review", path, tmp_path)
+    (tmp_path / "my_step.py").write_text(STEP)
+    shown = run(sys.executable, "-c", REVIEW, cwd=tmp_path, PYTHONPATH=path)
+    assert shown.splitlines()[:2] == ["False True"] * 2
+    assert "found nothing broken" in shown and (path / "dp_review" / "README.md").exists()
+
+
 # What a file may say
 
 
@@ -177,7 +209,7 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
 
 # The rooms, from the ground up, as docs/architecture.md draws them.
 ROOMS = ("_utils", "theory", "methods", "tasks", "privacy", "lora", "measures", "federated")
-ROOMS += ("plots", "report", "audit", "attacks", "recipes", "flower", "review", "course", "cli")
+ROOMS += ("plots", "report", "audit", "attacks", "recipes", "flower", "cli")
 
 
 def test_a_room_imports_only_rooms_that_stand_lower():

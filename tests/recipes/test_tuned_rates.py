@@ -36,7 +36,7 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
         spec = make_run_spec(task, methods.get(slug), noise, at_bound, None, 0)
         forecast = forecast_of(spec)
         energies = forecast.table()
-        copies = forecast.own_copies()
+        copies = forecast.client_noise_ratio()
         assert copies > 1.5
         energy = energies["map", "accumulated_linear"][-1] * copies
         if slug != "ffa-lora":

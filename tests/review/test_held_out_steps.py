@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-import fedlora_lab as fl
+import dp_review
 
 FEATURES = 6
 CLASSES = 3
@@ -25,7 +25,7 @@ DATA = [(_RNG.normal(size=FEATURES), int(_RNG.integers(CLASSES))) for _ in range
 USERS = [[(_RNG.normal(size=FEATURES), i % CLASSES) for _ in range(1 + i % 4)] for i in range(16)]
 TOKENS = [[int(t) for t in _RNG.integers(0, 12, size=2 + i % 5)] for i in range(20)]
 EMBEDDING = _RNG.normal(size=(12, FEATURES))
-CLAIMS = fl.review.Claims(
+CLAIMS = dp_review.Claims(
     clip_norm=1.0, noise_multiplier=SIGMA, denominator=MEAN, steps=1, delta=1e-5
 )
 SAMPLED = replace(CLAIMS, sampling="poisson", sample_rate=0.01, dataset_size=1000)
@@ -440,7 +440,7 @@ class Case:
 
     step: Callable
     checks: str = ""
-    claims: fl.review.Claims = CLAIMS
+    claims: dp_review.Claims = CLAIMS
     data: list = field(default_factory=lambda: DATA)
 
 
@@ -657,7 +657,7 @@ SLOW = {
 def reviewed(case):
     """A review; of a network's gradients, which cost more, from fewer draws."""
     draws = 16 if case.step in SLOW else 64
-    return fl.review.step(case.step, case.data, case.claims, draws=draws)
+    return dp_review.step(case.step, case.data, case.claims, draws=draws)
 
 
 @pytest.mark.every(6)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_wrong_steps import CLAIMS, NUMBERS, REPLACED, UNSEEDED, step_of, total, unseeded
 
-import fedlora_lab as fl
-from fedlora_lab.review.mistakes import MISTAKES
+import dp_review
+from dp_review.mistakes import MISTAKES
 
 STEPS = [name for name, mistake in MISTAKES.items() if mistake.checks and mistake.steps]
 
@@ -35,7 +35,7 @@ def test_a_verdict_is_the_same_in_six_orders_of_the_rows(name, sound):
     function, data, claims, loader = MISTAKES[name].subject(sound=sound)
     rows = data()
     given = [rows, *([rows[i] for i in order] for order in orders(rows))]
-    found = [fl.review.step(function, x, claims, loader=loader, draws=16) for x in given]
+    found = [dp_review.step(function, x, claims, loader=loader, draws=16) for x in given]
     assert len({outcome(review) for review in found}) == 1, found
 
 
@@ -70,14 +70,14 @@ def rows_with_one(count, place):
 @pytest.mark.parametrize("name", HEAVIER)
 def test_a_row_that_counts_more_is_found_wherever_it_stands(name, count, place):
     """Fault: a row that is given, and never left out."""
-    found = fl.review.step(HEAVIER[name], rows_with_one(count, place), CLAIMS, draws=16)
+    found = dp_review.step(HEAVIER[name], rows_with_one(count, place), CLAIMS, draws=16)
     assert "sensitivity" in found.broken and "of which each was left out" in str(found), found
 
 
 def test_of_more_rows_than_are_tried_each_class_is_among_them():
     """Fault: the first rows of many, which are of one class where they are sorted."""
     rows = sorted(rows_with_one(600, 300), key=lambda row: row[1])
-    found = fl.review.step(HEAVIER["a rare class"], rows, CLAIMS, draws=16)
+    found = dp_review.step(HEAVIER["a rare class"], rows, CLAIMS, draws=16)
     assert "sensitivity" in found.broken and "than 256 of 600 that were left out" in str(found)
 
 
@@ -87,7 +87,7 @@ def test_of_more_rows_than_are_tried_each_class_is_among_them():
 def test_one_row_of_many_is_found_without_a_seed_and_where_rows_are_replaced(claims, wrap):
     """Fault: one row alone that is estimated, where moves hide in the noise."""
     rows = rows_with_one(32, 21)
-    found = fl.review.step(wrap(HEAVIER["a rare class"]), rows, claims, batch=8, draws=64)
+    found = dp_review.step(wrap(HEAVIER["a rare class"]), rows, claims, batch=8, draws=64)
     assert "sensitivity" in found.broken, found
 
 
@@ -95,4 +95,4 @@ def test_rows_that_no_clip_cuts_are_named():
     """Fault: a weight after the clip of a row that never reaches it, passed without a word."""
     rows = [*itertools.repeat((1e-3 * np.ones(NUMBERS), 0), 12)]
     short = step_of(lambda rows: 0.3 * total(rows))
-    assert "move where the clip cuts them" in str(fl.review.step(short, rows, CLAIMS, draws=16))
+    assert "move where the clip cuts them" in str(dp_review.step(short, rows, CLAIMS, draws=16))

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-import fedlora_lab as fl
-from fedlora_lab.review.mistakes import model
+import dp_review
+from dp_review.mistakes import model
 
 NUMBERS = 20
 SIGMA = 1.1
 MEAN = 8.0
 DATA = [(x, 0) for x in np.random.default_rng(0).normal(size=(12, NUMBERS))]
-CLAIMS = fl.review.Claims(clip_norm=1.0, noise_multiplier=SIGMA, denominator=MEAN)
+CLAIMS = dp_review.Claims(clip_norm=1.0, noise_multiplier=SIGMA, denominator=MEAN)
 REPLACED = replace(CLAIMS, relation="replace", denominator=12.0)
 NOT_FINITE = replace(CLAIMS, finite=False)
 SAMPLED = replace(CLAIMS, sampling="poisson", sample_rate=0.02, dataset_size=400)
@@ -82,7 +82,7 @@ class Wrong:
 
     step: Callable
     checks: set[str]
-    claims: fl.review.Claims = CLAIMS
+    claims: dp_review.Claims = CLAIMS
     options: dict = field(default_factory=lambda: {"draws": 16})
     data: list = field(default_factory=lambda: DATA)
 
@@ -410,7 +410,7 @@ def test_every_wrong_step_is_found(name):
     epsilon of noise that follows the data, or that somebody can draw again."""
     wrong = WRONG[name]
     claims = replace(wrong.claims, steps=1, delta=1e-5)
-    found = fl.review.step(wrong.step, wrong.data, claims, **wrong.options)
+    found = dp_review.step(wrong.step, wrong.data, claims, **wrong.options)
     assert found.broken & wrong.checks, found
     assert not wrong.checks & HIDES_NOTHING or found.epsilon == np.inf, found
 
@@ -467,7 +467,7 @@ OTHER = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}
 def test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed(name):
     """Fault: rounding, chance of a forward pass or a second copy taken for a mistake."""
     step, claims = ALIKE[name]
-    found = fl.review.step(step, DATA, claims, others=OTHER, draws=32)
+    found = dp_review.step(step, DATA, claims, others=OTHER, draws=32)
     assert found.sound, found
     if not claims.finite:
         assert found["non-finite"].verdict == "sound"
@@ -510,7 +510,7 @@ MAY_BE_SOUND = {
 def test_what_may_be_sound_is_told_apart_from_what_is_broken(name):
     """Fault: post-processing, or more noise than claimed, that is blamed without a word."""
     step, claims = MAY_BE_SOUND[name]
-    found = fl.review.step(step, DATA, replace(claims, steps=1, delta=1e-5))
+    found = dp_review.step(step, DATA, replace(claims, steps=1, delta=1e-5))
     assert found.sound and found.not_as_claimed, found
     assert "may be sound" in found.summary and "of what was looked at" not in found.summary
 
@@ -523,7 +523,7 @@ def test_a_sound_step_that_is_rounded_after_the_noise_is_not_blamed(deviations, 
     """Fault: values that agree by chance, on a grid, are taken for values without noise."""
     grid = deviations * DEVIATION
     rounded = after(lambda x: np.round(x / grid) * grid)
-    blamed = [fl.review.step(rounded, DATA, CLAIMS, seed=s, draws=draws).broken for s in range(4)]
+    blamed = [dp_review.step(rounded, DATA, CLAIMS, seed=s, draws=draws).broken for s in range(4)]
     assert not any(blamed), blamed
 
 
@@ -571,7 +571,7 @@ def test_a_step_that_fails_is_a_finding_that_names_the_example(name, seeded):
     """Fault: an error of the step that ends the review."""
     test, error, words = FAILING[name]
     claims = replace(CLAIMS, seeded=seeded, steps=1, delta=1e-5)
-    found = fl.review.step(fails_on(test, error), DATA, claims, batch=8, draws=16)
+    found = dp_review.step(fails_on(test, error), DATA, claims, batch=8, draws=16)
     assert found.broken == {"failure"} and found.epsilon == np.inf, found
     assert words in found["failure"].words and type(error).__name__ in found["failure"].words
 
@@ -579,8 +579,8 @@ def test_a_step_that_fails_is_a_finding_that_names_the_example(name, seeded):
 def test_an_empty_batch_that_is_refused_is_judged_by_its_own_check():
     """Fault: a step that is never given an empty batch, blamed for failing on one."""
     step = fails_on(lambda examples: not examples, ValueError("nothing here"))
-    assert fl.review.step(step, DATA, CLAIMS, draws=16).sound
-    assert fl.review.step(step, DATA, SAMPLED, draws=16).broken == {"empty batch"}
+    assert dp_review.step(step, DATA, CLAIMS, draws=16).sound
+    assert dp_review.step(step, DATA, SAMPLED, draws=16).broken == {"empty batch"}
 
 
 # ---- what was not looked at
@@ -589,12 +589,12 @@ def test_an_empty_batch_that_is_refused_is_judged_by_its_own_check():
 def test_a_review_says_what_it_did_not_look_at():
     """Fault: "really given" is said of what so few calls cannot show."""
     claims = replace(CLAIMS, steps=1, delta=1e-5)
-    few, many = (fl.review.step(sound, DATA, claims, draws=draws) for draws in (16, 200))
+    few, many = (dp_review.step(sound, DATA, claims, draws=draws) for draws in (16, 200))
     assert "ε of what was looked at" in few.summary and "Not looked at" in str(few)
     assert "failure" in few.looked_at and "frozen" not in few.looked_at
-    assert any(line.startswith("frozen") for line in few.not_looked_at)
+    assert few["frozen"].verdict == "cannot tell"
     assert "repeats after 16 calls" in str(few) and "repeats after 200 calls" in str(many)
-    assert few.limits != many.limits
+    assert few.limitations != many.limitations
 
 
 # ---- noise that the data choose
@@ -630,12 +630,12 @@ CHOSEN = [smaller_product, turned_if_it_hides, number_by_number, drawn_again]
 @pytest.mark.parametrize("choose", CHOSEN)
 def test_noise_that_the_data_choose_is_found(choose):
     """Fault: two draws of the right law, of which the data take one."""
-    found = fl.review.step(of_the_data(choose), DATA, CLAIMS)
+    found = dp_review.step(of_the_data(choose), DATA, CLAIMS)
     assert "noise and data" in found.broken, found
 
 
 def test_noise_of_each_batch_is_named_where_the_choice_cannot_be_seen():
     """Fault: a step called sound whose noise may be chosen by the data, without that word."""
     for step, named in ((ALIKE["another draw for another size"][0], True), (sound, False)):
-        found = fl.review.step(step, DATA, CLAIMS, draws=16)
+        found = dp_review.step(step, DATA, CLAIMS, draws=16)
         assert found.sound and ("Noise that the data choose" in str(found)) == named, found

@@ -1,0 +1,153 @@
+"""The command dp-review: it looks at a private step in somebody's own module or script."""
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import dp_review
+from dp_review._validation import check, printable
+
+FORMS = "module:function or script.py:function"
+SCRIPT = "reviewed_script"
+"""Name under which a script is loaded: not "__main__", so that it does not begin to train."""
+OF_STEP = ("loader", "others", "batch", "draws", "seed")
+OF_OPACUS = ("steps", "epsilon", "delta", "draws", "seed")
+"""Arguments of a review that are read from the module of what is reviewed, if it has them."""
+HELP = """Test whether a private training step keeps the epsilon stated for it.
+
+TARGET is module:function or script.py:function. A function of two arguments, examples and a seed,
+is a step; the module's names data and claims say what is tried and claimed. A function without
+arguments returns the module, optimizer, loader and criterion of an Opacus script, or a review.
+The exit status is 0 where nothing broken was found, 1 where something was, and 2 where the step
+could not be looked at."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Reviews one target and leaves the process with the status of the outcome.
+
+    Guarantees: whatever somebody's module raises is one line on stderr and status 2
+        (test_what_cannot_be_looked_at_is_one_line).
+    """
+    parser = argparse.ArgumentParser(
+        "dp-review", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="status 1 also for what is not as claimed, but may be sound",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        found = review_target(options.target)
+    # Somebody's module may raise anything, and may leave the process.
+    except (Exception, SystemExit) as error:
+        # An argument that is refused is named in the text already.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        print(f"dp-review: {options.target}: {kind}{printable(str(error))[:400]}", file=sys.stderr)
+        raise SystemExit(2) from None
+    status = found.exit_status or int(options.strict and bool(found.not_as_claimed))
+    outcome = to_json(found) | {"target": options.target, "exit_status": status}
+    print(json.dumps(outcome, indent=2, ensure_ascii=False) if options.json else found)
+    raise SystemExit(status)
+
+
+def review_target(target: str) -> dp_review.Review:
+    """Reviews a function of a module. Args: target: "module:function" or "script.py:function"."""
+    path = [*sys.path]
+    try:
+        # What the script prints is no part of the outcome.
+        with redirect_stdout(sys.stderr):
+            return review_of(*load_target(target), target)
+    finally:
+        sys.path[:] = path
+        sys.modules.pop(SCRIPT, None)
+
+
+def load_target(target: str) -> tuple[ModuleType, Callable[..., Any]]:
+    """Imports the module of a target, and finds its function. Args: target: see `review_target`."""
+    place, _, name = target.rpartition(":")
+    check(bool(place and name), "target", target, FORMS)
+    path = Path(place)
+    if path.suffix == ".py":
+        check(path.is_file(), "target", target, f"a file {place} with the function")
+        sys.path.insert(0, str(path.resolve().parent))
+        spec = importlib.util.spec_from_file_location(SCRIPT, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[SCRIPT] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, os.getcwd())
+        module = importlib.import_module(place)
+    function = getattr(module, name, None)
+    check(callable(function), "target", target, f"{FORMS}, with a function of {place}")
+    assert callable(function)
+    return module, function
+
+
+def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> dp_review.Review:
+    """Reviews a function of a module, by the number of arguments that it needs.
+
+    Without any it returns a review, or the private parts of an Opacus script; with two, examples
+    and a seed, it is a step.
+
+    Args: module: holds data and claims, by name. function: of it. target: names both.
+    """
+    needed = [
+        x
+        for x in inspect.signature(function).parameters.values()
+        if x.default is x.empty and x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)
+    ]
+    expected = "a function of nothing, or of examples and a seed"
+    check(len(needed) in (0, 2), "target", target, expected)
+    if needed:
+        for name in ("data", "claims"):
+            named = hasattr(module, name)
+            check(named, name, None, f"data and claims in {module.__name__}, by these names")
+        return dp_review.step(function, module.data, module.claims, **named_in(module, OF_STEP))
+    found = function()
+    if isinstance(found, tuple):
+        return dp_review.opacus(*found, **named_in(module, OF_OPACUS))
+    expected = "a review, or (module, optimizer, loader, criterion) of an Opacus script"
+    check(isinstance(found, dp_review.Review), "target", type(found).__name__, expected)
+    return found
+
+
+def named_in(module: ModuleType, names: Sequence[str]) -> dict[str, Any]:
+    """What a module has by these names."""
+    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+
+
+def to_json(found: dp_review.Review) -> dict[str, Any]:
+    """A review as JSON values; a number that is not finite is null."""
+
+    def finite(value: object) -> object:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    findings = [
+        {name: finite(value) for name, value in finding._asdict().items()}
+        for finding in found.findings
+    ]
+    return {
+        "format": 1,
+        "summary": found.summary,
+        "broken": sorted(found.broken),
+        "not_as_claimed": sorted(found.not_as_claimed),
+        "epsilon": finite(found.epsilon),
+        "claims": asdict(found.claims),
+        "findings": findings,
+        "limitations": found.limitations,
+    }

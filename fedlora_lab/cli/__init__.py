@@ -301,6 +301,29 @@ def suggested_plans(
 # ---- about the library
 
 
+@commands.command("new")
+@click.argument("name")
+def new_command(name: str) -> None:
+    """Write NAME, a method of your own: a file with its row, a test, and a comparison that run.
+
+    The folder has the method's name and must be new.
+    """
+    module = name.lower().replace("-", "_").replace(" ", "_")
+    expected = "letters, digits and hyphens, a letter first, such as my-method"
+    check(module.isidentifier() and module.isascii(), "name", name, expected)
+    folder = Path(name)
+    check(not folder.exists(), "name", name, "a folder that is not there yet")
+    folder.mkdir()
+    title = name.replace("-", " ").replace("_", " ").capitalize()
+    for template in sorted((Path(__file__).parent / "template").glob("*.py")):
+        text = template.read_text(encoding="utf-8")
+        text = text.replace("MODULE", module).replace("TITLE", title)
+        path = folder / template.name.replace("method", module)
+        path.write_text(text, encoding="utf-8")
+        click.echo(path)
+    click.echo(f"next: cd {name}; pytest; python compare_{module}.py")
+
+
 @commands.command("methods")
 def methods_command() -> None:
     """List the methods: what each trains and sends, what it claims, where it was published."""

@@ -400,8 +400,6 @@ GRID_FIELDS = {one.name: part for part in (Plan, Lora, Privacy) for one in field
 """What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
 # A name for what was calibrated: it changes no noise, as "epsilon" does.
 del GRID_FIELDS["target_epsilon"]
-NOISE_DEPENDS_ON = {"epsilon", "rounds", "local_steps", "batch", "participation"}
-"""What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
 
 
 def grid_points(grid: Mapping[Any, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
@@ -468,8 +466,9 @@ def checked_cells(
     # Method by method, so that the table of the first is whole before the next begins.
     for name in names:
         its_plan = _plan_for(name, plan)
+        anew = "epsilon" in points[0] or _moves_noise(points, privacy, its_plan, task)
         for point in points:
-            parts = _parts_at(point, privacy, its_plan, lora, calibrate)
+            parts = _parts_at(point, privacy, its_plan, lora, calibrate, anew)
             cell = Cell.from_name(name, task, *parts, draws[0])
             setting = {name: point[name] for name in varied}
             firsts.append(replace(cell, setting=setting, shared_privacy=parts[0]))
@@ -481,11 +480,23 @@ def checked_cells(
     # Before hours of training: a mistake in the last cell is told now.
     for cell in cells:
         cell.spec()
-    # A run that is opened tries the rules of a row of one's own, and trains nothing.
+    # A run that is opened probes what a row of one's own does to examples, and trains nothing.
     for cell in firsts:
         if cell.method not in methods.ALL.values():
             cell.run_steps(**options)
     return cells
+
+
+def _moves_noise(
+    points: list[dict[str, Any]], privacy: Privacy | None, plan: Plan, task: Task
+) -> bool:
+    """Whether a grid varies something of the plan on which the noise of an epsilon hangs."""
+    changes = [{k: x for k, x in point.items() if GRID_FIELDS.get(k) is Plan} for point in points]
+    if privacy is None or not any(changes):
+        return False
+    fresh = privacy.replace(sample_rate=None, noise_multiplier=None, target_epsilon=None)
+    works = [plan, *(plan.replace(**change) for change in changes)]
+    return len({fresh.noise_terms(task, work) for work in works}) > 1
 
 
 def _parts_at(
@@ -494,10 +505,15 @@ def _parts_at(
     plan: Plan,
     lora: Lora,
     calibrate: Callable[[Privacy, float, Plan], Privacy],
+    anew: bool,
 ) -> tuple[Privacy | None, Plan, Lora]:
     """Puts the values of a grid into the parts of a run.
 
-    Args: point: of the grid. privacy, plan, lora: as given. calibrate: finds the noise.
+    Args:
+        point: of the grid.
+        privacy, plan, lora: as given.
+        calibrate: finds the noise.
+        anew: the noise was found for other work, and is to be found again.
     """
     changed: dict[type, dict[str, Any]] = {Plan: {}, Lora: {}, Privacy: {}}
     for name, value in point.items():
@@ -515,7 +531,7 @@ def _parts_at(
     if "noise_multiplier" in terms:
         terms = {"target_epsilon": None, "sample_rate": None, **terms}
     # What was calibrated for other work, or counted otherwise, would spend another epsilon.
-    elif epsilon is not None and (terms.keys() - {"clip_norm"} or NOISE_DEPENDS_ON & point.keys()):
+    elif epsilon is not None and (anew or terms.keys() - {"clip_norm"}):
         terms = dict.fromkeys(("sample_rate", "target_epsilon", "noise_multiplier")) | terms
         # The rate does not matter: one search for all of them.
         return calibrate(privacy.replace(**terms), epsilon, plan.replace(lr=0.0)), plan, lora

@@ -85,21 +85,11 @@ class Visibility(NamedTuple):
     own_scores: bool
 
 
-def compute_properties(record: object) -> None:
-    """Computes the cached properties of a record now, and not when a round first asks.
-
-    What cannot be computed is refused before training.
-    """
-    for name, member in vars(type(record)).items():
-        if isinstance(member, cached_property):
-            getattr(record, name)
-
-
 @dataclass(frozen=True)
 class RunSpec:
     """The checked arguments of a run, which decide all of its numbers.
 
-    What follows from them alone is computed here, once: a round only reads it.
+    What follows from them alone is computed once: a round only reads it.
     """
 
     task: Task
@@ -110,7 +100,8 @@ class RunSpec:
     streams: Streams
 
     def __post_init__(self) -> None:
-        compute_properties(self)
+        # What cannot be computed of these is refused now, and not in a round that first asks.
+        _ = (self.weights, self.step_noise, self.uncertified, self.rates, self.charge)
 
     def with_streams(self, streams: Streams) -> "RunSpec":
         """The same run with other random streams; nothing else is computed anew."""
@@ -447,7 +438,8 @@ class Prepared:
     made_up: Examples | None = None
 
     def __post_init__(self) -> None:
-        compute_properties(self)
+        # Asked for by every step, and refused now where a privatizer cannot be made.
+        _ = (self.is_certified, self.step_privatizer)
 
     @property
     def probe(self) -> Examples:

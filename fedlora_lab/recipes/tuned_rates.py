@@ -81,11 +81,11 @@ def suggest_lr(
     where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
     v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
-    (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times. Suggested is
-    the rate at which v of such a copy is 0.2; where the factors take turns, that rate over the root
-    of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the client unit no
-    rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in this way, at the
-    plan's rate.
+    (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times.
+    Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate
+    over the root of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the
+    client unit no rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in
+    this way, at the plan's rate.
 
     Args:
         task, method, privacy, plan, lora: see `run`, with the noise multiplier set; sigma does
@@ -168,8 +168,8 @@ class NoiseTakenUp(NamedTuple):
     Args:
         variance: on an output of the model that is scored, with A as PEFT draws it or as a start by
             hand made it: of the averaged model, or of a client's own where a factor stays with it.
-        client_noise_ratio: variance of the noise in the A and in the B with which a client ends a round,
-            over that in this model.
+        client_noise_ratio: variance of the noise in the A and in the B with which a client ends a
+            round, over that in this model.
         kind: how the noise on one factor meets that on the other, see `noise_product`.
         balance: the amplification number that a balanced start allows at most.
         of_start: variance on an output of the noise in A times what B starts with.

@@ -18,7 +18,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.federated.compare import NOISE_DEPENDS_ON, Cell
+from fedlora_lab.federated.compare import Cell, checked_cells, grid_points
 from fedlora_lab.federated.jobs import Unfinished
 from fedlora_lab.report.cells import run_settings
 from fedlora_lab.report.run_folder import Folder
@@ -283,13 +283,20 @@ def test_each_field_of_a_plan_that_moves_the_noise_of_an_epsilon_is_calibrated_a
     every field counts, but for the norm, of which the noise is a multiple."""
     assert CHANGED.keys() == {one.name for one in fields(fl.Plan)}
     task = regression()
-    noise = terms.calibrate(epsilon=2.0, task=task, plan=PLAN).noise_multiplier
+    privacy = terms.calibrate(epsilon=2.0, task=task, plan=PLAN)
     moving = set()
     for name, value in CHANGED.items():
-        plan = PLAN.replace(**{name: value})
-        if terms.calibrate(epsilon=2.0, task=task, plan=plan).noise_multiplier != noise:
+        needed = terms.calibrate(epsilon=2.0, task=task, plan=PLAN.replace(**{name: value}))
+        if needed.noise_multiplier != privacy.noise_multiplier:
             moving.add(name)
-    assert moving and moving <= NOISE_DEPENDS_ON
+        if name == "client_weights" and terms.unit == "client":
+            continue  # which is refused
+        cells = checked_cells(
+            task, ["fedlora"], privacy, PLAN, [0], LORA, grid_points({name: [value]}, None), {}
+        )
+        used = cells[0].privacy
+        assert used is not None and used.noise_multiplier == needed.noise_multiplier, name
+    assert moving
 
 
 def test_noise_that_is_varied_beside_the_work_replaces_what_was_calibrated():

@@ -4,13 +4,10 @@ import argparse
 import importlib
 import importlib.util
 import inspect
-import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -43,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         "dp-review", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("target", metavar="TARGET")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -58,10 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         print(f"dp-review: {options.target}: {kind}{printable(str(error))[:400]}", file=sys.stderr)
         raise SystemExit(2) from None
-    status = found.exit_status or int(options.strict and bool(found.not_as_claimed))
-    outcome = to_json(found) | {"target": options.target, "exit_status": status}
-    print(json.dumps(outcome, indent=2, ensure_ascii=False) if options.json else found)
-    raise SystemExit(status)
+    print(found)
+    raise SystemExit(found.exit_status or int(options.strict and bool(found.not_as_claimed)))
 
 
 def review_target(target: str) -> dp_review.Review:
@@ -129,25 +123,3 @@ def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> 
 def named_in(module: ModuleType, names: Sequence[str]) -> dict[str, Any]:
     """What a module has by these names."""
     return {name: getattr(module, name) for name in names if hasattr(module, name)}
-
-
-def to_json(found: dp_review.Review) -> dict[str, Any]:
-    """A review as JSON values; a number that is not finite is null."""
-
-    def finite(value: object) -> object:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    findings = [
-        {name: finite(value) for name, value in finding._asdict().items()}
-        for finding in found.findings
-    ]
-    return {
-        "format": 1,
-        "summary": found.summary,
-        "broken": sorted(found.broken),
-        "not_as_claimed": sorted(found.not_as_claimed),
-        "epsilon": finite(found.epsilon),
-        "claims": asdict(found.claims),
-        "findings": findings,
-        "limitations": found.limitations,
-    }

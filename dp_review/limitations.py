@@ -64,7 +64,7 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
         yield (
             "Moves that hide in the noise: equal seeds do not give equal noise here, so that moves "
             f"are estimated, in {TRIED} changes of single examples whose copies moved farthest, "
-            "and no pairs of examples are searched."
+            "and neither pairs of examples nor noise along the moves are looked at."
         )
     if outputs.watched is not None:
         yield f"Batches of another size than {outputs.watched}."

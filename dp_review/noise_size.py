@@ -153,7 +153,6 @@ def along_moves(trials: Trials) -> Iterator[Finding]:
     """Whether there is noise in the directions in which data move what leaves: there it counts."""
     what = "along a move that data make, the noise"
     if not trials.exact:
-        yield from along_copies(trials, what)
         return
     lengths = {words: float(np.linalg.norm(x)) for words, x in trials.moves.items()}
     moves = {words: trials.moves[words] / length for words, length in lengths.items() if length}
@@ -163,26 +162,6 @@ def along_moves(trials: Trials) -> Iterator[Finding]:
         found = size_finding(DATA, np.mean(along**2, axis=0), free, [*moves], what)
         # More noise than claimed is told by its size.
         yield found if found.rejected == "broken" else found._replace(p=1.0)
-
-
-def along_copies(trials: Trials, what: str) -> Iterator[Finding]:
-    """The same where noise does not cancel: along the way to copies of one example.
-
-    Args: trials: of the step. what: is measured.
-    """
-    batch = [trials.batch[0]] * len(trials.batch)
-    copies = f"copies of {trials.name(0)}"
-    with trials.noting_failures(copies):
-        # Away from an empty batch, or from half of this one where none can be empty.
-        direction = trials.direction(batch, batch[: len(batch) // 2] if trials.quiet else [])
-        # Draws that the direction was not learned on.
-        seen = [trials.along(direction, batch) for _ in range(trials.draws)]
-        square = np.var(seen, ddof=1, keepdims=True) / trials.claims.noise_multiplier**2
-        if direction.any() and np.isfinite(square).all():
-            free = np.array([len(seen) - 1])
-            found = size_finding(DATA, square, free, [copies], what)
-            # A batch with a chance of its own varies more than its noise.
-            yield found if found.rejected == "broken" else found._replace(p=1.0)
 
 
 def check_choice(trials: Trials) -> Iterator[Finding]:

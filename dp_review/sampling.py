@@ -8,14 +8,11 @@ from scipy import stats
 
 from dp_review._validation import check, printable
 from dp_review.claims import Claims, Finding, Loader
-from dp_review.noise import kept_places
 
 LEAST_BATCHES = 300
 LEVEL = 0.01
 """The error budget of a whole review, of which each p-value has a part: above it nothing is
 broken."""
-MOST_COMPARED = 2048
-"""Examples of which it is asked whether two come together."""
 
 
 def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
@@ -69,12 +66,10 @@ def check_sampling(loader: Loader | None, claims: Claims, seed: int) -> Iterator
     if len(epochs) > 1 and all(epoch == epochs[0] for epoch in epochs):
         yield Finding(name, "every seed draws the same batches", rate, seen, "broken")
         return
-    pair, together = tied_pair(here)
     alike = binomial_p_value(sizes, n, q, np.random.default_rng(seed))
     # What is called sound is not described as a fault.
     tied = "examples are not drawn independently of each other: "
     p_values = {
-        f"{tied if together < LEVEL else 'of all pairs, '}{pair}": together,
         f"examples are drawn at {rate:.4g} times the claimed rate": stats.binomtest(
             int(here.sum()), here.size, q
         ).pvalue,
@@ -98,22 +93,6 @@ def binomial_p_value(
     low = stats.binom.cdf(counts - 1, trials, rate)
     atom = stats.binom.pmf(counts, trials, rate)
     return float(stats.kstest(low + rng.random(len(counts)) * atom, "uniform").pvalue)
-
-
-def tied_pair(here: np.ndarray) -> tuple[str, float]:
-    """The two examples that come into the same batches most clearly, in words, and a p-value.
-
-    Args: here: (batches, examples), whether an example is in a batch.
-    """
-    places = kept_places(here.shape[1], MOST_COMPARED)
-    drawn = here[:, places].astype(float)
-    both = np.triu(drawn.T @ drawn, 1)
-    often = drawn.sum(0)
-    i, j = np.unravel_index(np.argmax(both - np.outer(often, often) / len(here)), both.shape)
-    # How often both come is hypergeometric, whatever each one's rate is. Any two could be these.
-    law = stats.hypergeom(len(here), int(often[i]), int(often[j]))
-    text = f"{places[i]} and {places[j]} come together in {both[i, j]:.0f} of {len(here)} batches"
-    return text, min(1.0, len(places) ** 2 / 2 * float(law.sf(both[i, j] - 1)))
 
 
 def equal_shares_p_value(each: np.ndarray, batches: int, q: float) -> float:

@@ -57,38 +57,18 @@ def beside_copies(
     return Neighbours(words, [other] * copies, [example], [other] if trials.replaced else [])
 
 
-def farthest_beside_copies(trials: Trials) -> list[Neighbours]:
-    """Pairs of an example and copies of another one in which it moves all that leaves farthest.
-
-    What a step computes from its batch before the clip, such as a weight for each class, shifts
-    all copies together when one other example comes.
-    """
-    count = len(trials.data[:MOST_ROWS])
-    factors = (1.0, -1.0, LOUD, -LOUD) if holds_floats(trials.data[0]) else (1.0,)
-    most = len(trials.batch) - 1
-    searched = []
-    for _ in range(trials.draws):
-        i, j = trials.rng.integers(count, size=2).tolist()
-        searched.append((i, 1.0, j, 1.0, most))
-        # Also a few copies of examples that hardly move, which a rule of the batch may wake.
-        i, j, copies = trials.rng.integers((count, count, 5)).tolist()
-        one, other = trials.rng.choice(factors, size=2).tolist()
-        searched.append((i, one, j, other, most if trials.replaced else copies + 1))
-    if len(factors) > 1:
-        # A sum that is brought to one length turns round where it was short.
-        turned = itertools.product(range(min(TRIED, count)), (LOUD, -LOUD))
-        searched += [(i, far, i, 1 / LOUD, most if trials.replaced else 1) for i, far in turned]
-    found: list[tuple[float, Neighbours]] = []
-    for i, one, j, other, copies in searched:
-        words = f"{trials.name(i)} scaled by {one:g}, beside {copies} × "
-        words += f"{trials.name(j)} scaled by {other:g}"
-        example, copied = scale(trials.data[i], one), scale(trials.data[j], other)
-        trial = beside_copies(trials, words, example, copied, copies)
-        with trials.noting_failures(words):
-            gap = trials.in_clips(trials.gap(trial, 0))
-            found.append((float(np.nan_to_num(np.linalg.norm(gap), nan=np.inf)), trial))
-    found.sort(key=lambda pair: -pair[0])
-    return [trial for _, trial in found[:TRIED]]
+def turned_sums(trials: Trials) -> list[Neighbours]:
+    """A loud example beside a tiny copy of itself: a sum that is brought to one length turns round
+    where it was short."""
+    if not holds_floats(trials.data[0]):
+        return []
+    copies = len(trials.batch) - 1 if trials.replaced else 1
+    turned = []
+    for i, far in itertools.product(range(TRIED), (LOUD, -LOUD)):
+        words = f"{trials.name(i)} scaled by {far:g}, beside {copies} × it scaled by {1 / LOUD:g}"
+        loud, tiny = (scale(trials.data[i], factor) for factor in (far, 1 / LOUD))
+        turned.append(beside_copies(trials, words, loud, tiny, copies))
+    return turned
 
 
 def factors_of(trials: Trials, i: int) -> Iterator[float]:
@@ -255,7 +235,7 @@ def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterat
     if trials.exact:
         # Copies add up: a rule of the batch that changes them all shows at once.
         ways = [tipping_point(trials, end, strong) for end in ends]
-        shifts += measured(trials, [*ways, *farthest_beside_copies(trials)])
+        shifts += measured(trials, [*ways, *turned_sums(trials)])
         yield from check_rule_of_batch(trials)
     for words, shift in shifts:
         yield judge_shift(trials, "sensitivity", words, shift, trials.limit)

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 from places import ROOT
 
+import dp_review
 import fedlora_lab as fl
 from dp_review.claims import CHECKS
 from fedlora_lab.methods.optimizers import OPTIMIZERS
@@ -18,7 +19,12 @@ DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
 FRONT += ("examples/flower_app/README.md",)
 MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / page for page in FRONT)]
-MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab.")]
+MODULES = [
+    found.name
+    for package in (fl, dp_review)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+]
+MODULES += ["dp_review"]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -42,7 +48,8 @@ def test_guarantees_name_tests_that_exist():
     files = [path for folder in folders for path in folder.rglob("*.py")]
     text = "".join(path.read_text("utf-8") for path in files)
     known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
-    for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN):
+    sources = [path for x in ("fedlora_lab", "dp_review") for path in (ROOT / x).rglob("*.py")]
+    for path in (*sources, *MARKDOWN):
         assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
 
 

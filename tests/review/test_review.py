@@ -68,7 +68,7 @@ def fixed(seed, n=400):
         (lambda seed: poisson(seed, 0.025), "claimed rate"),
         (lambda seed: [x for x in poisson(seed) if len(x) > 4], "claimed rate"),
         (lambda seed: [[*x, *x] for x in poisson(seed)], "twice"),
-        (lambda seed: [[*(2 * x), *(2 * x + 1)] for x in poisson(seed, n=200)], "come together"),
+        (lambda seed: [[*(2 * x), *(2 * x + 1)] for x in poisson(seed, n=200)], "do not vary"),
     ],
 )
 def test_a_loader_is_held_against_poisson_sampling(loader, cause):

@@ -81,6 +81,7 @@ def test_of_more_rows_than_are_tried_each_class_is_among_them():
     assert "sensitivity" in found.broken and "than 256 of 600 that were left out" in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claims", "wrap"), [(UNSEEDED, unseeded), (replace(REPLACED, denominator=8.0), lambda x: x)]
 )

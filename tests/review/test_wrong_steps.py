@@ -627,6 +627,7 @@ def drawn_again(rows, noise):
 CHOSEN = [smaller_product, turned_if_it_hides, number_by_number, drawn_again]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", CHOSEN)
 def test_noise_that_the_data_choose_is_found(choose):
     """Fault: two draws of the right law, of which the data take one."""

@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
 
 def _edge(place: str) -> str:
-    return f"docs/sharp_edges.md#{place}"
+    return f"docs/evidence/edges.md#{place}"
 
 
 CHECKS: dict[str, Check] = {

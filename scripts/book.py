@@ -34,7 +34,7 @@ from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import png
-from notebooks import lesson_paths, question, said
+from notebooks import CORE, core_hours, lesson_paths, minutes, question, said
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -43,41 +43,28 @@ PAGES = {
     "Use the library": (
         "docs/first_steps",
         "docs/own_model",
-        "docs/models",
-        "docs/methods",
-        "docs/adding_a_method",
         "docs/a_comparison",
-        "docs/ledger",
+        "docs/adding_a_method",
+        "docs/methods",
         "examples/flower_app/README",
-        "docs/open_elsewhere",
+        "api/index",
         "docs/architecture",
         "docs/decisions/README",
-        "api/index",
     ),
     "Judge a claim or an ε": (
-        "docs/what_we_found",
-        "docs/results",
-        "docs/table",
-        "docs/claims",
-        "docs/tried",
-        "docs/is_my_epsilon_true",
-        "docs/review",
-        "docs/reported",
-        "docs/sharp_edges",
-        "docs/security",
-        "docs/other_software",
-    ),
-    "Theory": (
         "docs/rates",
-        "docs/amplification",
-        "docs/convergence",
-        "docs/metrics",
-        "docs/scale",
+        "docs/table",
+        "docs/protected",
+        "docs/review",
+        "examples/ledger/README",
+        "examples/reported/README",
+        "docs/other_software",
     ),
     "Teach and look up": (
         "docs/teaching",
         "docs/glossary",
         "docs/references",
+        "studies/logbook",
     ),
 }
 """Part of the contents -> its pages, as the front page lists them."""
@@ -119,15 +106,6 @@ Everything below comes from the docstrings.
 """
 
 
-CORE = ("00", "01", "02", "03", "04", "05", "10", "11")
-"""The core path, as docs/teaching.md has it."""
-
-
-def minutes(path: Path) -> str:
-    """The time that a lesson takes, in one number."""
-    return re.findall(r"\d+(?= minutes)", said(path, "Time"))[0]
-
-
 def lessons() -> str:
     """The table of the course for the front page: question, time and what each lesson assumes."""
     paths = {path.name[:2]: path for path in lesson_paths()}
@@ -141,7 +119,7 @@ def lessons() -> str:
         question_link = f"[{question(path)}](notebooks/{path.name})"
         mark = "&nbsp;●" if number in CORE else ""
         rows.append([f"**{number}**{mark}", question_link, f"{minutes(path)}&nbsp;min", assumes])
-    return markdown_table(rows)
+    return f"Lessons marked ● are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
 
 
 # ---- the page of methods
@@ -252,6 +230,9 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     parts = [{"caption": "The course", "chapters": course}]
     for caption, names in PAGES.items():
         parts.append({"caption": caption, "chapters": [entry(name) for name in names]})
+    evidence = sorted(path.stem for path in (DOCS / "evidence").glob("*.md"))
+    chapters = [{"file": f"docs/evidence/{name}"} for name in evidence]
+    parts.append({"caption": "How sure?", "chapters": chapters})
     return {"format": "jb-book", "root": "index", "parts": parts}
 
 
@@ -259,8 +240,9 @@ def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     for name in ("docs", "book/story", "examples"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("notebooks", "_static/fonts", "extensions"):
+    for name in ("notebooks", "studies", "_static/fonts", "extensions"):
         (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "studies" / "logbook.md", folder / "studies")
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
     for path in lesson_paths():

@@ -1,4 +1,4 @@
-"""Write docs/sharp_edges.md from edges.toml and `dp_review.mistakes`: every number is measured.
+"""Write docs/evidence/edges.md from edges.toml and `dp_review.mistakes`: every number is measured.
 
     python scripts/edges.py
 
@@ -18,7 +18,7 @@ from dp_review.mistakes import MISTAKES, Mistake
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "evidence" / "edges.md"
 WIDTH = 140
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 
@@ -59,7 +59,7 @@ hold it.
 
 **Measured** is one number that tells the broken form from the sound one; the line between the two
 stands in brackets. Where a single step shows the mistake, it is the number of a
-[check](review.md#what-it-looks-at):
+[check](../review.md#what-it-looks-at):
 
 - *sensitivity* and *signal* are in clip norms;
 - *noise size* is in units of the claimed standard deviation;
@@ -194,7 +194,7 @@ def reported_table() -> str:
 
 
 def page() -> str:
-    """docs/sharp_edges.md as the mistakes are now, measured now."""
+    """docs/evidence/edges.md as the mistakes are now, measured now."""
     sections = [*map(wrapped, HEAD.split("\n\n"))]
     for group in GROUPS:
         edges = [mistake for mistake in EDGES if mistake.group == group]

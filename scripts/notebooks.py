@@ -38,7 +38,7 @@ OPEN = """
 
 [Open in Binder](https://mybinder.org/v2/gh/{0}/HEAD?urlpath=lab/tree/notebooks/{1}) · \
 [Open in Colab](https://colab.research.google.com/github/{0}/blob/main/notebooks/{1}) (run \
-[one cell](https://github.com/{0}/blob/main/docs/open_elsewhere.md#on-colab) first)
+[one cell](https://github.com/{0}/blob/main/docs/first_steps.md#on-colab) first)
 
 """
 CITATION = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
@@ -46,9 +46,24 @@ ADDRESS = "".join(re.findall("^repository-code: https://github.com/(.+)", CITATI
 """Owner and name of the repository on GitHub; "" while CITATION.cff names none."""
 
 
+CORE = ("00", "01", "02", "03", "04", "05", "10", "11")
+"""The lessons of a short course, as docs/teaching.md has it."""
+
+
 def lesson_paths() -> list[Path]:
     """The notebooks of the course, in the order of its path."""
     return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def minutes(path: Path) -> int:
+    """The time that a lesson takes."""
+    return int(re.findall(r"\d+(?= minutes)", said(path, "Time"))[0])
+
+
+def core_hours() -> int:
+    """The time that the core takes, in whole hours."""
+    core = [path for path in lesson_paths() if path.name[:2] in CORE]
+    return round(sum(minutes(path) for path in core) / 60)
 
 
 def first_cell(path: Path) -> str:

@@ -1,11 +1,11 @@
-"""Fill the generated parts of README.md and docs/results.md: links, course, figure, results.
+"""Fill the generated parts of README.md and studies/logbook.md: links, course, figure, results.
 
     python scripts/readme.py          from the numbers that are there
     python scripts/readme.py train    trains the six methods again, two minutes
 
 The figure goes to docs/figures/digits.png, the numbers beside it to docs/figures/digits.csv; the
-test that compares docs/results.md with them reads that file. README.md's moving picture is recorded
-by scripts/moving_picture.py.
+test that compares studies/logbook.md with them reads that file. README.md's moving picture is
+recorded by scripts/moving_picture.py.
 """
 
 import json
@@ -21,10 +21,10 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.summary_table import display_rows, summary
-from notebooks import lesson_paths, question, said, titled
+from notebooks import CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, RESULTS = ROOT / "README.md", ROOT / "studies" / "logbook.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 
@@ -49,13 +49,14 @@ def linked(source: str) -> str:
 
 
 def course_table() -> str:
-    """One line for each notebook: its question, linked, and the minutes it takes."""
+    """One line for each lesson: its question, linked, and its minutes; the core is bold."""
     rows = [["", "question", "minutes"]]
     for path in lesson_paths():
-        (minutes,) = re.findall(r"\d+(?= minutes)", said(path, "Time"))[:1]
-        link = f"[{question(path)}](notebooks/{path.name})"
-        rows.append([path.name[:2], link, minutes])
-    return markdown_table(rows)
+        number = path.name[:2]
+        bold = "**" if number in CORE else ""
+        link = f"{bold}[{question(path)}](notebooks/{path.name}){bold}"
+        rows.append([number, link, str(minutes(path))])
+    return f"Those in bold are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
 
 
 def results_table(table: pd.DataFrame) -> str:

@@ -25,8 +25,9 @@ CHECKS, FIGURE = "# Checks", "# Figure"
 """First words of cells whose source is folded in a notebook."""
 TABLES = json.loads((playground.HERE / "tables.json").read_text(encoding="utf-8"))
 PLAYED = [row["slug"] for row in TABLES["methods"]]
-OF_THE_BENCH = """The bench needs a kernel: [open this lesson elsewhere](../docs/open_elsewhere.md).
-{instead}"""
+ELSEWHERE = "[open this lesson elsewhere](../docs/first_steps.md#elsewhere)"
+OF_THE_BENCH = f"""The bench needs a kernel: {ELSEWHERE}.
+{{instead}}"""
 TRAINS_HERE = """What trains in this page is a smaller network, {methods}:
 
 <div data-fedlora-playground='{start}'></div>"""

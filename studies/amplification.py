@@ -1,4 +1,4 @@
-"""Fill what is measured on docs/amplification.md from the main comparisons under results/.
+"""Fill what is measured on studies/logbook.md from the main comparisons under results/.
 
     python -m studies.amplification
 
@@ -22,7 +22,7 @@ from fedlora_lab.plots.style import name
 from studies import RESULTS, ROOT, runner
 from studies.declared import SUGGESTED_FILE
 
-PAGE = ROOT / "docs" / "amplification.md"
+PAGE = ROOT / "studies" / "logbook.md"
 FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
 LEADS_FIGURE = FIGURE.with_stem("amplification-leads")
 FRAME = RESULTS / "amplification-pairs.csv"
@@ -190,7 +190,7 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
 
 def write() -> None:
     """Writes the block of the page, the pairs with their figure, and the tries of notebook 04."""
-    blocks = {"measured": suggested_table()}
+    blocks = {"suggested": suggested_table()}
     text = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, text, shared=True)
     table = pairs()

@@ -1,4 +1,4 @@
-"""Writes results/claims.csv, docs/claims.md and its figure from the committed studies.
+"""Writes results/claims.csv, studies/logbook.md and its figure from the committed studies.
 
     python -m studies.claims_page
 
@@ -35,7 +35,7 @@ from studies.claims import (
 from studies.declared import STUDIES
 from studies.runner import load_results, select_rows
 
-PAGE = ROOT / "docs" / "claims.md"
+PAGE = ROOT / "studies" / "logbook.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
     "One row a claim about accuracy, ordered and coloured by verdict: its sentence and the "

@@ -3,7 +3,7 @@
     python -m studies.published
 
 Computes both numbers of the settings in published.toml, writes results/published.csv, and fills the
-table of docs/amplification.md. Nothing is trained. A noise multiplier that is not published is
+table of studies/logbook.md. Nothing is trained. A noise multiplier that is not published is
 calibrated.
 
 The rule for rho was fixed before: A may move below 2 and should rest above 4, limits that were read
@@ -29,7 +29,7 @@ from studies import RESULTS, ROOT
 
 SETTINGS = Path(__file__).with_suffix(".toml")
 FRAME = RESULTS / "published.csv"
-PAGE = ROOT / "docs" / "amplification.md"
+PAGE = ROOT / "studies" / "logbook.md"
 MOVE, REST = 2.0, 4.0
 """rho below which A may move, and above which it should rest."""
 LEVEL = 1.0

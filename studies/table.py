@@ -35,12 +35,16 @@ CARDS = RESULTS / "table"
 PREDICTED = CARDS / "predicted.csv"
 STORES = RESULTS / "runs" / "table"
 PAGE = ROOT / "docs" / "table.md"
+EVIDENCE = ROOT / "docs" / "evidence" / "table.md"
 MENDED = ("fedsa-lora",)
 """Rows whose predictions were mended after their runs, and so judge nothing."""
 KNOWN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 """Rows whose ends on digits were known from study `rates` when the predictions were written."""
-WORDS = Path(__file__).with_name("table_page.md")
-"""The page without its tables."""
+WORDS = {
+    PAGE: Path(__file__).with_name("table_page.md"),
+    EVIDENCE: Path(__file__).with_name("table_settings.md"),
+}
+"""Page -> its words, without its tables."""
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -439,13 +443,22 @@ def slug_of(setting: str) -> str:
     return setting.replace(", ", "-").replace(" ", "-")
 
 
-def page(cards: list[dict[str, Any]]) -> str:
-    """Writes the page: its words, and the tables of the cards."""
-    blocks = {"rows": rows_so_far(cards), "overview": overview(cards), "judged": judged(cards)}
-    blocks |= {"leads": leads(cards), "otherwise": judged_otherwise(cards)}
-    blocks["ranks"] = at_other_ranks(cards)
-    blocks |= {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
-    return fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
+def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
+    """Fills the tables of the cards into the words of both pages."""
+    settings = {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
+    blocks = {
+        PAGE: {
+            "rows": rows_so_far(cards),
+            "overview": overview(cards),
+            "leads": leads(cards),
+            "ranks": at_other_ranks(cards),
+        },
+        EVIDENCE: {**settings, "judged": judged(cards), "otherwise": judged_otherwise(cards)},
+    }
+    return {
+        path: fill_blocks(words.read_text(encoding="utf-8"), blocks[path])
+        for path, words in WORDS.items()
+    }
 
 
 def write_page() -> None:
@@ -454,7 +467,8 @@ def write_page() -> None:
     for name in protocol.SETTINGS:
         picture = style.png(figure(name, cards))
         write_atomically(FIGURES / f"table-{slug_of(name)}.png", picture, shared=True)
-    write_atomically(PAGE, page(cards), shared=True)
+    for path, text in pages(cards).items():
+        write_atomically(path, text, shared=True)
 
 
 def main(act: str, *slugs: str) -> None:

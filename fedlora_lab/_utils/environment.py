@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 SOURCE = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (SOURCE / "pyproject.toml").exists()
 

@@ -151,5 +151,5 @@ def test_the_committed_page_is_that_of_the_committed_frames():
     table = judge_claims(CLAIMS, claim_frames(ROOT / "results"), ROOT / "results")
     # Nothing lies further below another number than all of it.
     assert (table.query("share in ('ratio', 'spread')")["decidable"] < 1).all()
-    assert claims_page.page(table) == (ROOT / "docs" / "claims.md").read_text("utf-8")
+    assert claims_page.page(table) == (ROOT / "studies" / "logbook.md").read_text("utf-8")
     assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text("utf-8")

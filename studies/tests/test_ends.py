@@ -226,9 +226,9 @@ def _by_task(runs: pd.DataFrame) -> Any:
 
 
 def _finding() -> str:
-    """The paragraph of docs/what_we_found.md on the registered test."""
-    page = (ROOT / "docs" / "what_we_found.md").read_text("utf-8")
-    (paragraph,) = [part for part in page.split("\n\n") if "results/ends.csv" in part]
+    """The paragraph of studies/logbook.md on the registered test."""
+    page = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    (paragraph,) = [part for part in page.split("\n\n") if "[`results/ends.csv`]" in part]
     return " ".join(paragraph.split())
 
 

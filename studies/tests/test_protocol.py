@@ -89,7 +89,8 @@ def test_a_card_tells_what_its_runs_found(card):
 
 
 def test_the_committed_page_is_that_of_the_committed_cards():
-    assert table.PAGE.read_text("utf-8") == table.page(table.load_cards())
+    for path, text in table.pages(table.load_cards()).items():
+        assert path.read_text("utf-8") == text
 
 
 def test_a_row_that_is_added_to_the_package_leaves_the_page_as_it_is(monkeypatch):
@@ -101,7 +102,7 @@ def test_a_row_that_is_added_to_the_package_leaves_the_page_as_it_is(monkeypatch
 
 def test_the_page_says_first_what_rank_4_does_to_two_rows():
     """Fault: "RAVAN is behind" was a statement about 8 trained numbers beside 512."""
-    first, _ = table.PAGE.read_text("utf-8").split("**How to read it.**")
+    first, _ = table.PAGE.read_text("utf-8").split("## How to read it")
     cards = {card["method"]: card["settings"][other_ranks.SETTING] for card in table.load_cards()}
     runs = pd.read_csv(other_ranks.FRAME)
     for slug in ("fed-sb", "ravan"):
@@ -128,7 +129,7 @@ def test_the_mistake_in_v_is_told_with_its_numbers():
         pairs = [(cards[predicted_of][x]["predicted_end"], cards[row][x]["end"]) for x in names]
         return [f"{math.log2(predicted / found):+.2f}" for predicted, found in pairs]
 
-    page = " ".join(table.WORDS.read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.EVIDENCE].read_text("utf-8").split())
     *digits, texts = off("fedsa-lora", "fedlora", examples)
     by_client = " and ".join(off("fedsa-lora", "fedlora", clients))
     said = "off by {} and {} octaves on digits with examples protected, {} with clients protected"
@@ -148,7 +149,7 @@ def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page()
         name: table.more_than(one, base["settings"][name]) for name, one in bare["settings"].items()
     }
     said = ["{:.3f} ± {:.3f}".format(*gap) for gap in gaps.values() if gap[0] > gap[1]]
-    page = " ".join(table.WORDS.read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.PAGE].read_text("utf-8").split())
     by_example, by_client = said
     assert f"by {by_example} with examples and by {by_client} with clients protected" in page
     assert "**0 have an interval above zero" in table.leads(cards)
@@ -160,7 +161,7 @@ def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page()
 
 
 def test_fedrpca_ends_an_octave_early_with_the_numbers_of_the_page():
-    page = " ".join(table.WORDS.read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.EVIDENCE].read_text("utf-8").split())
     said = {"fedrpca": "its ranges end at {}, {} and {}", "fedlora": "FedLoRA's at {}, {} and {}"}
     for card in table.load_cards():
         if card["method"] in said:
@@ -224,7 +225,7 @@ def test_a_run_of_a_committed_card_is_found_again(pytestconfig):
 
 def test_the_page_says_where_v_is_no_better_than_one_rate():
     cards = table.load_cards()
-    page = " ".join(table.WORDS.read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.EVIDENCE].read_text("utf-8").split())
     judged = {
         name: [cell.strip() for cell in line.split("|")[2:-1]]
         for name, line in zip(protocol.SETTINGS, table.judged(cards).splitlines()[2:], strict=True)
@@ -250,7 +251,7 @@ def test_the_page_says_what_more_seeds_found_of_rows_that_are_behind():
     runs = pd.read_csv(table.RESULTS / "digits-example.csv")
     scores = 100 * runs.pivot(index=["epsilon", "seed"], columns="method", values="accuracy")
     cards = {card["method"]: card["settings"] for card in table.load_cards()}
-    page = " ".join(table.WORDS.read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.PAGE].read_text("utf-8").split())
     for slug, epsilon in (("la-lora-unfiltered", 8), ("fedex-lora", 1)):
         gaps = (scores[slug] - scores["fedlora"]).xs(epsilon).dropna()
         mean, half = t_interval(gaps.to_numpy())

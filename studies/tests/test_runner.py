@@ -92,6 +92,6 @@ def test_committed_runs_belong_to_declared_studies():
 
 def test_the_page_of_results_has_the_rows_without_lora():
     means = runner.read_study("full-model").groupby(["method", "epsilon"])["accuracy"].mean()
-    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    page = (ROOT / "studies" / "logbook.md").read_text("utf-8")
     for words, slug in (("all weights", "all-weights"), ("classifier alone", "head-only")):
         assert f"| {words} | {means[slug, 8]:.3f} | {means[slug, 1]:.3f} |" in page

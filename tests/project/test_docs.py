@@ -17,8 +17,9 @@ from fedlora_lab.methods.optimizers import OPTIMIZERS
 
 DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
-FRONT += ("examples/flower_app/README.md",)
+FRONT += ("dp_review/README.md", "studies/README.md", "studies/logbook.md")
 MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / page for page in FRONT)]
+MARKDOWN += (ROOT / "examples").rglob("*.md")
 MODULES = [
     found.name
     for package in (fl, dp_review)
@@ -56,19 +57,46 @@ def test_guarantees_name_tests_that_exist():
 PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results|studies)/[\w./-]*)`"
 
 
-@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_paths_and_names_of_a_page_exist(path):
-    """CHANGELOG.md speaks of what is gone as well. Nothing is linked by an owner's place."""
+    """The logbook speaks of what is gone as well. Nothing is linked by an owner's place."""
     text = path.read_text("utf-8")
     assert "/OWNER/" not in text
     home = ROOT if path.stem == "index" else path.parent
     links = re.findall(r"\]\((?!https?:|api/)([^)#\s]+)", text)
     assert [link for link in links if not (home / link).exists()] == []
-    if path.name == "CHANGELOG.md":
+    if path.name == "logbook.md":
         return
     assert [place for place in re.findall(PLACES, text) if not (ROOT / place).exists()] == []
     for name in re.findall(r"`(?:fl|fedlora_lab)\.([\w.]*\w)", text):
         pkgutil.resolve_name(f"fedlora_lab.{name}")
+
+
+def words(text):
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def test_the_pages_are_few_and_short():
+    """Fault: twenty-six pages of 47,000 words, most of which told how we came to know."""
+    pages = {path.stem: len(words(path.read_text("utf-8"))) for path in DOCS.glob("*.md")}
+    assert len(pages) <= 14 and sum(pages.values()) <= 30_000
+    assert pages["rates"] <= 1500 and pages["own_model"] <= 1000
+
+
+def heading_links(text):
+    """The places that GitHub and the site give the headings of a page."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    heads = [re.sub(r"[^\w -]", "", head.lower()) for head in re.findall(r"^#+ (.*)$", prose, re.M)]
+    return {head.strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_link_into_a_page_finds_its_heading(path):
+    home = ROOT if path.stem == "index" else path.parent
+    for place, anchor in re.findall(r"\]\(([^):#\s]*)#([^)\s]+)\)", path.read_text("utf-8")):
+        target = home / place if place else path
+        if target.suffix == ".md":
+            assert anchor in heading_links(target.read_text("utf-8")), (place, anchor)
 
 
 def run_page(page, **names):
@@ -129,8 +157,9 @@ def test_the_page_on_review_finds_what_it_says():
 @pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
 def test_the_page_on_the_ledger_prints_what_it_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_page("ledger.md")
-    shown = re.findall(r"^```text\n(.*?)^```", (DOCS / "ledger.md").read_text("utf-8"), re.M | re.S)
+    page = ROOT / "examples" / "ledger" / "README.md"
+    run_page(page)
+    shown = re.findall(r"^```text\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
     assert capsys.readouterr().out == "".join(shown)
 
 
@@ -143,7 +172,7 @@ def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=9, task=task, plan=plan)
 
     def run():
-        return run_page("security.md", task=task, plan=plan, privacy=privacy)
+        return run_page("protected.md", task=task, plan=plan, privacy=privacy)
 
     assert 8 < run()["last"].epsilon <= 9
     with pytest.raises(SystemExit, match="calibrate it to a smaller one"):

@@ -6,7 +6,7 @@ import edges
 import pytest
 from places import ROOT
 
-PAGE = (ROOT / "docs" / "sharp_edges.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "evidence" / "edges.md").read_text(encoding="utf-8")
 SEVERITIES = {"fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note"}
 ANSWERS = {"Not expressible", "Refuses", "Measures", "Tells"}
 NUMBERED = [edge for edge in edges.EDGES if edge.number]

@@ -127,8 +127,8 @@ def test_a_public_report_is_reproduced(name, capsys):
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= 60
     address = re.search(r"https://github\.com/\S+", text)
-    page = (ROOT / "docs" / "reported.md").read_text("utf-8")
-    assert address and address[0] in page and f"reported/{name}.py" in page
+    page = (ROOT / "examples" / "reported" / "README.md").read_text("utf-8")
+    assert address and address[0] in page and f"`{name}.py`" in page
     last = "spent" if "def spent" in text else "mended"
     strict = ["--strict"] if "--strict" in text else []
     seen = [call(f"{path}:{one}", *strict) for one in ("reported", last)]
@@ -139,8 +139,8 @@ def test_a_public_report_is_reproduced(name, capsys):
 
 @pytest.mark.slow
 def test_the_page_shows_what_the_command_prints(tmp_path, capsys):
-    """The first example of docs/is_my_epsilon_true.md; digits may differ between processors."""
-    page = (ROOT / "docs" / "is_my_epsilon_true.md").read_text("utf-8")
+    """The first example of docs/review.md; digits may differ between processors."""
+    page = (ROOT / "docs" / "review.md").read_text("utf-8")
     code, shown = (re.search(rf"```{kind}\n(.*?)```", page, re.S) for kind in ("python", "text"))
     assert code and shown
     path = tmp_path / "my_step.py"

@@ -1,4 +1,4 @@
-"""The closed forms of docs/convergence.md against runs of the engine."""
+"""The closed forms of studies/logbook.md against runs of the engine."""
 
 from dataclasses import replace
 

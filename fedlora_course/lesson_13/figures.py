@@ -1,11 +1,11 @@
-"""Figures of notebook 13: ε by observer, colluding clients and masks."""
+"""Figures of notebook 13: who sees what, ε by observer, colluding clients and masks."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 from fedlora_course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab import theory
@@ -16,6 +16,40 @@ from fedlora_lab.plots import style
 Numbers = Float[np.ndarray, " d"]
 KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
 """Grounds of an ε within the promise, and of one above it."""
+
+SEEN = {
+    "local": ("u + noise", "every upload, noised", "σC each"),
+    "secagg": ("u + noise + masks", "the sum, noised", "σC / √m each"),
+    "central": ("u", "every update, clear", "none"),
+}
+"""Trust -> what a client uploads, what the server sees, what noise a client adds."""
+
+
+@style.paper()
+def who_sees_what() -> style.Picture:
+    """Draws what clients upload, what the server sees and what is published, by kind of trust."""
+    figure, axes = style.subplots(10.2, 3.3, columns=3)
+    for ax, (trust, (upload, server, noise)) in zip(axes, SEEN.items(), strict=True):
+        colour = style.WRONG if trust == "central" else style.RIGHT
+        for y in (0.2, 0.5, 0.8):
+            ax.add_patch(Circle((0.1, y), 0.06, fc=style.CARD, ec=style.INK, lw=1.4))
+            ax.text(0.1, y, "u", ha="center", va="center", fontsize=9)
+            arrow = {"arrowstyle": "->", "color": style.GREY, "lw": 1.4}
+            ax.annotate("", (0.52, 0.5), (0.18, y), arrowprops=arrow)
+        ax.text(0.02, 0.98, f"sends {upload}", fontsize=9, va="top")
+        ax.text(0.02, 0.02, f"noise: {noise}", fontsize=9, color=style.GREY)
+        ax.add_patch(Rectangle((0.53, 0.36), 0.2, 0.28, fc=style.CARD, ec=colour, lw=2.2))
+        ax.text(0.63, 0.5, "server", ha="center", va="center", fontsize=9.5)
+        ax.text(0.66, 0.73, f"sees {server}", ha="center", fontsize=9, color=colour, weight="bold")
+        ax.annotate("", (0.98, 0.5), (0.75, 0.5), arrowprops=arrow)
+        words = "model" if trust != "central" else "model\n+ noise σC"
+        ax.text(0.98, 0.44, words, ha="right", va="top", fontsize=9)
+        ax.set(
+            xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=(), title=f"{trust}: trusts {TRUSTS[trust]}"
+        )
+        ax.spines[:].set_visible(False)
+    style.headline(figure, "Only a trusted server sees a client's own numbers")
+    return figure
 
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Runs of notebook 14: the reader's quantiser, gradients at a copy, and what its parties hold."""
+"""Notebook 14: the reader's quantiser, what its parties hold, and copies on a parabola."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -10,13 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_course.lesson_03.figures import example_gradients
+from fedlora_course.lesson_11 import figures as lesson_11
+from fedlora_course.lesson_14 import dials
 from fedlora_lab import methods
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float, normal_levels
-from fedlora_lab.tasks.task import examples_to_judge
+from fedlora_lab.plots import style
+from fedlora_lab.tasks.metrics import IGNORED
+from fedlora_lab.tasks.task import Task, examples_to_judge
 
 Receive = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Numbers, levels and the size of a block -> what arrives."""
@@ -47,6 +51,22 @@ def rounded_by(receive: Receive, width: int) -> Method:
     """
     rule = _Received(receive, width)
     return methods.FedLPP.replace(name=f"my FedLPP, {width} bits", broadcast=rule)
+
+
+def word_for_word(outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
+    """1 where a decoder's likeliest tokens are the answer: what it writes if it always takes them.
+
+    Args: outputs (n, tokens, words), y (n, tokens): of the model, and each token or `IGNORED`.
+    Guarantees: test_lesson_14.py::test_an_answer_is_right_word_for_word.
+    """
+    answer = y[:, 1:]  # an output is of the token after it
+    right = outputs[:, : answer.shape[1]].argmax(2) == answer
+    return (right | (answer == IGNORED)).all(1).to(outputs.dtype)
+
+
+def messages() -> Task:
+    """Makes lesson 11's task, scored by the share of test prompts answered word for word."""
+    return replace(lesson_11.messages(), metrics={"exact_match": word_for_word})
 
 
 def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
@@ -94,3 +114,34 @@ def score(record: Round, numbers: Float[np.ndarray, " numbers"]) -> float:
     values = {key: torch.from_numpy(part).to(x).view_as(x) for (key, x), part in pairs}
     test = examples_to_judge(task, record.ledger is not None)
     return per_example.evaluate(task, adapters.adapt(task, lora), values, test)["exact_match"]
+
+
+@style.paper()
+def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
+    """Draws the loss of one number, the copies at which clients met it, and what the server holds.
+
+    Args: goal: where the loss is least, of `dials.GOALS`. width: bits of the code.
+    """
+    held, sent = (x[dials.LATE :, dials.GOALS.index(goal)] for x in dials.held_and_sent(width))
+    figure, (ax,) = style.subplots(7.6, 3.6)
+    grid = np.linspace(0.15, 1.1, 200)
+    ax.plot(grid, (grid - goal) ** 2, color=style.INK, lw=1.8)
+    purple = style.look("fedlpp").colour
+    levels, counts = np.unique(sent, return_counts=True)
+    for level, count in zip(levels, counts, strict=True):
+        height = (level - goal) ** 2
+        ax.plot(level, height, "o", color=purple, ms=9)
+        ax.vlines(level, -0.1, height, color=purple, lw=1, ls=style.DOTTED)
+        words = f"copy {level:.2f},\nin {count / len(sent):.0%} of the rounds"
+        side = {"ha": "right", "x": level - 0.02} if level > goal else {"ha": "left", "x": level}
+        ax.text(y=height + 0.03, s=words, color=purple, fontsize=9, **side)
+    # Both copies pull at the number; their mean lies where the loss is least.
+    ax.plot(sent.mean(), 0, "D", color=purple, ms=9)
+    words = f"mean of the copies {sent.mean():.2f}"
+    ax.text(goal, 0.025, words, color=purple, fontsize=9.5, weight="bold", ha="center")
+    ax.plot(held.mean(), -0.06, "s", color=style.GREY, ms=7)
+    words = f"held {held.mean():.2f}: it is in no loss"
+    ax.text(held.mean() + 0.025, -0.068, words, color=style.GREY, fontsize=9)
+    ax.set(xlim=(0.15, 1.15), ylim=(-0.1, 0.24), xlabel="one number", ylabel="its loss", yticks=())
+    style.headline(figure, "The copies lie on both sides of the minimum, their mean in it")
+    return figure

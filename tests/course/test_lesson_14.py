@@ -49,7 +49,7 @@ def test_the_server_scores_what_its_record_says():
     """And the last copy, by a quantiser of the reader's own."""
     row = figures.rounded_by(course.exercises.show("14.2").answers[0], 2)
     plan = fl.Plan(rounds=2, local_steps=10, batch=30, lr=0.02, optimizer="adamw")
-    task = course.lesson(11).messages()
+    task = figures.messages()
     *_, last = fl.run(task, row, None, plan, seed=0)
     for rule, metric in ((lambda x: x, ""), (row.broadcast, "_received")):
         (numbers,) = figures.held_after_rounds([last], rule)
@@ -64,3 +64,11 @@ def test_a_number_settles_at_an_edge_and_its_copies_at_the_goal(width):
     held, sent = (x[dials.LATE :].mean(0) for x in dials.held_and_sent(width))
     np.testing.assert_allclose(held, (levels[above] + levels[above - 1]) / 2, atol=0.06)
     np.testing.assert_allclose(sent, dials.GOALS, atol=0.01)
+
+
+def test_an_answer_is_right_word_for_word():
+    """Not one that misses its last token, nor one that is right a token too late."""
+    y = torch.tensor([[7, -100, 1, 2], [7, -100, 1, 2], [7, -100, 1, 2], [7, -100, 1, -100]])
+    written = torch.tensor([[0, 1, 2, 0], [0, 1, 3, 0], [0, 0, 1, 2], [3, 1, 0, 0]])
+    outputs = torch.nn.functional.one_hot(written, 8).float()
+    assert figures.word_for_word(outputs, y).tolist() == [1, 0, 0, 1]

@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 10."""
+"""Right and wrong answers to the exercises of lesson 10."""
 
 from functools import partial
 
@@ -30,9 +30,19 @@ MISLEADING = np.array([[0.8, 0.8, 0.8, 0.4], [0.76, 0.74, 0.78, 0.72], [0.9, 0.6
 FOUR_METHODS = np.array(
     [[0.5, 0.7, 0.6], [0.9, 0.3, 0.9], [0.75, 0.7, 0.8], [0.95, 0.6, 0.6]],
 )
+SMALL_STEP = tuple(np.array(pair) for pair in ([1.0, 2.0], [4.0, 1.0], [1.0, 4.0]))
+
+
+def _step(rng):
+    """Squared norms of two factors: of the mean gradient, of single ones, and their noise."""
+    s = rng.uniform(1, 9, 2)
+    return s * rng.uniform(0.1, 0.9, 2), s, rng.uniform(0.5, 8, 2)
+
+
 CALLS = {
     "10.1": Calls("one and other", draw=_pair),
     "10.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
+    "10.4": Calls("u, s and J", SMALL_STEP, draw=_step),
 }
 
 
@@ -175,6 +185,8 @@ def unpaired_ends(scores):
 # What one seed or the middle one gave is not what was asked.
 best_by_one_score = partial(_ends_at, score=np.max)
 best_by_median = partial(_ends_at, score=np.median)
+# As for losses, of which the least is best.
+worst_as_best = partial(_ends_at, score=lambda scores, axis: -np.mean(scores, axis=axis))
 # A method is tied where its gap may be zero: the upper end.
 lower_ends = partial(_ends_at, sign=-1)
 # Many pairs are looked at: some gaps look large by luck.
@@ -187,3 +199,54 @@ tied = vary(upper_ends, then=lambda ends: ends >= 0)
 each_pair_twice = partial(_ends_at, pairs=lambda m: m * (m - 1))
 # Which one is best was seen in the same numbers, so all pairs count.
 with_the_best_only = partial(_ends_at, pairs=lambda m: m - 1)
+
+
+# ---- 10.4: the merit of a step on both factors
+
+
+def best_merit(u, s, J):
+    return u.sum() ** 2 / np.sqrt(s * J).sum() ** 2
+
+
+# What a plain joint clip has.
+def equal_weights(u, s, J):
+    return u.sum() ** 2 / (s.sum() * J.sum())
+
+
+def weights_turned(u, s, J):
+    squared = np.sqrt(s / J)
+    return u.sum() ** 2 / ((squared * s).sum() * (J / squared).sum())
+
+
+# As if each factor had a clip and a release of its own.
+def sum_of_merits(u, s, J):
+    return (u**2 / (s * J)).sum()
+
+
+def the_better_alone(u, s, J):
+    return (u**2 / (s * J)).max()
+
+
+def root_of_the_merit(u, s, J):
+    return u.sum() / np.sqrt(s * J).sum()
+
+
+def least_cost(u, s, J):
+    return np.sqrt(s * J).sum() ** 2
+
+
+def sum_of_squares(u, s, J):
+    return (u**2).sum() / np.sqrt(s * J).sum() ** 2
+
+
+def not_squared_below(u, s, J):
+    return u.sum() ** 2 / np.sqrt(s * J).sum()
+
+
+# The roots are added before the square.
+def products_added(u, s, J):
+    return u.sum() ** 2 / (s * J).sum()
+
+
+def product_of_means(u, s, J):
+    return u.prod() / np.sqrt(s * J).sum() ** 2

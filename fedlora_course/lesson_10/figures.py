@@ -1,19 +1,28 @@
-"""The figures of notebook 10: rates that methods survive, and which method is best where."""
+"""The figures of lesson 10: rates that methods survive, and which method is best where."""
 
 from collections.abc import Mapping
+from html import escape
 from math import comb
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.patches import Rectangle
 
+from fedlora_lab import methods
 from fedlora_lab._utils.statistics import paired_difference
+from fedlora_lab.federated.records import Round
+from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
 
 VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
 """Rows of the studies that are not in the table of methods."""
 TIED = "#CFEBDF"
 """Ground of a method that is tied with the best."""
+BA = Float[np.ndarray, " two"]
+"""A number of B, and one of A."""
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
@@ -93,47 +102,103 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     return figure
 
 
-@style.paper()
-def ranges_of_rates(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
-    """Draws the learning rates at which each method is near its best, and where that should end.
+# ---- rates of six methods, and the noise that they put on an output
+
+
+def falls(means: pd.DataFrame, x: str, points: float = 10.0) -> pd.Series:
+    """Finds where each curve has fallen by some points behind its best, between two of its places.
 
     Args:
-        rates: columns unit, epsilon, method, lr, accuracy: the rates in each method's range.
-        predicted: index unit, epsilon, method: the predicted end of the range.
+        means: columns unit, epsilon, method, accuracy and x, each curve beyond its best falling.
+        x: column of the places, on a logarithmic axis.
+        points: of accuracy, in per cent.
     """
-    slugs = list(dict.fromkeys(rates["method"]))
-    units = list(dict.fromkeys(rates["unit"]))
-    colours = dict(zip(rates["epsilon"].unique(), style.SERIES, strict=False))
-    heights = dict(zip(colours, (-0.18, 0.18), strict=True))
-    figure, axes = style.subplots(9.5, 1.6 + 0.5 * len(slugs), columns=len(units), sharey=True)
-    panels = dict(zip(units, axes, strict=True))
-    for (unit, epsilon, slug), rows in rates.groupby(["unit", "epsilon", "method"]):
-        ax = panels[unit]
-        colour = colours[epsilon]
-        y = slugs.index(slug) + heights[epsilon]
-        ax.hlines(y, rows["lr"].min(), rows["lr"].max(), color=colour, lw=4, alpha=0.3)
-        style.draw_dots(ax, rows["lr"], [y] * len(rows), colour, 5)
-        best = rows[rows["accuracy"] == rows["accuracy"].max()]
-        style.draw_dots(ax, best["lr"], [y] * len(best), colour, 12, marker="*", zorder=3)
-        end = predicted[unit, epsilon, slug]
-        ax.plot([end], [y], "s", ms=15, mfc="none", mec=style.INK, mew=1.4, zorder=4)
-    for unit, ax in panels.items():
-        ax.set_xscale("log", base=2)
-        ticks = sorted(rates.loc[rates["unit"] == unit, "lr"].unique())
-        ax.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
-        ax.set_xlabel("learning rate")
-        ax.set_title(f"every {unit} protected", loc="left")
-        ax.grid(visible=False, axis="y")
-    axes[0].set_yticks(range(len(slugs)), [style.name(slug) for slug in slugs])
-    axes[0].set_ylim(len(slugs) - 0.5, -0.5)
-    for epsilon, colour in colours.items():
-        style.draw_dots(axes[-1], [], [], colour, 6, label=f"ε = {epsilon:g}")
-    style.draw_dots(axes[-1], [], [], style.GREY, 11, marker="*", label="best")
-    axes[-1].plot([], [], "s", ms=11, mfc="none", mec=style.INK, label="predicted end")
-    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    ends = rates.groupby(["unit", "epsilon", "method"])["lr"].max()
-    hits = int((ends == predicted.reindex(ends.index)).sum())
-    style.headline(figure, f"{hits} of {len(ends)} ranges of rates end at the predicted rate")
-    words = "dots: within 3 points of the best (star); frame: predicted end of the range"
+
+    def place(curve: pd.DataFrame) -> float:
+        curve = curve.sort_values(x)
+        behind = 100 * (curve["accuracy"].max() - curve["accuracy"]).to_numpy()
+        best = behind.argmin()
+        after = best + int((behind[best:] >= points).argmax())
+        here = slice(after - 1, after + 1)
+        return float(np.exp(np.interp(points, behind[here], np.log(curve[x].to_numpy()[here]))))
+
+    return means.groupby(["unit", "epsilon", "method"], sort=False)[[x, "accuracy"]].apply(place)
+
+
+@style.paper()
+def falling_together(means: pd.DataFrame) -> style.Picture:
+    """Draws how far each method is behind its own best, over the rate and over v.
+
+    Args: means: columns unit, epsilon, method, lr, v and accuracy, a row a rate.
+    """
+    figure, axes = style.subplots(10.2, 4.3, columns=2, sharey=True)
+    for ax, x, words in zip(axes, ("lr", "v"), ("learning rate", "v, variance on an output")):
+        named = set()
+        for (_, _, slug), curve in means.groupby(["unit", "epsilon", "method"], sort=False):
+            curve = curve.sort_values(x)
+            look = style.look(str(slug))
+            label = None if slug in named else style.name(str(slug))
+            named.add(slug)
+            behind = 100 * (curve["accuracy"] - curve["accuracy"].max())
+            ax.plot(curve[x], behind, color=look.colour, lw=1.3, alpha=0.8, label=label)
+        found = falls(means, x)
+        ax.axvspan(found.min(), found.max(), color=style.FAINT, alpha=0.5, lw=0, zorder=0)
+        ax.axhline(-10, color=style.GREY, lw=1, ls=style.DOTTED)
+        spread = found.max() / found.min()
+        ax.set_title(f"ten points lost within a factor of {spread:.0f}", loc="left", fontsize=9.5)
+        ax.set(xscale="log", xlabel=words, ylim=(-45, 1.5))
+    axes[1].set_xlim(1e-4, 1e2)
+    axes[0].set_ylabel("points behind the method's own best")
+    axes[1].legend(loc="lower left", frameon=False)
+    style.headline(figure, "Over the rate the methods fall far apart, over v they fall together")
+    words = "a line: a method in a setting, five seeds; shade: where lines cross ten points lost"
     style.footer(figure, words)
     return figure
+
+
+# ---- which factor should move
+
+
+def step_numbers(record: Round) -> tuple[BA, BA, BA]:
+    """Measures what a step on each factor may gain and cost, on public validation scans.
+
+    Args: record: of a run that trains B and A.
+    Returns: u, s and J, each of B and of A: squared norm of the mean gradient, mean squared norm of
+        an example's gradient, and energy in the product of noise of variance one. Sums over layers.
+    Guarantees: J is the energy of drawn noise (test_J_is_the_energy_of_noise_of_variance_one).
+    """
+    task, lora, state = require_source(record)
+    adapted = adapters.adapt(task, lora)
+    places = tuple(key for key in adapted.places if key.name in "AB")
+    examples = task.test if task.validation is None else task.validation
+    rows = per_example.gradients_at(task, adapted, state.tensors, places, examples)
+    numbers = np.zeros((3, 2))
+    for key, gradients in rows.items():
+        is_A = key.name == "A"
+        other = state.tensors[key._replace(name="B" if is_A else "A")]
+        # Noise on B spreads over its rows, noise on A over its columns.
+        spread = gradients.shape[2] if is_A else gradients.shape[1]
+        u = gradients.mean(0).square().sum()
+        s = gradients.square().sum((1, 2)).mean()
+        numbers[:, int(is_A)] += [float(u), float(s), spread * float(other.square().sum())]
+    u, s, J = numbers
+    return u, s, J
+
+
+# ---- all rows
+
+
+def all_rows() -> Any:
+    """Lays out every row of `fl.methods` in a line: what a client sends, and what is new."""
+    from IPython.display import HTML
+
+    table = methods.table()
+    lines = []
+    for _, row in table.iterrows():
+        note = str(row["note"])
+        cells = (row["name"], f"{row['up'] / 1000:.1f}", note[0].upper() + note[1:])
+        lines.append("".join(f'<td style="text-align: left">{escape(x)}</td>' for x in cells))
+    heads = ("row", "kB up", "in one line")
+    head = "".join(f'<th style="text-align: left">{name}</th>' for name in heads)
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return HTML(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>")

@@ -1,8 +1,10 @@
-"""Notebook 10: ties with the best of a table."""
+"""Lesson 10: ties with the best of a table, falling curves, and what a step may gain."""
 
 import numpy as np
 import pandas as pd
+import pytest
 
+import fedlora_lab as fl
 from fedlora_course.lesson_10 import figures
 
 
@@ -22,3 +24,36 @@ def test_ties_are_rarely_broken_by_chance():
     assert np.mean(broken) <= 0.15
     table = figures.rank(scores(equal | {"deer": 0.8}, seed=0))
     assert table.index[0] == "deer" and table["tied"].tolist() == [True, False, False, False]
+
+
+def test_a_curve_has_fallen_where_it_is_so_many_points_behind_its_best():
+    """Before the best it may be as far behind; from 0.8 it falls by 20 points in an octave."""
+    curve = {"lr": [0.5, 1.0, 2.0, 4.0], "accuracy": [0.6, 0.8, 0.6, 0.2]}
+    means = pd.DataFrame({"unit": "example", "epsilon": 8, "method": "fedlora", **curve})
+    assert figures.falls(means, "lr").tolist() == pytest.approx([2**0.5])
+    assert figures.falls(means, "lr", points=40).tolist() == pytest.approx([2**1.5])
+
+
+def test_J_is_the_energy_of_noise_of_variance_one():
+    """And a mean gradient is never longer than the gradients are."""
+    task = fl.tasks.digits(clients=2, seed=0)
+    plan = fl.Plan(rounds=1, local_steps=2, batch=16, lr=0.5)
+    *_, record = fl.run(task, "fedlora", None, plan, seed=0)
+    u, s, J = figures.step_numbers(record)
+    assert (u > 0).all() and (u < s).all()
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((40, 2))
+    for A, B in record.adapter.values():
+        for energies in drawn:
+            energies += [
+                np.square(rng.standard_normal(B.shape) @ A.numpy()).sum(),
+                np.square(B.numpy() @ rng.standard_normal(A.shape)).sum(),
+            ]
+    assert drawn.mean(axis=0) == pytest.approx(J, rel=0.05)
+
+
+def test_every_row_of_the_library_has_a_line():
+    html = figures.all_rows().data
+    names = fl.methods.table()["name"]
+    assert html.count("<tr>") == len(names) + 1
+    assert all(f">{name}</td>" in html for name in names)

@@ -1,6 +1,6 @@
 """Fill the generated parts of README.md and studies/logbook.md: links, course, figure, results.
 
-    python scripts/readme.py          from the numbers that are there
+    python scripts/readme.py          from the numbers that are there; and the repository's address
     python scripts/readme.py train    trains the six methods again, two minutes
 
 The figure goes to docs/figures/digits.png, the numbers beside it to docs/figures/digits.csv; the
@@ -21,10 +21,11 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.summary_table import display_rows, summary
-from notebooks import CORE, core_hours, lesson_paths, minutes, question, titled
+from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "studies" / "logbook.md"
+PROJECT, CONFIG = ROOT / "pyproject.toml", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 
@@ -57,6 +58,32 @@ def course_table() -> str:
         link = f"{bold}[{question(path)}](notebooks/{path.name}){bold}"
         rows.append([number, link, str(minutes(path))])
     return f"Those in bold are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
+
+
+URLS = """
+[project.urls]
+Homepage = "https://github.com/{0}"
+Changelog = "https://github.com/{0}/blob/main/CHANGELOG.md"
+Issues = "https://github.com/{0}/issues"
+Discussions = "https://github.com/{0}/discussions"
+"""
+CONTACT = """contact_links:
+  - name: A question, or an idea
+    url: https://github.com/{0}/discussions
+    about: Ask and answer here what is no fault.
+"""
+
+
+def with_urls(project: str, address: str = ADDRESS) -> str:
+    """pyproject.toml with the repository's addresses; without one, with none."""
+    bare = re.sub(r'\n\[project\.urls\]\n(\w+ = ".*"\n)+', "", project)
+    urls = URLS.format(address) if address else ""
+    return bare.replace("\n[project.scripts]", f"{urls}\n[project.scripts]")
+
+
+def with_contact(config: str, address: str = ADDRESS) -> str:
+    """The choice of issue forms with a link to the discussions; without an address, with none."""
+    return config.split("contact_links:")[0] + (CONTACT.format(address) if address else "")
 
 
 def results_table(table: pd.DataFrame) -> str:
@@ -95,6 +122,8 @@ def main() -> None:
         write_atomically(page, text, shared=True)
     readme = titled(README.read_text(encoding="utf-8"), "00_why_is_it_hard.ipynb")
     write_atomically(README, readme, shared=True)
+    for path, addressed in ((PROJECT, with_urls), (CONFIG, with_contact)):
+        write_atomically(path, addressed(path.read_text(encoding="utf-8")), shared=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
-from fedlora_lab.recipes.protocol import plateau_end
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.tasks.task import Task, concatenate
 from fedlora_lab.theory.products import FactorA, FactorB
 

@@ -69,7 +69,7 @@ CALLS = {
 }
 
 
-# ---- 14.1: a table by its sites
+# ---- 15.1: a table by its sites
 
 
 def by_site(sites, labels):
@@ -120,7 +120,7 @@ def first_rows(sites, labels):
     return _parted(sites, np.array([labels.index(label) for label in labels]))
 
 
-# ---- 14.2: plans compared
+# ---- 15.2: plans compared
 
 
 def compare_plans(plans, sigma, n, K, d, work):
@@ -175,7 +175,7 @@ below_the_limit = vary(compare_plans, work=lambda work: np.nextafter(work, 0))
 without_limit = vary(compare_plans, work=np.inf)
 
 
-# ---- 14.4: private scores
+# ---- 15.4: private scores
 
 
 def private_scores(correct, epsilon, xi):

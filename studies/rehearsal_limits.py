@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab.recipes.protocol import plateau_end
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.tasks.task import Task
 from studies import RESULTS, ROOT, rehearsals
 
@@ -115,7 +115,7 @@ def judge() -> pd.DataFrame:
     found = rehearsals.judge().set_index(["setting", "method"])["found"]
     table = pd.read_csv(FRAME)
     table = table[~table["open"]].set_index(["setting", "method"])
-    off = np.log2(table["end"] / found.reindex(table.index))
+    off = pd.Series(np.log2(table["end"] / found.reindex(table.index)))
     groups = off.dropna().groupby(table["variant"].to_numpy())
     return pd.DataFrame(
         {

@@ -354,7 +354,8 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     found = table[table["found"].notna() & ~table["open"]]
     rows = {}
     for name in ("v", "dry", "rehearsal"):
-        off = np.log2(found[name].replace(math.inf, math.nan) / found["found"]).dropna()
+        octaves = np.log2(found[name].replace(math.inf, math.nan) / found["found"])
+        off = pd.Series(octaves).dropna()
         size = off.abs()
         rows[name] = {
             "cells": len(off),

@@ -156,7 +156,7 @@ def rows_of(kind, frame=None) -> list[dict]:
     ]
 
 
-def fresh(kind, frame=None, test=None, model=None, **options) -> Any:
+def fresh(kind, frame=None, test=None, model=None, **options: Any) -> Any:
     """A classification task of three clients; a fifth of the rows, or ``test``, is nobody's."""
     model = classifier(kind) if model is None else model
     rows = rows_of(kind, frame)
@@ -164,8 +164,8 @@ def fresh(kind, frame=None, test=None, model=None, **options) -> Any:
     public = rows[kept:] if test is None else rows_of(kind, test)
     if kind not in IMAGE:
         options = {"data_collator": DataCollatorWithPadding(tokenizer(kind)), **options}
-    options = {"targets": attention_maps(model), "by": "site", **options}
-    return fl.tasks.from_trainer(model, rows[:kept], eval_dataset=public, **options)
+    given: Options = {"targets": attention_maps(model), "by": "site", **options}
+    return fl.tasks.from_trainer(model, rows[:kept], eval_dataset=public, **given)
 
 
 @cache
@@ -187,7 +187,7 @@ def answer_rows(kind, frame=None) -> list[dict]:
     return rows
 
 
-def fresh_answers(kind, frame=None, model=None, **options) -> Any:
+def fresh_answers(kind, frame=None, model=None, **options: Any) -> Any:
     """A task of a toy decoder that learns answers; a fifth of the rows is nobody's."""
     rows = answer_rows(kind, frame)
     kept = len(rows) - len(rows) // 5
@@ -195,9 +195,9 @@ def fresh_answers(kind, frame=None, model=None, **options) -> Any:
         auto: Any = transformers.AutoModelForCausalLM
         model = auto.from_pretrained(folder(kind), dtype=torch.float32)
     collator = transformers.DataCollatorForTokenClassification(tokenizer(kind))
-    options = {"targets": attention_maps(model), "by": "site", **options}
+    given: Options = {"targets": attention_maps(model), "by": "site", **options}
     return fl.tasks.from_trainer(
-        model, rows[:kept], eval_dataset=rows[kept:], data_collator=collator, **options
+        model, rows[:kept], eval_dataset=rows[kept:], data_collator=collator, **given
     )
 
 

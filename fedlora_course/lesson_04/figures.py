@@ -264,7 +264,7 @@ def octaves_late(table: pd.DataFrame) -> pd.Series:
 
     Args: table: of `ends_found`.
     """
-    return np.log2(table["predicted"] / table["found"])
+    return pd.Series(np.log2(table["predicted"] / table["found"]))
 
 
 @style.paper()

@@ -30,7 +30,7 @@ def bowls(paths: Mapping[str, tuple[float, Distances]], unit: float, title: str)
         heights = curvature * some**2 / 2 / unit
         ax.plot(some, heights, "o", ms=6, color=style.FACTOR["B"], alpha=0.3, mew=0)
         ax.axhline(mean, color=style.FACTOR["A"], lw=2)
-        above = mean + 0.03 * max(top, 8)
+        above = mean + 0.03 * float(max(top, 8))
         words = f"mean loss {mean:.2f}"
         ax.text(0.98 * reach, above, words, color=style.FACTOR["A"], ha="right")
         ax.set(xlim=(-reach, reach), ylim=(-0.05 * max(top, 8), max(top, 8)))

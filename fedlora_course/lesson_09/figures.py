@@ -97,7 +97,8 @@ def first_uploads(
     Returns: of each layer the uploads (B, A), clients first.
     """
     watched, kept = record_aggregation(methods.FedLoRA)
-    privacy = Privacy(delta=1e-4, noise_multiplier=sigma)
+    noise = tuple(sigma) if isinstance(sigma, Sequence) else sigma
+    privacy = Privacy(delta=1e-4, noise_multiplier=noise)
     list(run(task, watched, privacy, Plan(rounds=1, lr=lr), seed=seed, evaluate_every=8))
     pairs = [kept[0].factors(name) for name in kept[0].state.layers]
     return [(B.double().numpy(), A.double().numpy()) for A, B in pairs]

@@ -133,8 +133,8 @@ def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
         ax.plot(level, height, "o", color=purple, ms=9)
         ax.vlines(level, -0.1, height, color=purple, lw=1, ls=style.DOTTED)
         words = f"copy {level:.2f},\nin {count / len(sent):.0%} of the rounds"
-        side = {"ha": "right", "x": level - 0.02} if level > goal else {"ha": "left", "x": level}
-        ax.text(y=height + 0.03, s=words, color=purple, fontsize=9, **side)
+        side, place = ("right", level - 0.02) if level > goal else ("left", level)
+        ax.text(place, height + 0.03, words, color=purple, fontsize=9, ha=side)
     # Both copies pull at the number; their mean lies where the loss is least.
     ax.plot(sent.mean(), 0, "D", color=purple, ms=9)
     words = f"mean of the copies {sent.mean():.2f}"

@@ -59,7 +59,7 @@ class Finetuned:
 
         Raises: ValueError for a task that was not made by `fl.tasks.from_trainer` of a classifier.
         """
-        classes = self.task.info.get("classes")
+        classes: list[Any] = self.task.info.get("classes", [])
         expected = "of fl.tasks.from_trainer, with classes; else fl.predict takes the inputs"
         check(bool(classes), "task", self.task.name, expected)
         # The collator asks for labels, which nobody reads here.
@@ -164,8 +164,8 @@ def finetune(
     choices["clip norm"] = f"{norm:.3g}: the noise is in proportion to it"
     terms = task, row, privacy.replace(clip_norm=norm), plan.replace(lr=rate)
     begun = out is not None and Path(out).exists()
-    folder = {} if out is None else {"checkpoint": out, "resume": out if begun else None}
-    records = _with_bar(run(*terms, lora=lora, seed=seed, **folder), rounds)
+    resume = out if begun else None
+    records = _with_bar(run(*terms, lora=lora, seed=seed, checkpoint=out, resume=resume), rounds)
     last = deque(records, maxlen=1)  # of the others nothing is kept
     check(bool(last), "out", str(out), "a folder whose run is not finished")
     record = last.pop()

@@ -89,7 +89,7 @@ def sentences(
     owners = np.zeros(len(private), dtype=int)
     for number, places in enumerate(split):
         owners[places] = number
-    code = AutoTokenizer.from_pretrained(FOLDER)
+    code: Any = AutoTokenizer.from_pretrained(FOLDER)
 
     def encoded(rows: Sequence[dict[str, str]]) -> list[dict]:
         texts = [row["text"] for row in rows]

@@ -81,7 +81,7 @@ def from_trainer(
     base: Any = frozen_copy(model)
     config: Any = getattr(base, "config", None)
     sites = names_of("by", train_dataset, by)
-    persons = None if person is None else names_of("person", train_dataset, person)
+    persons = [] if person is None else names_of("person", train_dataset, person)
     if isinstance(person, str) and eval_dataset and person in eval_dataset[0]:
         shared = {*persons} & {*names_of("person", eval_dataset, person)}
         check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
@@ -119,7 +119,7 @@ def from_trainer(
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
         labels=tuple(classes) or None,
-        persons=persons and tuple([persons[i] for i in places[k]] for k in names),
+        persons=tuple([persons[i] for i in places[k]] for k in names) if persons else None,
         reader=reader,
         info={
             "task": "from_trainer",

@@ -105,6 +105,7 @@ def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
 
 def test_a_learning_rate_that_was_not_asked_for_is_suggested_and_said(capsys):
     task, privacy, plan, lora = cli.build_parts("regression", {"epsilon": 2.0})
+    assert privacy is not None
     plans = cli.suggested_plans(["fedlora", "local"], task, privacy, plan, lora)
     suggested = fl.suggest_lr(task, "fedlora", privacy, plan, lora)
     assert plans["fedlora"].lr == float(f"{suggested.lr:.2g}") != plan.lr == plans["local"].lr

@@ -55,7 +55,7 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     script = ROOT / "examples" / "finetune.py"
     command = (sys.executable, script, "notes.csv", "public.csv", "notes")
     shown = succeeded(*command, cwd=tmp_path, env=os.environ | OFFLINE).stdout
-    accuracy = float(re.search(r"accuracy (0\.\d+)", shown)[1])
+    (accuracy,) = map(float, re.findall(r"accuracy (0\.\d+)", shown))
     assert 0.75 < accuracy < 1, "the commonest class has about 0.35"
     assert "ε 8 for one example" in shown
     answers = transformers.pipeline("text-classification", str(tmp_path / "notes-model"))
@@ -65,7 +65,7 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     assert spent == json.loads((tmp_path / "notes-adapter" / "ledger.json").read_text())
     # The adapter, by its own README as it stands, and by PEFT's own class.
     readme = (tmp_path / "notes-adapter" / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", readme, re.S)[1]
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     tried = "from transformers import AutoTokenizer\n"
     tried += "code = AutoTokenizer.from_pretrained('notes-adapter')\n"
     tried += "rows = code(['a gentle nurse'], return_tensors='pt')\n"

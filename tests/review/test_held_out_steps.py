@@ -6,6 +6,7 @@ are clipped, summed and noised, each time with one thing done otherwise.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,8 @@ def ghost_norm(examples, bias):
     x, y = batch_of(examples)
     hidden = NETWORK[1](NETWORK[0](x))
     p = torch.softmax(NETWORK[2](hidden), 1) - nn.functional.one_hot(y, CLASSES)
-    before = (p @ NETWORK[2].weight) * (1 - hidden**2)
+    weight: Any = NETWORK[2].weight
+    before = (p @ weight) * (1 - hidden**2)
     one = ((x**2).sum(1) + bias) * (before**2).sum(1)
     return (one + ((hidden**2).sum(1) + bias) * (p**2).sum(1)).sqrt().detach()
 

@@ -1,6 +1,7 @@
 """Fashion-MNIST from files of the reader: here from small ones that the test writes."""
 
 import gzip
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def numbers(x):
 
 
 def test_every_image_is_used_once(folder):
-    task = fl.tasks.fashion_mnist(clients=5, folder=folder)
+    task: Any = fl.tasks.fashion_mnist(clients=5, folder=folder)
     clients = torch.cat([numbers(x) for x, _ in task.clients])
     public = numbers(load_images(folder).public[0])
     everything = torch.cat([clients, public, numbers(task.validation[0])])
@@ -54,7 +55,8 @@ def test_every_image_is_used_once(folder):
 
 def test_what_the_weights_have_read_is_public_at_every_seed(folder):
     """A seed draws who gets which image, and no more."""
-    first, second = (fl.tasks.fashion_mnist(5, seed=seed, folder=folder) for seed in (0, 1))
+    made: Any = (fl.tasks.fashion_mnist(5, seed=seed, folder=folder) for seed in (0, 1))
+    first, second = made
     assert torch.equal(first.validation[0], second.validation[0])
     assert not torch.equal(first.clients[0][0], second.clients[0][0])
 

@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab.recipes.protocol import plateau_end
+from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.tasks.task import Task
 from studies import RESULTS, ROOT, rehearsals
 

@@ -12,11 +12,10 @@ import math
 from statistics import fmean
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import to_json, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import MEASURED_FILE
-from fedlora_lab.report.run_folder import to_json
 
 PLAN = {"rounds": 5, "local_steps": 5, "batch": 16, "lr": 0.025}
 LORA = {"rank": 4, "alpha": 8.0}

@@ -20,7 +20,7 @@ from fedlora_lab import plots
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
-from fedlora_lab.report.summary_table import display_rows, summary
+from fedlora_lab.report import display_rows, summary
 from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import to_json, write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, runner
 from studies.declared import STUDIES, Study
 

@@ -50,7 +50,7 @@ from studies.protocol import scored_apart
 
 PREDICTED = Path(__file__).with_name("ends-predicted.csv")
 FIGURE = ROOT / "docs" / "figures" / "ends.png"
-STORE = RESULTS / "runs" / "ends.jsonl"
+STORE = RESULTS / "runs" / "ends"
 FRAMES = (RESULTS / "ends.csv", RESULTS / "ends-texts.csv")
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora")
 RULES = ["v", "u", "curvature"]
@@ -157,7 +157,7 @@ def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
     """
     middles = pd.read_csv(PREDICTED).query("cell == @name").set_index("method")["middle"]
     precision = PRECISION[case.task[0]]
-    options: Any = {"lora": fl.Lora(**case.lora), "store": STORE, "progress": False, "jobs": 1}
+    options: Any = {"lora": fl.Lora(**case.lora), "out": STORE, "progress": False, "jobs": 1}
     options |= {"matmul_precision": precision}
     frames = []
     for seed in seeds:

@@ -13,7 +13,7 @@ from studies import RESULTS, runner
 from studies.declared import digits
 
 FRAME = RESULTS / "exact-quiet.csv"
-STORE = RESULTS / "runs" / "exact-quiet.jsonl"
+STORE = RESULTS / "runs" / "exact-quiet"
 ROWS = ("fedlora", "fedex-lora")
 RATES = {"A": 0.08, "B": 0.16}
 """Those of FedLoRA in the study."""
@@ -27,7 +27,7 @@ def main() -> None:
     (case,) = digits(("fedlora",), (None,))
     name, arguments = case.task
     task, plan = runner.build_task(name, arguments), fl.Plan(**case.plan).replace(lr=RATES)
-    options: Any = {"lora": fl.Lora(**case.lora), "store": STORE, "jobs": 1, "progress": False}
+    options: Any = {"lora": fl.Lora(**case.lora), "out": STORE, "jobs": 1, "progress": False}
     frame = fl.compare(
         task, list(ROWS), None, plan, list(SEEDS), evaluate_every=plan.rounds, **options
     )

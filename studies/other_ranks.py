@@ -20,7 +20,7 @@ from fedlora_lab.methods.plan import Lora
 from studies import RESULTS, protocol
 
 FRAME = RESULTS / "table" / "other-ranks.csv"
-STORE = RESULTS / "runs" / "table" / "other-ranks.jsonl"
+STORE = RESULTS / "runs" / "table" / "other-ranks"
 SETTING = "digits, example, epsilon 8"
 SCALING = protocol.LORA.alpha / protocol.LORA.rank
 """α/r, as in the table."""

@@ -183,7 +183,7 @@ def run_protocol(
     row: Method,
     *,
     jobs: int | None = None,
-    store: "str | Path | None" = None,
+    out: "str | Path | None" = None,
     settings: Mapping[str, Setting] = SETTINGS,
     seeds: Sequence[int] = SEEDS,
     bar: "tqdm[Any] | None" = None,
@@ -192,7 +192,7 @@ def run_protocol(
 
     Args:
         row: a method.
-        jobs, store: see `compare`: runs at once, and a file that keeps finished ones.
+        jobs, out: see `compare`: runs at once, and a folder that keeps them.
         settings, seeds: of the protocol; others make a card that is not comparable.
         bar: counts rounds.
     Returns: JSON-able: method, name, source, protocol, version, minutes, and by setting what
@@ -215,7 +215,7 @@ def run_protocol(
     # Only the first and the last round are scored, and a call has one number of rounds.
     for count in {cell.plan.rounds for cell in cells}:
         some = [cell for cell in cells if cell.plan.rounds == count]
-        frame = run_cells(some, {"evaluate_every": count}, store, jobs, bar)
+        frame = run_cells(some, {"evaluate_every": count}, out, jobs, bar)
         for name in frame["setting"].unique():
             part = frame[frame["setting"] == name]
             found[name] = summarize(row, settings[name], part)

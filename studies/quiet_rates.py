@@ -16,7 +16,7 @@ from studies import RESULTS, runner
 from studies.declared import SIX, digits
 
 FRAME = RESULTS / "quiet-rates.csv"
-STORE = RESULTS / "runs" / "quiet-rates.jsonl"
+STORE = RESULTS / "runs" / "quiet-rates"
 RATES = (0.8, 1.6, 3.2)
 SEEDS = range(5)
 
@@ -27,7 +27,7 @@ def quiet_runs() -> pd.DataFrame:
     name, arguments = case.task
     task, plan = runner.build_task(name, arguments), fl.Plan(**case.plan)
     quiet = fl.Privacy(**case.privacy, noise_multiplier=0.0)
-    options: Any = {"lora": fl.Lora(**case.lora), "store": STORE, "jobs": 1, "progress": False}
+    options: Any = {"lora": fl.Lora(**case.lora), "out": STORE, "jobs": 1, "progress": False}
     options |= {"evaluate_every": plan.rounds, "lr": list(RATES)}
     frame = fl.compare(task, list(SIX), quiet, plan, list(SEEDS), **options)
     rows = frame[(frame["layer"] == "all") & (frame["measure"] == "accuracy")]

@@ -11,14 +11,14 @@ rest it is about 18. The study `rates` has other budgets, 1 and 8, and other see
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import check_equal_privacy, equivalence, t_interval
+from fedlora_lab._utils.statistics import check_equal_privacy, t_interval
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_begin, plateau_end
 from studies import RESULTS, ROOT, runner
@@ -55,6 +55,49 @@ def with_interval(values: Any, sign: str = "") -> str:
     mean, half = t_interval(values)
     text = f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
     return text.replace("-", "−")
+
+
+# ---- equal methods
+
+
+class Equivalence(NamedTuple):
+    """Whether a mean difference lies within a margin, by two one-sided t tests (TOST).
+
+    Args:
+        margin: what counts as no difference, chosen before the differences are seen.
+        mean, low, high: of the differences, with the 90 % interval.
+        p: the larger p value of the two tests, that the mean is above -margin and below it.
+        verdict: "equal" where p < 0.05, else "cannot tell".
+    """
+
+    margin: float
+    mean: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+
+
+def equivalence(differences: np.ndarray, margin: float) -> Equivalence:
+    """Tests whether paired differences have a mean within a margin.
+
+    No difference found is no equality shown: few seeds find none anywhere.
+
+    Args: differences: (n,), one a seed, n >= 2, not all the same. margin: > 0, in their unit.
+    Guarantees: equal just where the 90 % interval lies within the margin
+        (test_pairs.py::test_equality_is_an_interval_within_the_margin).
+
+    >>> equivalence(np.array([0.4, -0.3, 0.1]), margin=1.0).verdict
+    'equal'
+    """
+    from scipy.stats import ttest_1samp  # slow to import
+
+    mean, half = t_interval(differences, 0.9)
+    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = ttest_1samp(differences, margin, alternative="less").pvalue
+    p = float(max(above, below))
+    verdict = "equal" if p < 0.05 else "cannot tell"
+    return Equivalence(margin, mean, mean - half, mean + half, p, verdict)
 
 
 # ---- plateaus

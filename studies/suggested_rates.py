@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.report.run_folder import to_json
+from fedlora_lab._utils.files import to_json, write_atomically
 from studies import RESULTS, ROOT, runner
 from studies.declared import CLIP, CROWD, RANK4, WORK
 

@@ -66,8 +66,8 @@ def runs_of(name: str, epsilon: float, slug: str, seed: int) -> pd.DataFrame:
     task, privacy, plan = TASKS[name](epsilon, seed)
     suggested = fl.suggest_lr(task, slug, privacy, plan, protocol.LORA).lr
     octaves = {float(f"{suggested * 2.0**octave:.4g}"): octave for octave in OCTAVES}
-    store = RESULTS / "runs" / f"suggested-{name}.jsonl"
-    options: Any = {"lora": protocol.LORA, "store": store, "jobs": 1, "progress": False}
+    store = RESULTS / "runs" / f"suggested-{name}"
+    options: Any = {"lora": protocol.LORA, "out": store, "jobs": 1, "progress": False}
     options |= {"evaluate_every": plan.rounds, "lr": list(octaves)}
     frame = fl.compare(protocol.scored_apart(task), [slug], privacy, plan, [seed], **options)
     last = frame[(frame["round"] == plan.rounds) & (frame["layer"] == "all")]

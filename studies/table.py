@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from fedlora_lab import methods
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import to_json, write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import t_interval
@@ -28,7 +28,6 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import load_row
 from fedlora_lab.federated.compare import BAR
 from fedlora_lab.plots import style
-from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, ROOT, other_ranks, protocol
 
 CARDS = RESULTS / "table"
@@ -71,8 +70,8 @@ def run(slugs: list[str], jobs: int = -1) -> None:
         if path.exists():
             continue
         with tqdm(disable=None, **BAR) as bar:
-            store = STORES / f"{slug}.jsonl"
-            card = protocol.run_protocol(methods.get(slug), jobs=jobs, store=store, bar=bar)
+            out = STORES / slug
+            card = protocol.run_protocol(methods.get(slug), jobs=jobs, out=out, bar=bar)
         write_atomically(path, to_json(card), shared=True)
         print("\n".join(protocol.card_lines(card)), flush=True)
 
@@ -87,7 +86,7 @@ def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
     check(only_try or not path.exists(), "card", str(path), "a folder without a card of this row")
     options: Any = {"settings": protocol.QUICK, "seeds": protocol.SEEDS[:1]}
     if not only_try:
-        options = {"store": path.with_suffix(".runs.jsonl")}
+        options = {"out": path.with_suffix(".runs")}
     with tqdm(disable=None, **BAR) as bar:
         card = protocol.run_protocol(row, jobs=jobs, bar=bar, **options)
     if not only_try:

@@ -10,16 +10,13 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from toy_tasks import LORA, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated import store
+from fedlora_lab.federated.compare import Cell, run_in_folder, stored_rows
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.cells import run_cell
-from fedlora_lab.report.run_folder import Folder, read_frame
 
 KILLED_AT = (1, 4, 9)
 """Rounds that are done when a run is killed."""
@@ -27,11 +24,10 @@ PLAN = fl.Plan(rounds=14, local_steps=1, batch=3, lr=0.05)
 
 
 def played(out):
-    """Trains one private cell in a run folder to its end."""
+    """Trains one private cell in a folder to its end."""
     cell = Cell.from_name("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
-    with Folder(out) as folder:
-        for _ in run_cell(folder, cell):
-            pass
+    for _ in run_in_folder(cell, out, {}):
+        pass
 
 
 def child(act, ripe=None):
@@ -74,18 +70,16 @@ def warm_up(act, root):
 
 def reached(state):
     """The newest round that stands in a folder of checkpoints; -1: none."""
-    return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
+    return max(store.rounds_in(state), default=-1) if state.is_dir() else -1
 
 
 def left(state):
     """What a run left: the rounds done, those in its table, and whether ledger and table fit."""
-    done = next(checkpoint.whole_checkpoints(state))[0].server.round
+    done = next(store.whole_checkpoints(state))[0].server.round
     book = state / "ledger.json"
-    rows = state / "rounds.csv"
     ledger = Ledger.load(book) if book.exists() else Ledger()
     charged = [entry.round for entry in ledger.releases]
-    table: Any = read_frame(rows) if rows.exists() else None
-    last = -1 if table is None else int(table["round"].max())
+    last = max(stored_rows(state), default=-1)
     fits = charged in (list(range(1, done + 1)), list(range(1, done + 2))) and last <= done
     return {"done": done, "rows": last, "fits": fits}
 
@@ -96,13 +90,12 @@ def runs(root):
     The run is then taken up to its end, and another that nobody kills is made beside it.
     """
     out = root / "killed"
-    state = out / "checkpoints" / "fedlora-0"
     warm_up(played, root)
     seen = []
     for goal in KILLED_AT:
-        code = child(partial(played, out), lambda goal=goal: reached(state) >= goal)
+        code = child(partial(played, out), lambda goal=goal: reached(out) >= goal)
         assert code == -signal.SIGKILL
-        seen.append(left(state))
+        seen.append(left(out))
     for path in (out, root / "whole"):
         assert child(partial(played, path)) == 0
     return seen

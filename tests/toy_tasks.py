@@ -12,9 +12,9 @@ from calls import Options
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
+from fedlora_lab.federated.store import RunState
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, PerClient

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 
 from fedlora_lab import methods
-from fedlora_lab._utils.statistics import paired_difference
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
+from fedlora_lab.report import paired_difference
 
 VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
 """Rows of the studies that are not in the table of methods."""

@@ -34,7 +34,7 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
+from fedlora_lab.report import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, carry_over, suggest_lr
-from fedlora_lab.report.summary_table import bytes_text
+from fedlora_lab.report import bytes_text
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

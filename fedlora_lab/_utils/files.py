@@ -110,6 +110,40 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: {expected}") from error
 
 
+class Damaged(ValueError):
+    """Raised for a sealed file that is missing, or is not what was written."""
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Writes a file as `write_atomically` does, with a digest before its content.
+
+    The digest finds damage, not forgery. Args: path, content: see there.
+    """
+    write_atomically(path, hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path, name: str) -> bytes:
+    """Reads what `write_sealed` wrote.
+
+    Args: path: of the file. name: with which an error begins.
+    Raises: `Damaged` in one line where the file is missing or other than it was written; another
+        ``ValueError`` where it is there and cannot be read: it may be whole.
+    Guarantees: test_store.py::test_a_sealed_file_is_what_was_written_or_refused.
+    """
+    try:
+        sealed = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{name}: expected a whole one (a file is missing)") from error
+    except OSError as error:
+        expected = f"expected one that can be read ({error.strerror})"
+        raise ValueError(f"{name}: {expected}") from error
+    size = hashlib.sha256().digest_size
+    content = sealed[size:]
+    if hashlib.sha256(content).digest() != sealed[:size]:
+        raise Damaged(f"{name}: expected a whole one (its content has changed)")
+    return content
+
+
 def _sync_names(folder: Path) -> None:
     """Flushes a folder: only then does a new name in it survive a loss of power."""
     try:
@@ -164,6 +198,11 @@ def parse_json(text: "str | bytes", name: str) -> Any:
         return _STRICT.decode(text.decode("utf-8") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: expected JSON ({error_text(error, 120)})") from error
+
+
+def to_json(value: Any) -> str:
+    """Writes indented JSON; infinities and NaN are refused, since not every reader takes them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -237,7 +276,10 @@ def secret_key(folder: Path) -> bytes:
     """The 32 bytes of a folder's secret key, made here if need be. Raises as `keyed_digest`."""
     path = private_folder(folder) / "key"
     if not has_key(folder):
-        write_atomically(path, secrets.token_hex(32) + "\n")
+        # Two processes that begin at once must not make two keys.
+        with lock_folder(path.parent, patience=60.0):
+            if not has_key(folder):
+                write_atomically(path, secrets.token_hex(32) + "\n")
     content = path.read_bytes()
     # A key that was cut short would be a weaker one, and nobody would notice.
     if not re.fullmatch(rb"[0-9a-f]{64}\n", content):

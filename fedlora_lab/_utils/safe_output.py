@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from fedlora_lab._utils.validation import error_text, warn
-
 
 class SafeStream(io.TextIOBase):
     """Passes text on to a stream, and never raises where the stream does.
@@ -77,30 +75,3 @@ class SafeStream(io.TextIOBase):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-
-
-def never_failing(say: Callable[[str], Any]) -> Callable[[str], None]:
-    """What tells lines by a function such as ``print``, and goes on without where that fails.
-
-    A line that cannot be encoded is told in ASCII, with escapes. After any other failure, of which
-    a warning tells, nothing more is told.
-
-    Args: say: takes each line.
-    Guarantees: test_safe_output.py::test_what_cannot_be_said_stops_nothing.
-    """
-    failed = False
-
-    def tell(text: str) -> None:
-        nonlocal failed
-        if failed:
-            return
-        try:
-            try:
-                say(text)
-            except UnicodeEncodeError:
-                say(text.encode("ascii", "backslashreplace").decode())
-        except (OSError, ValueError) as error:
-            failed = True
-            warn(f"lines can no longer be printed ({error_text(error, 120)}); the run goes on")
-
-    return tell

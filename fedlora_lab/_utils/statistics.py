@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,8 +11,6 @@ from scipy.special import stdtrit
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import (
     check,
-    check_one_of,
-    check_whole,
     did_you_mean,
     few,
     refuse,
@@ -80,7 +78,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Computes mean and half-width of Student's t interval of ``values`` (n,).
     The half-width of one value is NaN, and so is that of values of which one is not finite.
 
-    Guarantees: equals ``scipy.stats.t.interval`` (test_table_and_every_figure).
+    Guarantees: equals ``scipy.stats.t.interval`` (test_the_interval_is_student_s).
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if values.size else math.nan
@@ -89,127 +87,6 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
         return mean, math.nan
     point = float(stdtrit(values.size - 1, (1 + level) / 2))
     return mean, point * float(values.std(ddof=1)) / math.sqrt(values.size)
-
-
-class PairedDifference(NamedTuple):
-    """Mean difference of two methods over the seeds they share, with its t interval.
-
-    >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
-    +0.020 [+0.010, +0.030]
-    >>> print(PairedDifference(0.02, math.nan, math.nan, seeds=2))
-    +0.020 (all 2 seeds differ by the same, so there is no interval)
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-    @property
-    def holds(self) -> str:
-        """Whether the first is ahead: "yes", "no" (the other is), or "cannot tell"."""
-        return "yes" if self.low > 0 else "no" if self.high < 0 else "cannot tell"
-
-    def __str__(self) -> str:
-        mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in self[:3])
-        if math.isnan(self.low):
-            return f"{mean} (all {self.seeds} seeds differ by the same, so there is no interval)"
-        return f"{mean} [{low}, {high}]"
-
-
-def paired_difference(
-    frame: "DataFrame", one: str, other: str, measure: str = "accuracy", comparisons: int = 1
-) -> PairedDifference:
-    """Computes by how much one method is ahead of another, seed by seed, with its interval.
-
-    Args:
-        frame: columns method, seed and ``measure``, one row for each pair of the first two; or a
-            tidy frame, whose last rounds count.
-        one, other: slugs; they must share two seeds.
-        measure: the column, or the measure of the tidy frame.
-        comparisons: how many are looked at, this one among them. Their intervals hold together in
-            95 % of studies (Bonferroni).
-    Returns: an interval of NaN where all seeds differ by the same: they measure no spread.
-    Raises: ``ValueError`` where they share fewer than two seeds; and where the frame tells which
-        epsilons they spent, and these differ in a seed by more than 1 %, or only one is known.
-    Guarantees: test_paired_difference.py::test_pairs_of_unequal_epsilon_are_refused.
-
-    >>> import pandas as pd
-    >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
-    ...                       "accuracy": [0.8, 0.9, 0.7, 0.8]})
-    >>> difference = paired_difference(frame, "a", "b")
-    >>> round(difference.mean, 3), difference.holds
-    (0.1, 'cannot tell')
-
-    Of losses the smaller one is ahead.
-
-    >>> paired_difference(frame.rename(columns={"accuracy": "loss"}), "a", "b", "loss").mean < 0
-    True
-    >>> import fedlora_lab as fl
-    >>> task, plan, pair = fl.tasks.regression(clients=2), fl.Plan(rounds=1), ["rolora", "fedlora"]
-    >>> tidy = fl.compare(task, pair, None, plan, seeds=[0, 1], progress=False)
-    >>> paired_difference(tidy, *pair, "loss").seeds
-    2
-    """
-    check(hasattr(frame, "columns"), "frame", frame, "a frame, such as fl.compare returns")
-    given = frame
-    if measure not in frame:
-        frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()
-    check_whole("comparisons", comparisons, 1)
-    for slug in (one, other):
-        check_one_of("method", slug, tuple(frame["method"].unique()))
-    check_equal_privacy(given, one, other)
-    both = frame[frame["method"].isin([one, other])]
-    # The mean where a method has several rows of a seed.
-    means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
-    # Only seeds that both have: the spread between seeds cancels in pairs.
-    table = means.reindex(columns=[one, other]).dropna()
-    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    ahead = table.diff(axis=1)[other] * (1 if smaller_is_better(measure) else -1)
-    mean, half = t_interval(ahead.to_numpy(), 1 - 0.05 / comparisons)
-    # Seeds may agree by chance, but for rounding.
-    half = half if half > 1e-12 * table.abs().to_numpy().max() else math.nan
-    return PairedDifference(mean, mean - half, mean + half, len(table))
-
-
-class Equivalence(NamedTuple):
-    """Whether a mean difference lies within a margin, by two one-sided t tests (TOST).
-
-    Args:
-        margin: what counts as no difference, chosen before the differences are seen.
-        mean, low, high: of the differences, with the 90 % interval.
-        p: the larger p value of the two tests, that the mean is above -margin and below it.
-        verdict: "equal" where p < 0.05, else "cannot tell".
-    """
-
-    margin: float
-    mean: float
-    low: float
-    high: float
-    p: float
-    verdict: str
-
-
-def equivalence(differences: np.ndarray, margin: float) -> Equivalence:
-    """Tests whether paired differences have a mean within a margin.
-
-    No difference found is no equality shown: few seeds find none anywhere.
-
-    Args: differences: (n,), one a seed, n >= 2, not all the same. margin: > 0, in their unit.
-    Guarantees: equal just where the 90 % interval lies within the margin
-        (test_paired_difference.py::test_equality_is_an_interval_within_the_margin).
-
-    >>> equivalence(np.array([0.4, -0.3, 0.1]), margin=1.0).verdict
-    'equal'
-    """
-    from scipy.stats import ttest_1samp  # slow to import
-
-    mean, half = t_interval(differences, 0.9)
-    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = ttest_1samp(differences, margin, alternative="less").pvalue
-    p = float(max(above, below))
-    verdict = "equal" if p < 0.05 else "cannot tell"
-    return Equivalence(margin, mean, mean - half, mean + half, p, verdict)
 
 
 # ---- what the runs of a pair spent

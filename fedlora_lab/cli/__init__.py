@@ -201,7 +201,7 @@ def compare_command(
     Prints a table, and writes DIR/frame.csv. The same command goes on where it was stopped.
     """
     import fedlora_lab as fl
-    from fedlora_lab.report.summary_table import display_table, observer_phrase
+    from fedlora_lab.report import display_table, observer_phrase
 
     source = click.get_current_context().get_parameter_source
     # ``None`` is a value too, see ``--epsilon none``.

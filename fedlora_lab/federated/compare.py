@@ -1,6 +1,6 @@
 """Compares methods over seeds and settings in one tidy frame, with baselines.
 
-Finished runs are kept in a file of JSON lines and found again by their arguments.
+Runs that are kept in a folder are found again by their arguments, and go on where they were left.
 """
 
 import hashlib
@@ -9,16 +9,25 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
-from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines, writing
+from fedlora_lab._utils.files import (
+    JsonObject,
+    append_line,
+    lock_folder,
+    read_lines,
+    to_json,
+    write_atomically,
+    writing,
+)
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream
@@ -36,8 +45,8 @@ from fedlora_lab._utils.statistics import (
     smaller_is_better,
     varied_columns,
 )
-from fedlora_lab._utils.validation import check, error_text, few, printable, warn
-from fedlora_lab.federated.checkpoint import settings_with_keyed_task
+from fedlora_lab._utils.validation import check, few, printable
+from fedlora_lab.federated import store
 from fedlora_lab.federated.jobs import run_calls, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import LocalStep, Round, to_frame
@@ -129,7 +138,7 @@ class Cell:
                 privacy = _calibrated_for_pooled(privacy, task, plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
-    def run_steps(self, **options: Any) -> Iterator[Round | LocalStep]:
+    def run_steps(self, **options: Any) -> Generator[Round | LocalStep, None, None]:
         """Runs the cell, with the options of `fl.run_steps`.
 
         Without privacy ``max_epsilon`` has no effect.
@@ -148,7 +157,15 @@ class Cell:
             seed=self.seed,
             **options,
         )
-        return events if self.watch is None else self.watch(self, events)
+        return events if self.watch is None else self._watched(events)
+
+    def _watched(
+        self, events: Generator[Round | LocalStep, None, None]
+    ) -> Generator[Round | LocalStep, None, None]:
+        assert self.watch is not None
+        # An error of the watch would else leave the run suspended, and its folder locked.
+        with closing(events):
+            yield from self.watch(self, events)
 
     def spec(self) -> RunSpec:
         """The checked arguments. Raises ``ValueError`` as `run` does."""
@@ -251,7 +268,6 @@ def compare(
     jobs: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
-    store: "str | Path | None" = None,
     out: "str | Path | None" = None,
     max_epsilon: float | None = None,
     evaluate_every: int = 1,
@@ -294,12 +310,12 @@ def compare(
             raises ends the run, and a ``KeyboardInterrupt`` all of them. It is called where the run
             trains: in this process, in threads of it under
             ``joblib.parallel_config("threading")``, or as a copy in a worker process. A run that is
-            found in ``store`` has no events.
-        store: a file of JSON lines, in which finished runs with a seed are kept, and found again
-            by their arguments, see `Store`. Seconds are those of the run that was trained. Several
-            comparisons may write to it at once.
-        out: a folder for the runs, which go on there from their last round, and for the report. A
-            grid has a folder for each of its settings in it. In place of ``store``.
+            finished in ``out`` has no events.
+        out: a folder in which each run has a folder of its own, with its rows, its ledger and its
+            state. A run that is there is found again by all its arguments: a finished one is not
+            trained again, seconds are then those of its training, and one that was stopped goes on
+            from its last round. Comparisons may share a folder. See `fl.Ledger.load` for what the
+            releases in it spend.
         max_epsilon, evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of
             every run, see `run`.
 
@@ -332,21 +348,12 @@ def compare(
     cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), points, options)
     cells = [replace(cell, watch=watch) for cell in cells]
     total = sum(cell.plan.rounds for cell in cells)
-    check(out is None or store is None, "store", store, "None where out= keeps the runs")
     if progress:
-        print(announcement(cells, jobs, out or store), file=SafeStream(sys.stdout))
+        print(announcement(cells, jobs, out), file=SafeStream(sys.stdout))
     # A comparison of hours must not end where nobody reads its bar any more.
     bar_stream = SafeStream(sys.stderr)
     with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
-        if out is None:
-            frame = run_cells(cells, options, store, jobs, bar)
-        else:
-            # They stand above this room.
-            from fedlora_lab.report.cells import run_in_folder
-            from fedlora_lab.report.page import report
-
-            frame = run_in_folder(Path(out), task, cells, "fl.compare", jobs, bar, **options)
-            report(out)
+        frame = run_cells(cells, options, out, jobs, bar)
         frame.attrs |= judge(frame)
         for line in frame.attrs["lines"] if not bar.disable else ():
             bar.clear()
@@ -358,11 +365,11 @@ def compare(
 def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | None") -> str:
     """Says before the first run ends how many there are, how many run at once, and what is kept.
 
-    Args: cells: all runs. jobs: see `compare`. place: of the store or the folder.
+    Args: cells: all runs. jobs: see `compare`. place: the folder.
     """
     workers = workers_for(jobs)
     way = f"{workers} at once" if workers > 1 else "one after the other"
-    kept = "nothing is kept if this stops (store= keeps each run)"
+    kept = "nothing is kept if this stops (out= keeps each run)"
     if place is not None:
         kept = f"each is kept in {printable(str(place))}"
     runs = f"{len(cells)} runs" if len(cells) > 1 else "1 run"
@@ -541,34 +548,30 @@ def _parts_at(
 def run_cells(
     cells: list[Cell],
     options: Mapping[str, Any],
-    store: "str | Path | None",
+    out: "str | Path | None",
     jobs: int | None,
     bar: "tqdm[Any]",
 ) -> "pd.DataFrame":
-    """Takes each cell's frame from the store, or trains it; one frame in the order of the cells.
+    """Trains what is not finished in the folder; one frame in the order of the cells.
 
     Args:
-        cells: the runs. options: of each, see `run`. store, jobs: see `compare`.
+        cells: the runs. options: of each, see `run`. out, jobs: see `compare`.
         bar: counts rounds.
     """
-    import pandas as pd
-
-    kept = None if store is None else Store(store)
+    # Where it is now: a worker may have been started in another folder.
+    home = None if out is None else Path(out).expanduser().absolute()
+    expected = "a folder, not a file"
+    check(home is None or not home.is_file(), "out", str(home), expected)
     shown = bar if workers_for(jobs) == 1 else None
     frames: dict[int, pd.DataFrame] = {}
     calls: dict[int, tuple[str, Callable[[], pd.DataFrame]]] = {}
     for i, cell in enumerate(cells):
-        keep = None
-        # Without a seed every run is a new release: it must not be taken for an earlier one.
-        if kept is not None and cell.seed is not None:
-            settings = kept.settings(cell, options)
-            found = kept.find(settings)
-            if found is not None:
-                frames[i] = cell.label(found)
-                bar.update(cell.plan.rounds)
-                continue
-            keep = partial(Store(kept.path).add, settings)
-        calls[i] = cell.name, partial(_train, cell, options, keep, shown)
+        folder = None if home is None else run_folder(cell, options, home)
+        if folder is not None and max(stored_rows(folder), default=-1) >= cell.plan.rounds:
+            frames[i] = cell.label(stored_frame(folder))
+            bar.update(cell.plan.rounds)
+        else:
+            calls[i] = cell.name, partial(_train, cell, options, folder, shown)
     places = list(calls)
     try:
         for number, frame in run_calls(list(calls.values()), jobs):
@@ -589,27 +592,17 @@ def _joined(frames: "Mapping[int, pd.DataFrame]") -> "pd.DataFrame":
 
 
 def _train(
-    cell: Cell,
-    options: Mapping[str, Any],
-    keep: "Callable[[pd.DataFrame, Ledger | None], None] | None",
-    bar: "tqdm[Any] | None",
+    cell: Cell, options: Mapping[str, Any], folder: Path | None, bar: "tqdm[Any] | None"
 ) -> "pd.DataFrame":
-    """Trains a cell, keeps its frame, and returns it.
+    """Trains a cell, in its folder if it has one, and returns its frame.
 
-    Args: cell, options: of the run. keep: in the store. bar: shows it.
+    Args: cell, options: the run. folder: see `run_folder`. bar: shows it.
     """
-    events = cell.run_steps(**options)
-    if bar is not None:
-        events = show_progress(bar, cell.plan, cell.name, events)
-    records = [event for event in events if isinstance(event, Round)]
-    frame = cell.frame(records)
-    try:
-        if keep is not None:
-            keep(frame[COLUMNS], records[-1].ledger)
-    except (OSError, ValueError) as error:  # a full disk, or a lock that another holds on to
-        reason = error_text(error, 200)
-        warn(f"the store could not keep {cell.name}, which this frame has: {reason}")
-    return frame
+    run = cell.run_steps(**options) if folder is None else run_in_folder(cell, folder, options)
+    with closing(run):
+        events = run if bar is None else show_progress(bar, cell.plan, cell.name, run)
+        records = [event for event in events if isinstance(event, Round)]
+    return cell.frame(records) if folder is None else cell.label(stored_frame(folder))
 
 
 # ---- what a sweep found
@@ -702,80 +695,106 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     return plan[slug]
 
 
-# ---- finished runs
+# ---- runs in a folder
+
+ROWS = "rounds.jsonl"
+"""The rows of a run's frame, a line a round."""
 
 
-class Store:
-    """Finished runs in a file of JSON lines: key, settings, rows of the frame, ledger.
+def run_settings(cell: Cell, options: Mapping[str, Any], out: Path) -> JsonObject:
+    """All that a run was given, as JSON values, by which it is found again.
 
-    The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
-    options. Of data and weights the settings hold a digest under the secret key of the file's
-    folder, so that nobody can confirm a guess at an example. Rules, losses and metrics are known by
-    their qualified names and the data that they hold, models and optimisers by their names alone:
-    after a change of their code the file must be deleted.
+    Of data and weights there is a digest under the secret key of the folder, so that nobody can
+    confirm a guess at an example. Rules, losses and metrics are known by their qualified names and
+    the data that they hold, models and optimisers by their names alone: after a change of their
+    code another folder is needed.
 
-    Args:
-        path: of the file; it and its folder are made when the first run is kept.
-
-    Guarantees: test_store.py::test_any_changed_argument_trains_anew,
-        ::test_a_kept_run_is_read_back_bit_by_bit.
+    Args: cell, options: the run. out: the folder.
+    Guarantees: test_store.py::test_any_changed_argument_trains_anew.
     """
-
-    def __init__(self, path: "str | Path") -> None:
-        usable = isinstance(path, str | Path) and not Path(path).is_dir()
-        check(usable, "store", path, "the path of a file of JSON lines")
-        # Where it is now: a worker may have been started in another folder.
-        self.path = Path(path).expanduser().absolute()
-
-    @cached_property
-    def _entries(self) -> dict[str, JsonObject]:
-        """The runs that are kept, by their keys; read once."""
-        # A line that a kill cut short is skipped: its run is trained again.
-        return {entry["key"]: entry for entry in read_lines(self.path) if "key" in entry}
-
-    def settings(self, cell: Cell, options: Mapping[str, Any]) -> JsonObject:
-        """All that a run was given, as JSON values."""
-        arguments = {
-            **cell.spec().settings(),
-            "name": cell.slug,
-            "rounds": cell.plan.rounds,
-            "made": dict(cell.task.info),
-            "public_test": cell.task.public_test,
-            "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
-            "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),
-            "options": {name: str(value) for name, value in sorted(options.items())},
-            "version": __version__,
-        }
-        # As they come back from the file, so that both have one digest.
-        arguments = json.loads(json.dumps(arguments, default=str))
-        with writing(f"store={str(self.path)!r}"):
-            return settings_with_keyed_task(self.path.parent, arguments)
-
-    def find(self, settings: Mapping[str, Any]) -> "pd.DataFrame | None":
-        """The frame of the run with these settings; ``None`` where it is not kept."""
-        import pandas as pd
-
-        entry = self._entries.get(_digest(settings))
-        if entry is None:
-            return None
-        rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
-        return pd.DataFrame(rows, columns=COLUMNS)
-
-    def add(
-        self, settings: Mapping[str, Any], frame: "pd.DataFrame", ledger: Ledger | None
-    ) -> None:
-        """Keeps a finished run.
-
-        Args: settings: as `settings` gives them. frame, ledger: of the run.
-        """
-        # As text: JSON has neither NaN nor infinities, and Python's shortest text is exact.
-        rows = [[*row[:-1], repr(float(row[-1]))] for row in frame.to_numpy(object).tolist()]
-        text = None if ledger is None else json.loads(ledger.to_json())
-        entry = {"key": _digest(settings), "settings": settings, "rows": rows, "ledger": text}
-        # Comparisons that run side by side may share a store.
-        with lock_folder(self.path.parent, f".{self.path.name}.lock", patience=60.0):
-            append_line(self.path, entry)
+    settings = {
+        **cell.spec().settings(),
+        "name": cell.slug,
+        "rounds": cell.plan.rounds,
+        "made": dict(cell.task.info),
+        "public_test": cell.task.public_test,
+        "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
+        "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),
+        "options": {name: str(value) for name, value in sorted(options.items())},
+        "version": __version__,
+    }
+    return store.settings_with_keyed_task(out, json.loads(json.dumps(settings, default=str)))
 
 
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def run_folder(cell: Cell, options: Mapping[str, Any], out: Path) -> Path:
+    """The folder of one run, made when it is not there; ``settings.json`` in it says which it is.
+
+    Args: cell, options, out: see `run_settings`.
+    """
+    with writing(f"out={str(out)!r}"):
+        text = to_json(run_settings(cell, options, out))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        seed = "release" if cell.seed is None else cell.seed
+        folder = out / f"{cell.slug}-{seed}-{digest}"
+        if not (folder / "settings.json").exists():
+            write_atomically(folder / "settings.json", text)
+        return folder
+
+
+def stored_rows(folder: Path) -> dict[int, list[list[Any]]]:
+    """Round -> the rows of its record. A round that was run again replaces what followed it."""
+    rows: dict[int, list[list[Any]]] = {}
+    for entry in read_lines(folder / ROWS):
+        before = {round: kept for round, kept in rows.items() if round < entry["round"]}
+        rows = {**before, entry["round"]: entry["rows"]}
+    return rows
+
+
+def stored_frame(folder: Path) -> "pd.DataFrame":
+    """The tidy frame of a run in its folder; its last epsilon is what the ledger counts now.
+
+    A round that was begun and never recorded, since its process was killed, was released.
+
+    Guarantees: test_store.py::test_a_kept_run_is_read_back_bit_by_bit,
+        test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    """
+    import pandas as pd
+
+    rows = [row for kept in stored_rows(folder).values() for row in kept]
+    frame = pd.DataFrame([[*row[:-1], float(row[-1])] for row in rows], columns=pd.Index(COLUMNS))
+    if (folder / store.LEDGER).exists() and len(frame):
+        spent = Ledger.load(folder / store.LEDGER).epsilon_or_inf()
+        at_end = (frame["round"] == frame["round"].max()) & (frame["layer"] == "all")
+        last = at_end & (frame["measure"] == "epsilon")
+        frame.loc[last, "value"] = frame.loc[last, "value"].clip(lower=spent).fillna(spent)
+    return frame
+
+
+def run_in_folder(
+    cell: Cell, folder: Path, options: Mapping[str, Any]
+) -> Generator[Round | LocalStep, None, None]:
+    """Runs a cell to its end, or from where it was left; its rows and ledger lie in the folder.
+
+    Args: cell, options: the run. folder: see `run_folder`.
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
+        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
+        the ledger holds every release of every start (test_attack_spending.py).
+    """
+    with lock_folder(folder, ".rows.lock"):
+        done = max(stored_rows(folder), default=-1)
+        # The state is written before a round is shown, and its rows after that. A run that was
+        # killed in between goes back by that round, and runs it again.
+        for round in store.rounds_in(folder):
+            if round > done:
+                store.remove(folder, round)
+        stored = store.rounds_in(folder)
+        goes_on = (stored and stored[-1] > 0) or (folder / store.LEDGER).exists()
+        place = {"resume" if goes_on else "checkpoint": folder}
+        with closing(cell.run_steps(**options, **place)) as events:
+            for event in events:
+                if isinstance(event, Round):
+                    rows = cell.frame([event])[COLUMNS].to_numpy(object).tolist()
+                    # As text: JSON has neither NaN nor infinities, and Python's shortest is exact.
+                    lines = [[*row[:-1], repr(float(row[-1]))] for row in rows]
+                    append_line(folder / ROWS, {"round": event.index, "rows": lines})
+                yield event

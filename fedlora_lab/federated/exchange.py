@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import (
     ClientBatch,
     directions,
@@ -26,6 +25,7 @@ from fedlora_lab.federated.local_training import (
     round_keys,
 )
 from fedlora_lab.federated.spec import ClientIds, Prepared, RunSpec, initial_server
+from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.methods.aggregation import MeanUpdate, Rule, mean

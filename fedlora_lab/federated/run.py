@@ -29,8 +29,7 @@ from fedlora_lab._utils.validation import (
     refuse,
     warn,
 )
-from fedlora_lab.federated import checkpoint, exchange, local_training
-from fedlora_lab.federated.checkpoint import RunState
+from fedlora_lab.federated import exchange, local_training, store
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_spec import make_run_spec
@@ -46,6 +45,7 @@ from fedlora_lab.federated.spec import (
     initial_server,
     prepare_run,
 )
+from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
@@ -301,7 +301,7 @@ class Run:
         if options.max_epsilon is not None:
             expected = "None without privacy: no epsilon is spent"
             check(spec.privacy is not None, "max_epsilon", options.max_epsilon, expected)
-        folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
+        folder = store.checkpoint_folder(options.checkpoint, resume)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
         ledger = spec.ledger(prepared.uncertified)
         # No client has received anything.
@@ -310,11 +310,11 @@ class Run:
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
-            rounds, ledger_bytes = checkpoint.contents(folder)
+            rounds, ledger_bytes = store.contents(folder)
             start = [t for t in rounds if t == 0]
             self.contents = (start, None) if resume is None else (rounds, ledger_bytes)
         if resume is not None:
-            self.state, self.ledger = checkpoint.restore(
+            self.state, self.ledger = store.restore(
                 Path(resume), spec, self._settings, fresh, ledger
             )
             self.resumed = self.state is not fresh
@@ -418,7 +418,7 @@ class Run:
         name = "resume" if self.resumed else "checkpoint"
         with lock_folder(self.folder, what=f"{name}={str(self.folder)!r}"):
             # Two runs that go on from one ledger would each state its own releases only.
-            untouched = self.folder is None or checkpoint.contents(self.folder) == self.contents
+            untouched = self.folder is None or store.contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
             check(untouched, "checkpoint", str(self.folder), expected)
             yield
@@ -436,7 +436,7 @@ class Run:
         # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.server.round}:
-                checkpoint.remove(self.folder, round)
+                store.remove(self.folder, round)
         return self.record_state()
 
     def _round(self) -> "Generator[LocalStep, None, RoundResult]":
@@ -503,8 +503,8 @@ class Run:
         ledger.append(charge.at(t + 1, ids))
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
-            ledger.save(self.folder / checkpoint.LEDGER)
-            self.contents = self.contents[0], checkpoint.contents(self.folder)[1]
+            ledger.save(self.folder / store.LEDGER)
+            self.contents = self.contents[0], store.contents(self.folder)[1]
 
     def start_clients(self, ids: ClientIds, sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
@@ -638,7 +638,7 @@ class Run:
     def save_state(self) -> None:
         """Stores the state in the run's folder, if it has one."""
         if self.folder is not None:
-            checkpoint.store(self.folder, self.state, self._settings)
+            store.write(self.folder, self.state, self._settings)
 
     # ---- the record of a round
 

@@ -4,7 +4,6 @@ It lies in Flower's state of the run or, across runs, in a file of the client's 
 made under a key that never leaves.
 """
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -17,7 +16,13 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from fedlora_lab._utils.files import lock_folder, read_bytes, write_atomically
+from fedlora_lab._utils.files import (
+    Damaged,
+    lock_folder,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower.messages import private_errors
@@ -66,7 +71,7 @@ def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]
         if folder is not None:
             with private_errors("writing its memory"):
                 content = recorddict_to_proto(context.state).SerializeToString()
-                write_atomically(folder / FILE, _with_digest(content))
+                write_sealed(folder / FILE, content)
                 if not (folder / BEGUN).exists():
                     write_atomically(folder / BEGUN, b"")
 
@@ -84,16 +89,12 @@ def read_memory(folder: "str | Path") -> RecordDict:
         lost.
     Guarantees: test_client_memory.py::test_no_answer_comes_from_a_damaged_memory.
     """
-    stored = read_bytes(Path(folder) / FILE)
-    content = stored[hashlib.sha256().digest_size :]
-    expected = "what this client wrote there; it is damaged, and nothing is answered from it"
-    check(stored == _with_digest(content), "memory", str(folder), expected)
+    try:
+        content = read_sealed(Path(folder) / FILE, f"memory={str(folder)!r}")
+    except Damaged as error:
+        expected = "what this client wrote there; it is damaged, and nothing is answered from it"
+        raise ValueError(f"memory={str(folder)!r}: expected {expected}") from error
     return recorddict_from_proto(ProtoRecordDict.FromString(content))
-
-
-def _with_digest(content: bytes) -> bytes:
-    """Puts a digest before a memory's content; it finds damage, not forgery."""
-    return hashlib.sha256(content).digest() + content
 
 
 def check_examples(state: RecordDict, prepared: Prepared, client: int) -> None:

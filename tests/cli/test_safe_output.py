@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import Options
 from commands import SMALL, call
-from toy_tasks import tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.safe_output import SafeStream
@@ -70,24 +68,6 @@ def test_output_that_cannot_be_written_stops_no_run(kind, tmp_path, monkeypatch,
         assert call(*COMPARE) == (0 if kind == "none" else 1)
     assert ("not everything could be printed" in capsys.readouterr().err) == (kind == "disk")
     assert Path("run/frame.csv").is_file()
-
-
-def test_what_cannot_be_said_stops_nothing(tmp_path):
-    """`finetune` in a script or notebook: a line that cannot be printed is escaped, and where
-    nothing can be printed any more the run goes on."""
-    said: list[str] = []
-
-    def say(text):
-        text.encode("cp1252")  # raises as a log does that has no such letter
-        said.append(text)
-
-    short: Options = {"rounds": 1, "local_steps": 1}
-    result = fl.finetune(tokens("head"), out=tmp_path / "a", say=say, **short)
-    assert result.record.index == 1 and any("\\u03b5 spent" in line for line in said)
-    warned = pytest.warns(UserWarning, match="lines can no longer be printed .*; the run goes on$")
-    with broken("closed") as stream, redirect_stdout(stream), warned:
-        result = fl.finetune(tokens("head"), out=tmp_path / "b", **short)
-    assert result.record.index == 1
 
 
 def test_a_line_can_be_read_when_it_is_told():

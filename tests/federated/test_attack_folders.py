@@ -10,17 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from calls import refused
-from safetensors.torch import load_file
+from safetensors.torch import load
 from toy_tasks import LORA, PLAN, book, play, private, regression, tokens
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import append_line, write_atomically
-from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.compare import Cell
+from fedlora_lab._utils.files import append_line, read_sealed, write_atomically
+from fedlora_lab.federated import store
+from fedlora_lab.federated.compare import Cell, run_in_folder
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.report.cells import run_cell
-from fedlora_lab.report.run_folder import Folder
 
 pytestmark = pytest.mark.attack
 RELEASE = {"lora": LORA, "seed": None}
@@ -30,18 +28,18 @@ def closed(folder):
     """Assert that nobody but the owner may read, write or list anything from this folder on."""
     paths = [folder, *folder.rglob("*")]
     assert any(path.is_file() for path in paths)
-    for path in paths:  # the report is meant to be handed on
+    for path in paths:
         mode = stat.S_IMODE(path.stat().st_mode)
         expected = 0o700 if path.is_dir() else 0o600
-        assert mode == expected or path.name == "report.html", (str(path), oct(mode))
+        assert mode == expected, (str(path), oct(mode))
 
 
 def test_every_file_of_a_run_is_its_owner_s(tmp_path, monkeypatch):
     """Checkpoints, ledger, cells, lists, locks, folders, a draft before its first byte; what is
     handed on has the mode of any file."""
     cell = Cell.from_name("fedsa-lora", tokens("head"), private("example"), PLAN, LORA, None)
-    with Folder(tmp_path / "runs" / "one") as folder:
-        *_, last = (event for event in run_cell(folder, cell) if isinstance(event, Round))
+    events = run_in_folder(cell, tmp_path / "runs" / "one", {})
+    *_, last = (event for event in events if isinstance(event, Round))
     append_line(tmp_path / "runs" / "own.jsonl", {"a": 1})
     closed(tmp_path / "runs")
     fl.save_adapter(last, tmp_path / "adapter")
@@ -76,7 +74,7 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
         play(task, "fedlora", privacy, seed=None, checkpoint=tmp_path / name)
     content = written(tmp_path)
     assert not [digest for digest in digests(task.fingerprint) if digest in content]
-    stored = [checkpoint.read(tmp_path / name, 2)[1]["task"] for name in "ab"]
+    stored = [store.read(tmp_path / name, 2)[1]["task"] for name in "ab"]
     assert len({*stored, task.fingerprint}) == 3
     keys = {(tmp_path / name / "private" / "key").read_bytes() for name in "ab"}
     assert len(keys) == 2 and not [key for key in keys if key.strip() in content]
@@ -92,9 +90,11 @@ def test_nothing_outside_private_tells_who_took_part(tmp_path):
     privacy = private("client", trust="central")
     plan = PLAN.replace(participation=0.5, rounds=4, server_optimizer="adam")
     last = play(regression(), "fedsa-lora", privacy, plan, seed=None, checkpoint=tmp_path)[-1]
-    shown = json.loads((tmp_path / "round-000004.json").read_text())["content"]
-    assert set(shown) == {"round", "settings", "tensors"} and shown["settings"]["seed"] is None
-    groups = {name.split("/")[0] for name in load_file(tmp_path / "round-000004.safetensors")}
+    content = read_sealed(tmp_path / "round-000004", "it")
+    size = int.from_bytes(content[:8], "little")
+    shown = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["about"])
+    assert set(shown) == {"format", "round", "settings"} and shown["settings"]["seed"] is None
+    groups = {name.split("/")[0] for name in load(content)}
     assert {group.split()[0] for group in groups} == {"server", "optimizer"}
     terms = {(x.clients, x.count, x.sample_rate) for x in book(last).releases}
     assert terms == {(None, 1, 0.5)} and len(book(last).releases) == 4
@@ -108,21 +108,14 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     """
     parts = regression(), "fedsa-lora", private("client")
     last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
-    [kept] = next(checkpoint.whole_checkpoints(tmp_path))[0].personal.values()
+    [kept] = next(store.whole_checkpoints(tmp_path))[0].personal.values()
     outside = written(tmp_path)
     assert kept.any() and all(row.numpy().tobytes()[:64] not in outside for row in kept)
     shutil.rmtree(tmp_path / "private")
-    shown = load_file(tmp_path / "round-000002.safetensors")
+    shown = load(read_sealed(tmp_path / "round-000002", "it"))
     for key, x in require_source(last)[2].tensors.items():
         assert torch.equal(shown[f"server/{key.name}/{key.layer}"], x)
     assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon
     with refused(r"^resume='.*': expected a folder with its subfolder private/ as it was$"):
         fl.run(*parts, PLAN, **RELEASE, resume=tmp_path)
     assert not (tmp_path / "private").exists() and written(tmp_path) == outside
-
-
-def test_a_run_folder_without_its_private_part_is_not_joined(tmp_path):
-    write_atomically(tmp_path / "settings.json", "{}")
-    with refused(r"^folder=.*: expected a run folder with its subfolder private/ as it was$"):
-        Folder(tmp_path).keyed_fingerprint(regression().fingerprint)
-    assert not (tmp_path / "private").exists()

@@ -26,8 +26,14 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import append_line, dump_checksummed, write_atomically
-from fedlora_lab.federated import checkpoint, spec
+from fedlora_lab._utils.files import (
+    append_line,
+    dump_checksummed,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
+from fedlora_lab.federated import spec, store
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.spec import rule_identity
 from fedlora_lab.methods.aggregation import by_layer
@@ -75,7 +81,7 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
     assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
 
 
-@pytest.mark.parametrize("name", ["round-000003.json", "private/round-000003.safetensors"])
+@pytest.mark.parametrize("name", ["round-000003", "private/round-000003"])
 def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     """With a warning, and to the same bits."""
     run = tokens("head"), KEEPS_B, private("example"), LONG
@@ -87,10 +93,8 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     same_bits(whole[3:], rest)
 
 
-FILES = [
-    f"{part}round-000002.{kind}" for part in ("", "private/") for kind in ("json", "safetensors")
-]
-FILES += ["private/round-000001.json", "private/key", "ledger.json"]
+FILES = ["round-000002", "private/round-000002"]
+FILES += ["private/round-000001", "private/key", "ledger.json"]
 
 
 def circle(path):
@@ -128,15 +132,18 @@ def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path
         else:
             known = Ledger.load(place / "ledger.json").releases
             assert played and sum(entry.count for entry in known) == 2 + played
-    kept = {Path.unlink: FILES[5:], circle: [*FILES[:4], *FILES[5:]], folder_in_its_place: FILES}
+    kept = {Path.unlink: FILES[3:], circle: [*FILES[:2], *FILES[3:]], folder_in_its_place: FILES}
     assert [*refusals] == kept[harm]
 
 
 def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
     """Begun anew the run would spend more than was planned, and remove what may be whole."""
     play(*RUN, seed=None, checkpoint=tmp_path)
-    for path in tmp_path.glob("round-*.json"):
-        path.write_text(path.read_text().replace('"version": ', '"version": 9'))
+    written = f'\\"format\\": {store.FORMAT}'.encode()
+    for path in tmp_path.glob("round-*"):
+        content = read_sealed(path, "it")
+        assert written in content
+        write_sealed(path, content.replace(written, written.replace(b"1", b"2")))
     before = contents(tmp_path)
     with refused("^checkpoint=round-.*: expected format"):
         play(*RUN, seed=None, resume=tmp_path)
@@ -147,7 +154,7 @@ def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
     """Of the same round, and each of them whole."""
     for seed in (0, 1):
         play(*RUN, checkpoint=tmp_path / str(seed), seed=seed)
-    for path in (tmp_path / "1" / "private").glob(f"round-{PLAN.rounds:06d}.*"):
+    for path in (tmp_path / "1" / "private").glob(f"round-{PLAN.rounds:06d}"):
         shutil.copy(path, tmp_path / "0" / "private")
     with pytest.warns(match="what is private belongs to other tensors"):
         play(*RUN, resume=tmp_path / "0")
@@ -194,7 +201,7 @@ def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
 def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     """From a seed its noise is the same: the difference of two releases would hide nothing."""
     play(*RUN, checkpoint=tmp_path)
-    for path in tmp_path.glob("round-*2.*" if lost == "the round" else "round-*"):
+    for path in tmp_path.glob("round-*2" if lost == "the round" else "round-*"):
         path.unlink()
     if lost == "all rounds":
         with refused(r"^resume='.*': expected a folder with a whole chec"):
@@ -262,7 +269,7 @@ def test_another_run_is_never_overwritten(tmp_path):
 def test_the_ledger_is_written_before_the_round(tmp_path):
     """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
     for event in fl.run_steps(*RUN, lora=LORA, seed=0, checkpoint=tmp_path):
-        done = checkpoint.rounds_in(tmp_path)[-1]
+        done = store.rounds_in(tmp_path)[-1]
         if isinstance(event, LocalStep):
             known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
             assert event.round in known and done < event.round
@@ -277,7 +284,7 @@ def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     (tmp_path / "ledger.json").mkdir()
     with pytest.raises(OSError):
         next(events)
-    assert checkpoint.rounds_in(tmp_path) == [0]
+    assert store.rounds_in(tmp_path) == [0]
 
 
 def altered(**fields) -> Any:
@@ -320,10 +327,8 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
 PLACES: dict[str, Any] = {
     "checkpoint": lambda path: play(*RUN, checkpoint=path),
     "out": lambda path: fl.compare(*SWEPT, out=path, **QUIET),
-    "store": lambda path: fl.compare(*SWEPT, store=path, **QUIET),
     "ledger": lambda path: fl.Ledger(reproducible=False).save(path),
     "adapter": lambda path: fl.save_adapter(play(*RUN[:2], None)[-1], path),
-    "page": lambda path: fl.report.report(fl.to_frame(play(*RUN[:2], None)), path),
 }
 SWEPT: Any = (RUN[0], ["fedlora"], None, PLAN, [0])
 QUIET: Options = {"lora": LORA, "progress": False}
@@ -334,7 +339,7 @@ def test_a_place_that_cannot_be_written_is_named_with_its_argument(name, tmp_pat
     """Fault: a bare "[Errno 20] Not a directory" that named a part of it, as a key of a store."""
     path = tmp_path / "file" / "in it"
     path.parent.write_text("mine")
-    argument = name if name in ("checkpoint", "out", "store") else "path"
+    argument = name if name in ("checkpoint", "out") else "path"
     with refused(f"^{argument}='.*in it': expected a place that can be written \\(.*; give anoth"):
         PLACES[name](path)
     assert contents(tmp_path) == {"file": b"mine"}

@@ -1,6 +1,5 @@
 """Comparisons keep methods apart by their names, and settings by what was varied."""
 
-import json
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -12,148 +11,29 @@ import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
-from toy_tasks import LORA, PLAN, private, regression, tokens
+from toy_tasks import LORA, PLAN, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.federated.compare import Cell, checked_cells, grid_points
+from fedlora_lab.federated.compare import checked_cells, grid_points
 from fedlora_lab.federated.jobs import Unfinished
-from fedlora_lab.report.cells import run_settings
-from fedlora_lab.report.run_folder import Folder
 
 
-def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
-    """Before anything is trained: their runs would be taken for seeds of one method. One row does
-    not join a folder of another under its name."""
+def test_two_rows_of_one_name_are_refused_wherever_names_meet():
+    """Before anything is trained: their runs would be taken for seeds of one method."""
     changed = methods.FedLoRA.replace(schedule=fl.Cycle(("B",)))
     rows = ["fedlora", changed]
-    parts = regression(), None, PLAN
-    one, other = (Cell.from_name(row, *parts, LORA, 0) for row in rows)
-    folder = Folder(tmp_path)
     compare = partial(fl.compare, regression(), privacy=None, plan=PLAN, seeds=[0], progress=False)
     for call in (
         lambda: compare(rows),
         lambda: methods.table([methods.FedLoRA, changed]),
-        lambda: run_settings(folder, *parts[:2], [one, other], ""),
     ):
         with refused(r"^methods='fedlora': expected a name for each row"):
             call()
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
     with refused(r"^methods=\[.*\]: expected each once$"):
         compare(["fedlora", methods.FedLoRA])
-    with folder:
-        folder.claim(run_settings(folder, *parts[:2], [one], "one"))
-        with refused(r"holds a run with other settings \(methods.fedl"):
-            folder.claim(run_settings(folder, *parts[:2], [other], "two"))
-
-
-class Even:
-    """A rule that is a plain object: it is shown by where it lies in memory."""
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-
-    def __call__(self, *given):
-        return fl.methods.aggregation.mean(*given)
-
-
-def start(weight, rank, gain):
-    return {"A": gain * weight.new_ones(rank, weight.shape[1])}
-
-
-def row_with(**rules):
-    return methods.FedLoRA.replace(name="mine", source="", note="", **rules)
-
-
-def changed_rules(c: float) -> dict[str, Any]:
-    """Rules of a row and of a task whose names are equal for every number."""
-    return {
-        "filter": lambda tensor, name: c * tensor,
-        "schedule": lambda t, s: "A" if t < c else "AB",
-        "clip_groups": lambda key: key.name if c < 1 else None,
-        "initial_factors": lambda weight, rank: start(weight, rank, c),
-        "penalty": lambda rows, start: c,
-        "aggregate": Even(c),
-        "loss": lambda outputs, y: c * outputs.square().sum(1),
-        "forward": lambda model, x: c * model(x),
-        "prepare": lambda x: c * x,
-        "metrics": {"score": lambda outputs, y: c * outputs.sum(1)},
-        "targets": ("inner", "outer") if c < 1 else ("inner",),
-        "head": "head" if c < 1 else None,
-    }
-
-
-def with_rule(task, name, rule):
-    """A task and a row of which one has this rule."""
-    of_row = name in fl.Method.__dataclass_fields__
-    return (task, row_with(**{name: rule})) if of_row else (replace(task, **{name: rule}), "fedsa")
-
-
-@pytest.mark.parametrize("name", changed_rules(1.0))
-def test_a_folder_goes_on_with_the_very_rules_alone(name, tmp_path):
-    """Fault: rules of one name were one rule, and the numbers of the old one came back; and a rule
-    that is an object was refused for lying elsewhere in memory. A method that joins brings its own
-    rules; with a task of others it does not join."""
-    place = "task" if name in fl.tasks.Task.__dataclass_fields__ else "methods.mine"
-    folder = Folder(tmp_path)
-
-    def claim(c, joined=()):
-        task, row = with_rule(tokens("head"), name, changed_rules(c)[name])
-        rows = joined or [row]
-        cells = [Cell.from_name(row, task, None, PLAN, LORA, 0) for row in rows]
-        folder.claim(run_settings(folder, task, None, cells, ""))
-
-    with folder:
-        claim(0.5)
-        claim(0.5)
-        with refused(rf"other settings \({place}\.{name} is .*\): expected the same settings"):
-            claim(2.0)
-        claim(0.5, ["rolora"])
-        with refused(rf"\({place}\.{name}") if place == "task" else nullcontext():
-            claim(2.0, ["la-lora"])
-        claim(0.5)
-
-
-def test_a_changed_rule_returns_no_number_of_the_old_one(tmp_path):
-    """Fault: the second call gave what the first had trained. Nor does it go on where that was
-    stopped."""
-
-    def compare(c, **options):
-        row = row_with(filter=changed_rules(c)["filter"])
-        return fl.compare(
-            regression(), [row], None, PLAN, [0], lora=LORA, progress=False, **options
-        )
-
-    def stop(run, events):
-        for event in events:
-            yield event
-            if getattr(event, "index", 0) == 1:
-                raise KeyboardInterrupt
-
-    out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        compare(0.5, out=out, watch=stop)
-    with refused(r"methods\.mine\.filter"):
-        compare(0.01, out=out)
-    kept = compare(0.5, out=out)
-    parts = [part[part["measure"] != "seconds"]["value"] for part in (kept, compare(0.5))]
-    assert parts[0].to_numpy().tolist() == pytest.approx(parts[1].to_numpy().tolist(), abs=0)
-    with refused(r"methods\.mine\.filter"):
-        compare(0.01, out=out)
-
-
-def test_a_folder_of_an_earlier_version_is_read_and_not_continued(tmp_path):
-    """It does not say what its rules were: they may have changed."""
-    compare = partial(fl.compare, regression(), ["fedlora"], None, PLAN, [0], lora=LORA)
-    kept = compare(progress=False, out=tmp_path)
-    folder = Folder(tmp_path)
-    settings = {name: x for name, x in folder.settings.items() if name != "rules"}
-    write_atomically(tmp_path / "settings.json", json.dumps(settings))
-    assert fl.report.report(tmp_path).exists() and folder.gather().shape == kept.shape
-    with refused("holds a run of a version that did not keep what its rules are: expected that ve"):
-        compare(progress=False, out=tmp_path)
 
 
 def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
@@ -253,7 +133,7 @@ def test_whoever_watches_sees_every_event_and_ends_a_run_or_all(backend):
         ({"grid": {("lr", "rank"): [(1, 2), (3,)]}}, r"^grid\[.*: expected tuples with a value"),
         ({"grid": {("lr", "rank"): [(1, 2)], "rank": [3]}}, r"^grid=.*: expected each name once$"),
         ({"grid": {("lr", "rank"): [(1, 2)]}, "lr": 0.1}, r"^lr=0.1: expected None where the grid"),
-        ({"out": "x", "store": "y"}, r"^store=.*: expected None where out= keeps the runs$"),
+        ({"out": __file__}, r"^out=.*: expected a folder, not a file$"),
     ],
 )
 def test_a_grid_that_cannot_be_run_is_refused_before_any_run(options, line):
@@ -357,7 +237,7 @@ def test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it():
         fl.best(frame, by="rank")
 
 
-def test_a_sweep_is_summarised_setting_by_setting(tmp_path):
+def test_a_sweep_is_summarised_setting_by_setting():
     """Fault: runs of several rates as seeds of one; figures and differences refuse that."""
     scores = {("fedlora", lr, seed): 0.1 + lr for lr in (0.1, 0.2) for seed in range(2)}
     frame = swept(scores).query("epsilon == 8")
@@ -373,8 +253,6 @@ def test_a_sweep_is_summarised_setting_by_setting(tmp_path):
         fl.plots.lines(swept(scores), x="lr")
     with refused("select one setting first"):
         fl.plots.curves(frame)
-    page = fl.report.report(swept(scores), tmp_path / "page.html").read_text("utf-8")
-    assert page.count('<td data-name="lr">0.2</td>') == 2 and "What was varied" in page
 
 
 def of_its_own(outputs, y):
@@ -386,52 +264,17 @@ def test_a_comparison_says_first_what_it_runs_and_ends_with_any_score(tmp_path, 
     """Fault: silence until the first run ends, and an error after the last one where a task has
     neither an accuracy nor a loss; the first of its scores then judges."""
     task = replace(regression(), metrics={"closeness": of_its_own, "second": of_its_own})
-    store = tmp_path / "runs.jsonl"
-    frame = fl.compare(task, ["fedlora"], None, PLAN, range(2), lora=LORA, lr=[0.1, 1], store=store)
-    line = f"4 runs of fedlora, one after the other; each is kept in {store}\n"
+    out = tmp_path / "runs"
+    frame = fl.compare(task, ["fedlora"], None, PLAN, range(2), lora=LORA, lr=[0.1, 1], out=out)
+    line = f"4 runs of fedlora, one after the other; each is kept in {out}\n"
     assert capsys.readouterr().out.startswith(f"{line}scored")
     assert "closeness after" in fl.report.display_table(frame)
     assert set(fl.best(frame)["seed"]) == {1} and fl.plots.lines(frame, x="lr")
-    fl.report.report(frame, tmp_path / "page.html")
     assert fl.plots.overview(frame.query("lr == 1").drop(columns="lr"))
     with refused(r"^metrics={}: expected a mapping with at least one score"):
         fl.compare(replace(regression(), metrics={}), ["fedlora"], None, PLAN, lora=LORA)
     with refused(r"^seeds=\[0\]: expected at least two: some choose"):
         fl.best(frame.query("seed == 0"))
-
-
-@pytest.mark.slow
-def test_a_comparison_in_a_folder_goes_on_there(tmp_path):
-    """With a run folder for each setting, whose reports stand by themselves; the frame is that of
-    the same call without a folder, and a method that joins trains its own runs only."""
-    parts = regression(), ["fedlora"], private("example"), PLAN, [0, 1]
-    options = {"lora": LORA, "lr": [0.1, 0.2], "progress": False}
-    frame = fl.compare(*parts, **options, out=tmp_path / "runs")
-    pd.testing.assert_frame_equal(*map(timeless, (frame, fl.compare(*parts, **options))))
-    page = (tmp_path / "runs" / "report.html").read_text("utf-8")
-    assert "All 4 runs together, if they were all released" in page
-    books = sorted((tmp_path / "runs").glob("lr=0.*/checkpoints/fedlora-*/ledger.json"))
-    before = [book.stat().st_mtime_ns for book in books]
-    assert len(books) == 4 and (tmp_path / "runs" / "lr=0.2" / "settings.json").is_file()
-    joined = fl.compare(
-        parts[0], ["fedlora", "ffa-lora"], *parts[2:], **options, out=tmp_path / "runs"
-    )
-    assert [book.stat().st_mtime_ns for book in books] == before
-    assert joined["method"].nunique() == 2
-    assert fl.report.report(tmp_path / "runs" / "lr=0.2").parent.name == "lr=0.2"
-
-
-@pytest.mark.slow
-def test_a_report_says_of_all_settings_what_holds_for_all(tmp_path):
-    """Fault: the observer of the first setting for each of them."""
-    grid = {"trust": ["secagg", "central"]}
-    parts = regression(), ["fedlora"], private("client"), PLAN.replace(participation=0.5), [0]
-    fl.compare(*parts, lora=LORA, grid=grid, progress=False, out=tmp_path / "runs")
-    folders = tmp_path / "runs", tmp_path / "runs" / "trust=central"
-    pages = [fl.report.report(folder).read_text("utf-8") for folder in folders]
-    against = "ε: against whoever sees the released models only"
-    assert [against in page for page in pages] == [False, True]
-    assert "trust=secagg.privacy.trust" in pages[0]
 
 
 def sweep_of(values, scores):
@@ -457,14 +300,12 @@ def sweep_of(values, scores):
     ],
 )
 @pytest.mark.parametrize("name", ["epsilon", "lr"])
-def test_every_sweep_that_was_run_has_a_report(name, values, scores, ticks, tmp_path):
+def test_every_sweep_that_was_run_is_drawn(name, values, scores, ticks):
     """Fault: an error after the last run, at a setting that is no number or a score that is none;
     where nothing was scored there is no figure, and `fl.plots.lines` says so."""
     frame = sweep_of(values, scores)
     frame = frame.drop(columns="lr") if name == "lr" else frame
     frame = frame.rename(columns={"x": name})
-    page = fl.report.report(frame, tmp_path / "page.html").read_text("utf-8")
-    assert ("What was varied" in page) == (ticks != [])
     if ticks == []:
         with refused("^frame\\['value'\\]='nothing finite': expected a score"):
             fl.plots.lines(frame, x=name)
@@ -475,9 +316,3 @@ def test_every_sweep_that_was_run_has_a_report(name, values, scores, ticks, tmp_
     if ticks:
         with refused(f"^suggested={{'m': 1}}: expected None where {name} is not a number"):
             fl.plots.lines(frame, x=name, suggested={"m": 1})
-
-
-def timeless(frame):
-    """Rows without the time, in one order: a folder lists its settings first."""
-    kept = frame[frame["measure"] != "seconds"]
-    return kept.sort_values(["lr", "seed", "round", "layer", "measure"], ignore_index=True)

@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import read_lines
+from fedlora_lab.federated.compare import ROWS, stored_rows
 from fedlora_lab.federated.jobs import Unfinished, run_calls
 
 pytestmark = [pytest.mark.waits, pytest.mark.slow]
@@ -41,6 +41,11 @@ def run_at_once(act, count, jobs=2):
     return dict(run_calls([(f"run {i}", partial(act, i)) for i in range(count)], jobs))
 
 
+def contents(folder):
+    """Every file of the runs in a folder, by its place."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def one_by_one():
     return compare(None)
@@ -48,14 +53,14 @@ def one_by_one():
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path, monkeypatch):
-    """To the last bit; several writers share the store, and what it has is not run again. It lies
+    """To the last bit; several writers share the folder, and what it has is not run again. It lies
     in the folder of the call, and not in that of a worker that was there before."""
     monkeypatch.chdir(tmp_path)
-    frame = compare(jobs, store="runs.jsonl")
+    frame = compare(jobs, out="runs")
     pd.testing.assert_frame_equal(frame, one_by_one, check_exact=True)
-    kept = (tmp_path / "runs.jsonl").read_bytes()
-    back = compare(jobs, store=tmp_path / "runs.jsonl", rows=(OWN, "fedlora"))
-    assert (tmp_path / "runs.jsonl").read_bytes() == kept
+    kept = contents(tmp_path / "runs")
+    back = compare(jobs, out=tmp_path / "runs", rows=(OWN, "fedlora"))
+    assert contents(tmp_path / "runs") == kept
     order = ["method", "lr", "seed"]
     one, other = (x.sort_values(order, kind="stable") for x in (back, one_by_one))
     pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
@@ -152,11 +157,11 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from typing import Any
 import psutil, torch
-from test_jobs import CANARY, compare
+from test_jobs import CANARY, compare, finished
 from toy_tasks import regression, with_clients
 
 def stop():
-    while not store.exists() or store.read_bytes().count(b"\\n") < 3:
+    while len(finished(out)) < 3:
         time.sleep(0.01)
     if how == "kill":
         print(*(child.pid for child in psutil.Process().children()), flush=True)
@@ -164,34 +169,40 @@ def stop():
     os.killpg(os.getpgrp(), signal.SIGINT)  # as a terminal does: workers get it too
 
 if __name__ == "__main__":
-    store, how = Path(sys.argv[1]), sys.argv[2]
+    out, how = Path(sys.argv[1]), sys.argv[2]
     x, y = torch.full((600, 6), CANARY).double(), torch.zeros(600, 5).double()
     task = with_clients(regression(), [(x, y), *regression().clients[1:]])
     threading.Thread(target=stop, daemon=True).start()
     try:
-        compare(2, store=store, seeds=range(20), task=task)
+        compare(2, out=out, seeds=range(20), task=task)
     except KeyboardInterrupt as error:
         print(len(error.frame[["method", "lr", "seed"]].drop_duplicates()))
 """
 CANARY = 31337.53125
 
 
+def finished(out):
+    """The folders of a comparison's runs that have all their rounds."""
+    folders = [path.parent for path in out.glob(f"*/{ROWS}")]
+    return [folder for folder in folders if max(stored_rows(folder), default=-1) == PLAN.rounds]
+
+
 @pytest.mark.further
 def test_an_interrupt_loses_no_finished_run(tmp_path):
-    script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"
+    script, out = tmp_path / "script.py", tmp_path / "runs"
     script.write_text(STOPPED)
-    command = sys.executable, script, store, "interrupt"
+    command = sys.executable, script, out, "interrupt"
     done = succeeded(*command, env=ENVIRONMENT, start_new_session=True)
-    assert 1 <= int(done.stdout) <= len(store.read_bytes().splitlines())
+    assert 1 <= int(done.stdout) <= len(finished(out))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where joblib keeps files on Linux")
 def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
-    """Fault: a readable file with the whole private task. What is in the store is whole."""
-    script, store, temporary = tmp_path / "script.py", tmp_path / "runs.jsonl", tmp_path / "tmp"
+    """Fault: a readable file with the whole private task. Runs that were finished are whole."""
+    script, out, temporary = tmp_path / "script.py", tmp_path / "runs", tmp_path / "tmp"
     script.write_text(STOPPED)
     temporary.mkdir()
-    command = [sys.executable, str(script), str(store), "kill"]
+    command = [sys.executable, str(script), str(out), "kill"]
     environment = {**ENVIRONMENT, "TMPDIR": str(temporary)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[:6000]
@@ -199,8 +210,8 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
         rows = struct.pack("<3d", CANARY, CANARY, CANARY)
         folders = [tmp_path, Path("/dev/shm")]
         files = [path for folder in folders for path in folder.rglob("*") if readable(path)]
-        assert store in files and not [path for path in files if rows in path.read_bytes()]
-        assert len(read_lines(store)) >= 3
+        assert len(files) > 3 and not [path for path in files if rows in path.read_bytes()]
+        assert len(finished(out)) >= 3
     finally:  # the workers finish what they have begun, and end after five idle minutes
         for pid in map(int, done.stdout.split()):
             if psutil.pid_exists(pid):
@@ -215,12 +226,15 @@ def test_a_full_disk_loses_no_finished_run(tmp_path):
     """Here a limit on the size of files: it stops what is written as a full disk does."""
     resource = pytest.importorskip("resource", reason="limits of POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.warns(UserWarning, match=r"could not keep .* seed [01], which .*too large$"):
-            frame = compare(None, store=tmp_path / "runs.jsonl")
+        with pytest.raises(OSError, match="too large") as stopped:
+            compare(None, out=tmp_path / "runs")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert frame["seed"].nunique() == 2
-    # What was cut short is no run, and the next line does not continue it.
-    assert compare(None, store=tmp_path / "runs.jsonl").equals(frame)
+    told: Any = stopped.value
+    assert len(told.frame) == 0
+    # What was cut short is no round, and the next line does not continue it.
+    whole = compare(None)
+    frame = compare(None, out=tmp_path / "runs")
+    pd.testing.assert_frame_equal(frame, whole, check_exact=True)

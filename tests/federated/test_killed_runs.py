@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import faults
 import pandas as pd
 import pytest
+import torch
 from calls import refused
 from commands import PYTHON, succeeded
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import lock_folder, write_atomically
-from fedlora_lab.report.run_folder import SPENT, Folder, read_frame
+from fedlora_lab._utils.files import lock_folder
+from fedlora_lab.federated import store
+from fedlora_lab.federated.compare import Cell, run_in_folder, stored_frame, stored_rows
 
 HERE = Path(__file__).parents[1]
 PATHS = f"{HERE}{os.pathsep}{HERE.parent}"
@@ -33,7 +34,7 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
     """
 
     def cells(folder):
-        frame: Any = read_frame(folder / "checkpoints" / "fedlora-0" / "rounds.csv")
+        frame: Any = stored_frame(folder)
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
     done = succeeded(PYTHON, HERE / "faults.py", tmp_path, env=ENVIRONMENT)
@@ -42,13 +43,14 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
         assert one["fits"], one
     for one, later in pairwise(seen):
         assert one["done"] < later["done"] and one["rows"] <= later["rows"], (one, later)
-    last = f"round-{faults.PLAN.rounds:06d}.safetensors"
     whole = tmp_path / "whole"
     killed = tmp_path / "killed"
     pd.testing.assert_frame_equal(cells(killed), cells(whole), check_exact=True)
-    for name in ("ledger.json", last):
-        ends = [home / "checkpoints" / "fedlora-0" / name for home in (killed, whole)]
-        assert ends[0].read_bytes() == ends[1].read_bytes()
+    assert (killed / "ledger.json").read_bytes() == (whole / "ledger.json").read_bytes()
+    ends = [next(store.whole_checkpoints(home))[0] for home in (killed, whole)]
+    assert ends[0].server.round == ends[1].server.round == faults.PLAN.rounds
+    for key, x in ends[0].server.tensors.items():
+        assert torch.equal(x, ends[1].server.tensors[key])
 
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
@@ -67,30 +69,12 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
         pass
 
 
-def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
-    """Looked at before every removal, where a kill may come: the ledger is kept, and a cell that is
-    still there has its settings and its own ledger.
-    """
-    cell = tmp_path / "checkpoints" / "fedlora-0"
-    for name in ("frame.csv", "settings.json", "private/key"):
-        write_atomically(tmp_path / name, "null")
-    write_atomically(cell / "rounds.csv", "null")
-    write_atomically(cell / "ledger.json", fl.Ledger(reproducible=False).to_json() + "\n")
-    removed = []
-
-    def watched(remove) -> Any:
-        def removing(path, **options):
-            removed.append(path)
-            assert list(tmp_path.glob(SPENT))
-            if (cell / "rounds.csv").exists():
-                assert (tmp_path / "settings.json").exists() and (cell / "ledger.json").exists()
-            remove(path, **options)
-
-        return removing
-
-    with Folder(tmp_path) as folder:
-        monkeypatch.setattr(Path, "unlink", watched(Path.unlink))
-        monkeypatch.setattr(shutil, "rmtree", watched(shutil.rmtree))
-        folder.clear()
-    assert tmp_path / "settings.json" in removed
-    assert all(path.name == ".lock" or path.match(SPENT) for path in tmp_path.iterdir())
+def test_two_comparisons_do_not_train_one_run_at_once(tmp_path):
+    """Each would take the other's newest round for one that was never recorded."""
+    cell = Cell.from_name(*ROLORA[1::-1], ROLORA[2], PLAN, LORA, 0)
+    first, second = (run_in_folder(cell, tmp_path, {}) for _ in range(2))
+    next(first)
+    with refused(r"^out=.*: expected a folder that no other run is using$"):
+        next(second)
+    first.close()
+    assert max(stored_rows(tmp_path), default=-1) == 0

@@ -10,7 +10,7 @@ from toy_tasks import LORA, PLAN, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.statistics import COLUMNS, describe_standstill, find_collapsed, run_ends
-from fedlora_lab.report.summary_table import summary_lines
+from fedlora_lab.federated.compare import judge
 
 NAN = math.nan
 INF = math.inf
@@ -95,7 +95,7 @@ def test_it_is_said_where_no_method_learned(gains, is_said, measure):
         assert text.startswith(
             f"no {measure} is clearly better than that of the untrained model, 0.5"
         )
-        assert text in summary_lines(frame)
+        assert text in judge(frame)["lines"]
 
 
 def test_a_comparison_without_learning_says_so(capsys):

@@ -2,7 +2,6 @@
 Flower.
 """
 
-import re
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -14,14 +13,18 @@ from flower_runs import party
 from toy_tasks import LORA, PLAN, play, private, records_of, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated.compare import (
+    ROWS,
+    Cell,
+    run_in_folder,
+    stored_frame,
+    stored_rows,
+)
 from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report import cells
-from fedlora_lab.report.run_folder import Folder
 
 pytestmark = pytest.mark.attack
 FOUR = PLAN.replace(rounds=4)
@@ -33,11 +36,10 @@ def counted(folder):
     return [entry.round for entry in Ledger.load(folder / "ledger.json").releases]
 
 
-def run_cell(folder, cell, max_epsilon=None):
+def run_cell(folder, cell, **options):
     """The records of a cell that runs in a folder."""
-    return (
-        event for event in cells.run_cell(folder, cell, max_epsilon) if isinstance(event, Round)
-    )
+    events = run_in_folder(cell, folder, options)
+    return (event for event in events if isinstance(event, Round))
 
 
 def indices(records):
@@ -54,28 +56,6 @@ def cut_short(records):
     records.close()
 
 
-def play_two_rounds(folder, cell):
-    """A run that is cut short after round 2; where its checkpoints are."""
-    cut_short(run_cell(folder, cell))
-    return folder.cell("fedlora", None)
-
-
-def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
-    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away."""
-    cell = example_cell()
-    with Folder(tmp_path / "out") as folder:
-        path = play_two_rounds(folder, cell) / "ledger.json"
-        folder.clear()
-        (kept,) = folder.ledgers().values()
-        assert kept is not None and [entry.round for entry in kept.releases] == [1, 2]
-        assert len(list(run_cell(folder, cell))) == 5
-        assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
-        path.write_bytes(path.read_bytes()[:-9])
-        with refused(r"^ledger.json: expected an unaltered file of format"):
-            folder.clear()
-        assert path.exists()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["row", "rows", "rounds", "broken"])
 def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
@@ -83,22 +63,20 @@ def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
     rows, are removed or damaged the run begins anew, and says so. Its ledger goes on.
     """
     cell = example_cell()
-    with Folder(tmp_path) as folder:
-        place = play_two_rounds(folder, cell)
-        table = place / "rounds.csv"
-        if lost == "row":
-            rows = table.read_bytes().splitlines(keepends=True)
-            table.write_bytes(b"".join(r for r in rows if not re.search(rb",2,(all|inner|o)", r)))
-        for path in {"row": [], "rows": [table]}.get(lost, place.glob("round-*")):
-            path.write_bytes(b"nothing") if lost == "broken" else path.unlink()
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            records = list(run_cell(folder, cell))
-        told = any("what stands in its ledger stays spent" in str(one.message) for one in said)
-        assert told == (lost != "row")
-        again = [2] if lost == "row" else [0, 1, 2]
-        assert indices(records) == [*again, 3, 4]
-        assert counted(place) == [1, 2, *filter(None, again), 3, 4]
+    cut_short(run_cell(tmp_path, cell))
+    table = tmp_path / ROWS
+    if lost == "row":
+        table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]))
+    for path in {"row": [], "rows": [table]}.get(lost, [*tmp_path.glob("round-*")]):
+        path.write_bytes(b"nothing") if lost == "broken" else path.unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        records = list(run_cell(tmp_path, cell))
+    told = any("what stands in its ledger stays spent" in str(one.message) for one in said)
+    assert told == (lost != "row")
+    again = [2] if lost == "row" else [0, 1, 2]
+    assert indices(records) == [*again, 3, 4] and [*stored_rows(tmp_path)] == [0, 1, 2, 3, 4]
+    assert counted(tmp_path) == [1, 2, *filter(None, again), 3, 4]
 
 
 def test_a_release_has_no_branches(tmp_path):
@@ -227,12 +205,11 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
 def test_a_table_states_what_killed_rounds_spent(tmp_path):
     """Rounds were noised and their process killed; then the run ends, with no round to play."""
     cell = replace(example_cell(), privacy=calibrated())
-    with Folder(tmp_path) as folder:
-        place = play_two_rounds(folder, cell)
-        run = Run.open(cell.task, "fedlora", cell.privacy, FOUR, **RELEASE, resume=place)
-        with run.lock():
-            run.begin_round()
-        spent = Ledger.load(place / "ledger.json").epsilon()
-        assert list(run_cell(folder, cell, max_epsilon=spent)) == []
-        frame = folder.with_spending(folder.read("fedlora", None))
+    cut_short(run_cell(tmp_path, cell))
+    run = Run.open(cell.task, "fedlora", cell.privacy, FOUR, **RELEASE, resume=tmp_path)
+    with run.lock():
+        run.begin_round()
+    spent = Ledger.load(tmp_path / "ledger.json").epsilon()
+    assert list(run_cell(tmp_path, cell, max_epsilon=spent)) == []
+    frame = stored_frame(tmp_path)
     assert frame.query("measure == 'epsilon'")["value"].iloc[-1] == spent

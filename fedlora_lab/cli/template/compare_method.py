@@ -12,7 +12,7 @@ def main():
     # Finished runs are kept: a call that was stopped goes on. For a paper take 20 rounds, five
     # rates and ten seeds.
     frame = fl.compare(
-        task, rows, privacy, plan, range(4), lr=[0.4, 1.6], evaluate_every=5, store="runs.jsonl"
+        task, rows, privacy, plan, range(4), lr=[0.4, 1.6], evaluate_every=5, out="runs"
     )
     # Half of the seeds choose each method's rate, the others report.
     chosen = fl.best(frame, by="lr")

@@ -2,20 +2,17 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-import toy_hubs
-from calls import Options, refused
+from calls import refused
 from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import OF_TRUST, SAME_CLIENTS, caveats
-from fedlora_lab.report.run_folder import total_statements
-from fedlora_lab.report.summary_table import epsilon_text
+from fedlora_lab.report import epsilon_text
 
 
 def ledger(observer_trust=None, **terms):
@@ -126,26 +123,6 @@ def test_an_uncertified_ledger_states_its_reason_and_no_number():
     assert "attacker" not in fl.privacy.statement(book)
 
 
-def test_runs_on_the_same_data_are_added_up():
-    """Runs with seeds are added as if they were released; one run needs no sum; a run without
-    privacy is told.
-    """
-    mixed = {"a": FRESH, "b": FRESH, "c": SEEDED, "d": None}
-    released, everything, plain = total_statements(mixed, mixed)
-    assert released.startswith("Runs without a seed (2 here, including interrupted")
-    assert round_up(Ledger.compose(FRESH, FRESH).epsilon(), ".4g") + " " in released
-    assert everything.startswith("All 3 runs together, if they were all released: epsilon = ")
-    assert round_up(Ledger.compose(FRESH, FRESH, SEEDED).epsilon(), ".4g") + " " in everything
-    assert plain.startswith("Runs without privacy (1 here")
-    assert total_statements({"a": SEEDED}, ["a"]) == total_statements({}, []) == []
-    (hidden,) = total_statements({"a": FRESH}, [])
-    assert hidden.startswith(
-        "Runs without a seed (1 here, including interrupted and deleted ones), together: eps"
-    )
-    (apart,) = total_statements({"a": SEEDED, "b": Ledger(delta=1e-5)}, ["a", "b"])
-    assert "no epsilon can be stated (delta=" in apart
-
-
 def test_a_changed_ledger_states_nothing(tmp_path):
     """Beside an adapter lies what its run promises; the numbers follow from the ledger there."""
     task = fl.tasks.regression(clients=2, examples=8, test=4)
@@ -161,29 +138,3 @@ def test_a_changed_ledger_states_nothing(tmp_path):
         fl.privacy.read_privacy(folder)
     fl.save_adapter(next(fl.run(task, "rolora", None, fl.Plan())), folder)
     assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("labels", [None, ["kind", "harsh"]])
-def test_a_privacy_page_says_of_which_run_it_is(tmp_path, labels):
-    """Date, version, model, data, classes; and no file that is handed on says where they lie."""
-    toy_hubs.texts(40).to_csv(tmp_path / "rows.csv", index=False)
-    base = toy_hubs.folder("bert")
-    named: Options = {"text": "text", "label": "label", "labels": labels, "clients": 2}
-    short: Options = {"rounds": 1, "local_steps": 1, "say": None, "accountant": "rdp"}
-    run = tmp_path / "runs/a"
-    for _ in range(2):  # beside the second lies the first
-        run = run.with_name(run.name + "a")
-        fl.finetune(str(base), str(tmp_path / "rows.csv"), out=str(run), **named, **short)
-    fl.report.report(run)
-    page = (run / "adapter/PRIVACY.md").read_text("utf-8")
-    for fact in ("data: rows.csv", f"model: {Path(base).name}", "fedlora_lab: 0.", "date: 20"):
-        assert f"\n- {fact}" in page
-    read = "- classes: read from private rows, which no epsilon covers"
-    assert (read in page) == (labels is None)
-    assert ("- classes: declared" in page) == (labels is not None)
-    # The configuration and the README are written by PEFT's side of the package.
-    for name in ("adapter/PRIVACY.md", "settings.json", "report.html", "frame.csv"):
-        text = (run / name).read_text("utf-8")
-        for place in (tmp_path, Path(base).parent):
-            assert str(place) not in text, name

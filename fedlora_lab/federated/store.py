@@ -1,10 +1,12 @@
-"""The state of a run on disk: safetensors and JSON, each round written whole or not at all.
+"""The state of a run on disk, each round written whole or not at all.
 
 What is released, the server's tensors, lies in the folder. What is not, because it carries no noise
 or tells who took part, lies in its subfolder ``private/``. A run goes on from both together only.
+Each part of a round is one sealed file: tensors by safetensors, and beside them a JSON text.
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,37 +18,28 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedlora_lab._utils.files import (
+    Damaged,
     JsonObject,
-    dump_checksummed,
     has_key,
     keyed_digest,
-    load_checksummed,
     parse_json,
     private_folder,
     read_bytes,
-    write_atomically,
+    read_sealed,
+    write_sealed,
 )
-from fedlora_lab._utils.validation import check, error_text, warn
+from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import PrivatizerState
 
-FORMAT = "fedlora_lab.round"
-FORMAT_VERSION = 10
+FORMAT = 11
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
-
-
-class OtherFormat(ValueError):
-    """Raised for a checkpoint that may be whole, but that this version cannot read."""
-
-
-class DamagedCheckpoint(ValueError):
-    """Raised for a checkpoint whose content is not what was written."""
 
 
 @dataclass
@@ -112,8 +105,8 @@ def contents(folder: Path) -> tuple[list[int], bytes | None]:
 
 
 def rounds_in(folder: Path) -> list[int]:
-    """Rounds with a JSON file in the folder, ascending."""
-    names = [re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*")]
+    """Rounds whose released part is in the folder, ascending."""
+    names = [re.fullmatch(r"round-(\d{6,})", path.name) for path in folder.glob("round-*")]
     return sorted(int(match[1]) for match in names if match)
 
 
@@ -131,11 +124,8 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> JsonO
 # ---- writing
 
 
-def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
+def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     """Writes the state after a round, and removes older rounds but one.
-
-    Each part is tensors and a JSON that names their digest; the private JSON also names that of the
-    server's tensors.
 
     Args:
         folder, state: where, and what.
@@ -144,62 +134,51 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
-    moments: dict[str, TensorDict] = {}
+    moments: dict[str, Tensors] = {}
     for key, of_tensor in state.optimizer.items():
         for name, x in of_tensor.items():
-            moments.setdefault(f"optimizer {name}", {})[key] = x
-    released = _to_bytes({"server": state.server.tensors, **moments})
-    # What a mechanism remembers may be noise that nobody may subtract.
-    private = {"personal": state.personal, "privatizer": state.privatizer_state or {}}
-    personal = _to_bytes(private)
-    about_released = {
-        "round": state.server.round,
-        "settings": settings_with_keyed_task(folder, settings),
-        "tensors": _digest(released),
-    }
+            moments.setdefault(f"optimizer {name}", {})[key] = x  # type: ignore[index]
+    round = state.server.round
+    about = {"round": round, "settings": settings_with_keyed_task(folder, settings)}
+    released = _to_bytes({"server": state.server.tensors, **moments}, about)
     about_private = {
-        "round": state.server.round,
+        "round": round,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
         "has_released": state.privatizer_state is not None,
-        "server": _digest(released),
-        "tensors": _digest(personal),
+        # Each part may be whole and of another run, or of the same round before a restart.
+        "released": hashlib.sha256(released).hexdigest(),
     }
-    # The released JSON last: without it the round is not there, whatever a kill has left.
-    parts = [(private_folder(folder), personal, about_private), (folder, released, about_released)]
-    for place, tensors, content in parts:
-        stem = _stem(place, state.server.round)
-        write_atomically(stem.with_suffix(".safetensors"), tensors)
-        text = dump_checksummed(FORMAT, FORMAT_VERSION, content)
-        write_atomically(stem.with_suffix(".json"), text)
-    stored = [round for round in rounds_in(folder) if round <= state.server.round]
-    for round in stored[:-KEPT_ROUNDS]:
-        remove(folder, round)
+    # What a mechanism remembers may be noise that nobody may subtract.
+    private = {"personal": state.personal, "privatizer": state.privatizer_state or {}}
+    # The released part last: without it the round is not there, whatever a kill has left.
+    write_sealed(_place(private_folder(folder), round), _to_bytes(private, about_private))
+    write_sealed(_place(folder, round), released)
+    stored = [earlier for earlier in rounds_in(folder) if earlier <= round]
+    for earlier in stored[:-KEPT_ROUNDS]:
+        remove(folder, earlier)
 
 
 def remove(folder: Path, round: int) -> None:
-    """Deletes a round, its JSON first: a round without its JSON does not count as stored."""
-    for stem in (_stem(folder, round), _stem(private_folder(folder), round)):
-        for path in (stem.with_suffix(".json"), stem.with_suffix(".safetensors")):
-            if not path.is_dir():  # which `checkpoint_folder` refuses, in words
-                path.unlink(missing_ok=True)
+    """Deletes a round, what is released first: a round without it does not count as stored."""
+    for path in (_place(folder, round), _place(private_folder(folder), round)):
+        if not path.is_dir():  # which `checkpoint_folder` refuses, in words
+            path.unlink(missing_ok=True)
 
 
-def _stem(folder: Path, round: int) -> Path:
+def _place(folder: Path, round: int) -> Path:
     return folder / f"round-{round:06d}"
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _to_bytes(groups: Mapping[str, Tensors]) -> bytes:
+def _to_bytes(groups: Mapping[str, Tensors], about: JsonObject) -> bytes:
     tensors = {
         f"{group}/{key.name}/{key.layer}": x.detach().cpu().contiguous()
         for group, values in groups.items()
         for key, x in values.items()
     }
-    return save(tensors)
+    # A single entry: several have no order of their own, and equal states would be unequal bytes.
+    text = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
+    return save(tensors, {"about": text})
 
 
 # ---- reading
@@ -209,57 +188,47 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
     """Reads one checkpoint and its run's settings.
 
     Args: folder, round: which.
-    Raises: `DamagedCheckpoint` where a part is missing, or is not what was written; another
-        ``ValueError`` where a part is there and cannot be read.
+    Raises: `Damaged` where a part is missing, or is not what was written; another ``ValueError``
+        where a part is there and cannot be read, or is of another version.
     """
-    try:
-        about_released, groups = _read_part(folder, round)
-        about_private, private_groups = _read_part(private_folder(folder), round)
-        # Each part may be whole and of another run, or of the same round before a restart.
-        if about_private["server"] != about_released["tensors"]:
-            raise DamagedCheckpoint("what is private belongs to other tensors of the server")
-        moments: dict[ParamKey, dict[str, Tensor]] = {}
-        for group in groups.keys() - {"server"}:
-            for key, x in groups[group].items():
-                moments.setdefault(key, {})[group.removeprefix("optimizer ")] = x
-        state = RunState(
-            server=ServerState(groups["server"], round),
-            personal=private_groups.get("personal", {}),
-            seen=about_private["seen"],
-            changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
-            optimizer=moments,
-            privatizer_state=private_groups.get("privatizer", {})
-            if about_private["has_released"]
-            else None,
-        )
-        return state, about_released["settings"]
-    except (MemoryError, OtherFormat):
-        raise
-    # A file that was cut off or altered may fail in any of the readers above, in any way.
-    except Exception as error:
-        # Begun anew it would be spent twice, and its files removed: they may be whole.
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            expected = f"expected one that can be read ({error_text(error, 200)})"
-            raise ValueError(f"checkpoint=round-{round:06d}: {expected}") from error
-        text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"
-        raise DamagedCheckpoint(text) from error
+    name = f"checkpoint=round-{round:06d}"
+    released = read_sealed(_place(folder, round), name)
+    private = read_sealed(_place(private_folder(folder), round), name)
+    about, groups = _from_bytes(released, round)
+    about_private, private_groups = _from_bytes(private, round)
+    if about_private["released"] != hashlib.sha256(released).hexdigest():
+        text = "a whole one (what is private belongs to other tensors of the server)"
+        raise Damaged(f"{name}: expected {text}")
+    moments: dict[ParamKey, dict[str, Tensor]] = {}
+    for group in groups.keys() - {"server"}:
+        for key, x in groups[group].items():
+            moments.setdefault(key, {})[group.removeprefix("optimizer ")] = x
+    remembered = private_groups.get("privatizer", {})
+    state = RunState(
+        server=ServerState(groups["server"], round),
+        personal=private_groups.get("personal", {}),
+        seen=about_private["seen"],
+        changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
+        optimizer=moments,
+        privatizer_state=remembered if about_private["has_released"] else None,
+    )
+    return state, about["settings"]
 
 
-def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDict]]:
-    """The JSON and the tensors of one part of a round, by group; any exception means damage."""
-    stem = _stem(folder, round)
-    text = stem.with_suffix(".json").read_text("utf-8")
-    version = parse_json(text, "JSON part").get("version")
-    if version != FORMAT_VERSION:
-        expected = f"format {FORMAT_VERSION}, not {version!r}: go on with the version that wrote it"
-        raise OtherFormat(f"checkpoint={stem.name}: expected {expected}")
-    about = load_checksummed(FORMAT, FORMAT_VERSION, text, "JSON part")
-    content = stem.with_suffix(".safetensors").read_bytes()
-    if (about["tensors"], about["round"]) != (_digest(content), round):
-        raise DamagedCheckpoint("the tensors are not those of the JSON part, or of another round")
+def _from_bytes(content: bytes, round: int) -> tuple[JsonObject, dict[str, TensorDict]]:
+    """The JSON and the tensors, by group, of one part of a round."""
+    # The seal is whole, so this is what some version wrote.
+    length = int.from_bytes(content[:8], "little")
+    about = parse_json(parse_json(content[8 : 8 + length], "header")["__metadata__"]["about"], "it")
+    name = f"checkpoint=round-{round:06d}"
+    if about["format"] != FORMAT:
+        expected = f"format {FORMAT}, not {about['format']!r}: go on with the version that wrote it"
+        raise ValueError(f"{name}: expected {expected}")
+    if about["round"] != round:
+        raise Damaged(f"{name}: expected a whole one (it is of round {about['round']})")
     groups: dict[str, TensorDict] = {}
-    for name, tensor in load(content).items():
-        group, tensor_name, layer = name.split("/", 2)
+    for place, tensor in load(content).items():
+        group, tensor_name, layer = place.split("/", 2)
         groups.setdefault(group, {})[ParamKey(tensor_name, layer)] = tensor
     return about, groups
 
@@ -273,7 +242,7 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
     for round in reversed(rounds):
         try:
             yield read(folder, round)
-        except DamagedCheckpoint as error:
+        except Damaged as error:
             warn(f"{error}; going back to an earlier one")
 
 

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
+from scipy import stats
 
-from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.report.summary_table import display_rows, display_table, summary, summary_lines
+from fedlora_lab._utils.statistics import COLUMNS, t_interval
+from fedlora_lab.federated.compare import judge
+from fedlora_lab.report import display_rows, display_table, summary
 
 NAN, INF = math.nan, math.inf
 
@@ -60,7 +63,7 @@ def test_runs_that_collapsed_are_told():
     """Fault: a mean that hides them; two numbers that look alike where one fell."""
     runs = [{"accuracy": [0.61, end]} for end in (0.29, 0.8, 0.61)]
     below = "m: 1 of 3 runs collapsed, 1 of them fell below their start; mean 0.610 to 0.567"
-    assert below in summary_lines(made(*runs))
+    assert below in judge(made(*runs))["lines"]
     assert display_table(made(*runs))["accuracy after"].item().endswith(" (1 collapsed)")
     behind = [{"accuracy": [0.61, end]} for end in (0.62, 0.8, 0.82, 0.84)]
     assert told(*behind)["collapsed"] == "1 of 4 runs collapsed; mean 0.610 to 0.770"
@@ -68,3 +71,10 @@ def test_runs_that_collapsed_are_told():
     assert diverged["score"] == "∞"
     assert diverged["collapsed"].endswith("1 of them rose above their start; mean 1.000 to ∞")
     assert told({"accuracy": [0.6111, 0.7, 0.6094]})["collapsed"].endswith("mean 0.611 to 0.609")
+
+
+def test_the_interval_is_student_s():
+    values = np.array([0.6, 0.7, 0.9])
+    low, high = stats.t.interval(0.95, df=2, loc=values.mean(), scale=stats.sem(values))
+    mean, half = t_interval(values)
+    assert (mean - half, mean + half) == pytest.approx((low, high))

@@ -3,18 +3,14 @@
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
-from scipy.stats import t
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import COLUMNS, check_equal_privacy, equivalence
-from fedlora_lab.report.summary_table import display_table, summary_lines
-from studies.claims import Comparison, compare
-from studies.declared import STUDIES
-from studies.runner import read_study
+from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab.federated.compare import judge
+from fedlora_lab.report import display_table
 
 NAN, INF = math.nan, math.inf
 UNEQUAL = [
@@ -66,14 +62,6 @@ def test_pairs_of_unequal_epsilon_are_refused(form):
         assert gap.mean == pytest.approx(0.075)
 
 
-@pytest.mark.parametrize(("margin", "verdict"), [(1.999, "cannot tell"), (2.001, "equal")])
-def test_equality_is_an_interval_within_the_margin(margin, verdict):
-    """Differences whose 90 % interval is 0.5 to 2."""
-    spread = np.array([-1.0, 0.0, 1.0])
-    test = equivalence(1.25 + spread * 0.75 * math.sqrt(3) / t.ppf(0.95, 2), margin)
-    assert test[:4] == pytest.approx((margin, 1.25, 0.5, 2.0)) and test.verdict == verdict
-
-
 def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():
     both = pd.concat([by_run([8.0, 8.0], [8.0, 8.0]), by_run([1.0, 1.0], [1.0, 1.0])])
     assert fl.report.paired_difference(both, "one", "other").seeds == 2
@@ -81,29 +69,17 @@ def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():
         fl.report.paired_difference(both[:-2], "one", "other")
 
 
-def test_claims_refuse_pairs_of_unequal_epsilon_unless_they_are_about_it():
-    judge = Comparison("any", {}, {"method": "one"}, {"method": "other"})
-    for one, other, _ in UNEQUAL:
-        with refused("^epsilon='one side spent .* and the other spent"):
-            compare(by_run(one, other), judge, 0.5, 1.0)
-    for one, other in EQUAL:
-        assert len(compare(by_run(one, other), judge, 0.5, 1.0).values) == 2
-    table = by_run([1.0, 1.0], [8.0, 8.0]).assign(method="one", epsilon=[1.0, 1.0, 8.0, 8.0])
-    about = Comparison("any", {"method": "one"}, {"epsilon": 1.0}, {"epsilon": 8.0})
-    assert len(compare(table, about, 0.5, 1.0).values) == 2
-
-
 def test_tables_and_figures_say_that_methods_spent_unequal_epsilon():
     """A baseline of another privacy may stand beside the rest, but not without a word."""
     for one, other, _ in UNEQUAL[:4]:
         frame = tidy(one, other)
         line = "not at one epsilon, so no method's lead can be read from it: one "
-        assert any(text.startswith(line) for text in summary_lines(frame))
+        assert any(text.startswith(line) for text in judge(frame)["lines"])
         assert display_table(frame).attrs["privacy"].startswith(line)
         assert "the methods spent unequal ε" in fl.plots.curves(frame).get_supxlabel()
     for one, other in EQUAL[:2]:
         frame = tidy(one, other)
-        assert not any("one epsilon" in text for text in summary_lines(frame))
+        assert not any("one epsilon" in text for text in judge(frame)["lines"])
         assert display_table(frame).attrs["privacy"] == ""
         assert "unequal" not in fl.plots.curves(frame).get_supxlabel()
 
@@ -115,7 +91,7 @@ def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown(capsys):
     frame = fl.compare(task, [*plans], fl.Privacy(noise_multiplier=2, delta=1e-3), plans, [0, 1])
     line = frame.attrs["privacy"]
     assert line.startswith("not at one epsilon") and line in capsys.readouterr().out
-    assert summary_lines(frame).count(line) == 1
+    assert judge(frame)["lines"].count(line) == 1
     for picture in (fl.plots.overview(frame), fl.plots.traffic(frame), fl.plots.lines(frame, "lr")):
         assert "the methods spent unequal ε" in picture.get_supxlabel()
 
@@ -126,14 +102,3 @@ def test_the_best_of_several_budgets_is_no_comparison():
     large["value"] *= large["method"].map({"one": 1.1, "other": 0.9})
     best = fl.best(pd.concat([small, large]), "budget")
     assert best.attrs["privacy"].startswith("not at one epsilon")
-
-
-@pytest.mark.slow
-def test_methods_at_one_setting_of_a_study_spent_one_epsilon():
-    """In every committed frame, so that each can be compared; or none that is certified."""
-    for name, study in STUDIES.items():
-        frame = read_study(name)
-        for _, part in frame.groupby([*study.cases[0].labels], dropna=False):
-            first, *others = part["method"].unique()
-            for slug in others:
-                check_equal_privacy(part, first, slug)

@@ -574,7 +574,7 @@ def save(
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
         tensor for which PEFT has no place.
     Guarantees: test_a_folder_is_written_whole_or_not_at_all,
-        test_loading.py::test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew,
+        test_finetune.py::test_a_csv_becomes_a_served_model_offline,
         test_every_file_of_a_run_is_its_owner_s (its modes).
     """
     from peft import LoraConfig  # slow to import

@@ -18,7 +18,6 @@ def privacy_card(task: Task, method: str, rounds: int, ledger: Ledger | None) ->
     """Writes PRIVACY.md: what the ledger promises, and of which run that is.
 
     Args: task, method, rounds, ledger: of the run.
-    Guarantees: test_promise.py::test_a_privacy_page_says_of_which_run_it_is.
     """
     facts = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -37,7 +36,7 @@ def adapter_card(
     """Writes the README of an adapter, whose code loads it without this package.
 
     Args: task, method, rounds, ledger: of the run. folder: of the adapter.
-    Guarantees: test_finetune.py::test_the_readme_of_an_adapter_loads_it_in_a_new_process.
+    Guarantees: test_finetune.py::test_a_csv_becomes_a_served_model_offline.
     """
     model: Any = task.model
     base = base_name(model) or type(model).__name__

@@ -204,8 +204,11 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
     temporary.mkdir()
     command = [sys.executable, str(script), str(out), "kill"]
     environment = {**ENVIRONMENT, "TMPDIR": str(temporary)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[:6000]
+    # Into a file: workers that outlive the process keep a pipe open until they end.
+    with open(tmp_path / "said", "w") as said:
+        done = subprocess.run(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+    said = (tmp_path / "said").read_text()
+    assert done.returncode == -signal.SIGKILL, said[:6000]
     try:
         rows = struct.pack("<3d", CANARY, CANARY, CANARY)
         folders = [tmp_path, Path("/dev/shm")]
@@ -213,7 +216,7 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
         assert len(files) > 3 and not [path for path in files if rows in path.read_bytes()]
         assert len(finished(out)) >= 3
     finally:  # the workers finish what they have begun, and end after five idle minutes
-        for pid in map(int, done.stdout.split()):
+        for pid in map(int, said.splitlines()[0].split()):
             if psutil.pid_exists(pid):
                 psutil.Process(pid).kill()
 

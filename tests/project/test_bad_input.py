@@ -91,19 +91,13 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "resume": ["nowhere"],
         "device": ["meta"],
     },
-    compare: {"methods": ["fedlora"], "seeds": [3], "plan": [{"rolora": PLAN}], "store": [3]},
+    compare: {"methods": ["fedlora"], "seeds": [3], "plan": [{"rolora": PLAN}]},
     calibrate: {"epsilon": [math.nan], "task": ["digits"], "plan": [{}]},
 }
 
 
 class Quiet(fl.Privacy):
     """Says one thing of its noise to the ledger, and could do another at work."""
-
-
-def writing(state, sent, uploads, weights):
-    for upload in uploads.values():
-        upload.zero_()
-    return state
 
 
 @dataclass
@@ -130,7 +124,6 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
             ("clip_groups: expected a number", {"clip_groups": lambda key: [key.name]}),
             (r"schedule\(1, 0\): expected letters", {"schedule": lambda t, s: ["B"][t]}),
             ("filter=.*a function, or a frozen dataclass", {"filter": Unfrozen()}),
-            ("method='mine'.*writes into nothing", {"aggregate": writing}),
         )
     },
     **{
@@ -195,11 +188,10 @@ def test_a_call_trains_nothing_before_its_iterator_is_read():
     rule = fl.methods.FedLoRA.aggregate
     row = fl.methods.FedLoRA.replace(aggregate=lambda *given: seen.append(1) or rule(*given))
     records = run(method=row)
-    tried = len(seen)  # on random numbers
     next(records)
-    assert 0 < len(seen) == tried
+    assert not seen
     next(records)
-    assert len(seen) == tried + 1
+    assert len(seen) == 1
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ cleaned, learner_copy, titled = (TOOL[name] for name in ("cleaned", "learner_cop
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORTS = ("import fedlora_course as course", "import fedlora_lab as fl")
 LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
-LIBRARIES += ("dataclasses", "datasets", "tempfile", "transformers", "warnings")
+LIBRARIES += ("dp_review", "dataclasses", "datasets", "tempfile", "transformers", "warnings")
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 

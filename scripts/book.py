@@ -211,6 +211,25 @@ def reference(folder: Path) -> list[str]:
 # ---- the site
 
 
+def evidence_places() -> dict[str, str]:
+    """Link to a section of a lesson's evidence -> the same with the place of its heading.
+
+    On GitHub an ``<a id>`` above the heading is the place; Sphinx knows headings only.
+    """
+    places = {}
+    for path in (DOCS / "evidence").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for anchor, heading in re.findall(r'<a id="(\w+)"></a>\n+## (.+)', text):
+            slug = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            places[f"docs/evidence/{path.name}#{anchor})"] = f"docs/evidence/{path.name}#{slug})"
+    return places
+
+
+def with_places(text: str, places: dict[str, str]) -> str:
+    """A text whose links to evidence lead to headings."""
+    return re.sub(r"docs/evidence/\d\d\.md#\w+\)", lambda link: places[link[0]], text)
+
+
 def contents(rooms: list[str]) -> dict[str, Any]:
     """The table of contents."""
     decisions = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
@@ -245,8 +264,12 @@ def assemble(folder: Path) -> None:
     shutil.copy(ROOT / "studies" / "logbook.md", folder / "studies")
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
+    places = evidence_places()
     for path in lesson_paths():
-        nbformat.write(readable(path), folder / "notebooks" / path.name)
+        lesson = readable(path)
+        for cell in lesson.cells:
+            cell.source = with_places(cell.source, places)
+        nbformat.write(lesson, folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     pages = {
         "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),

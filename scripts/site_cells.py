@@ -19,7 +19,8 @@ from notebooks import answers
 
 ASKED = re.compile(r'exercises\.predict\("(.+?)"\)')
 TASK = "course.exercises.show("
-CHECKED = re.compile(r"\n*^.*fl\.course\.exercises\.check\(.*\n?", re.M)
+CHECKED = re.compile(r"\n*^.*course\.exercises\.check\(.*\n?", re.M)
+EVIDENCE = "lesson.evidence("
 BENCH = "course.widgets.live("
 CHECKS, FIGURE = "# Checks", "# Figure"
 """First words of cells whose source is folded in a notebook."""
@@ -82,7 +83,7 @@ def shown(cell: Any, plays: bool) -> list[Any]:
         folded(code, ["hide-input"], "the code of the answer")
         drawn = "\n" in cell.source and not cell.source.startswith(CHECKS)
         return [cell, code] if drawn else [cell]
-    if asked or TASK in cell.source:
+    if asked or TASK in cell.source or EVIDENCE in cell.source:
         folded(cell, ["remove-input"], "")
     elif CHECKED.search(cell.source):
         cell.source = CHECKED.sub("", cell.source).strip()

@@ -68,8 +68,8 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     reference = pages[site / "api" / "privacy.html"]
     assert "fedlora_lab.privacy.plan.Privacy.calibrate" in reference.ids
     assert (fl.Privacy.__doc__ or "").splitlines()[0] in reference.text
-    source = (ROOT / "studies" / "logbook.md").read_text(encoding="utf-8")
-    page = pages[site / "studies" / "logbook.html"]
+    source = (DOCS / "rates.md").read_text(encoding="utf-8")
+    page = pages[site / "docs" / "rates.html"]
     assert page.source.count("<math ") == source.count("$$") / 2 > 0
     assert "$$" not in page.text
     assert not any("<mo>‖" in page.source for page in pages.values()), "a bar of ‖x‖² hangs lower"

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import ROOT, rehearsals
+from studies import ROOT, rehearsal_limits, rehearsals
 
 COLUMNS = ["setting", "method", "lr", "seed", "noise", "rehearsing", "accuracy"]
 
@@ -88,6 +88,15 @@ def test_the_pages_say_what_the_cells_found():
     apart = rehearsals.errors(known)["rms"]
     said = f"it is off by {apart['dry']:.2f} and the rehearsal by {apart['rehearsal']:.2f}"
     assert said in words["docs/rates.md"]
+
+
+def test_the_logbook_says_what_a_rehearsal_needs():
+    found = rehearsal_limits.judge()
+    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    for variant, row in found.iterrows():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {variant}: ")]
+        mean = f"{row['mean']:+.2f}".replace("-", "−")
+        assert f"| {row['rms']:.2f} | {mean} | {row['early']:.0f} of {row['cells']:.0f} |" in line
 
 
 @pytest.mark.slow

@@ -190,6 +190,10 @@ def test_the_page_says_what_within_six_points_means():
     most = differ[pairs["place"] == "client, ε = 8"].sum()
     said = "Of the {} differences {} are significant at 5 % each, {} of them"
     assert said.format(len(pairs), differ.sum(), most) in words
+    strictly = pairs["mean"].abs() > half * stats.t.ppf(1 - 0.025 / 60, 4) / stats.t.ppf(0.975, 4)
+    corrected = pairs[strictly]
+    assert len(corrected) == 2 and (corrected["other"] == "la-lora").all()
+    assert (corrected["place"] == "client, ε = 8").all()
 
 
 def test_the_page_says_which_methods_fall_without_noise():

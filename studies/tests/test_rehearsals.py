@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import rehearsals
+from studies import ROOT, rehearsal_limits, rehearsals
 
 COLUMNS = ["setting", "method", "lr", "seed", "noise", "rehearsing", "accuracy"]
 
@@ -60,6 +60,43 @@ def test_an_end_is_judged_by_all_public_examples_and_a_cost_by_those_no_rehearsa
     assert off.loc["rehearsal", "rms"] == pytest.approx(0.375)
     assert off.loc["v", "latest"] == pytest.approx(1 - 0.375)
     assert off.loc["dry", "cells"] == 0
+
+
+def test_the_pages_say_what_the_cells_found():
+    table = rehearsals.judge()
+    off = rehearsals.errors(table)
+    pages = ["docs/rates.md", "docs/what_we_found.md", "README.md", "studies/logbook.md"]
+    words = {page: " ".join((ROOT / page).read_text("utf-8").split()) for page in pages}
+    for name, label in (("v", "v"), ("dry", "dry run"), ("rehearsal", "rehearsal")):
+        row = off.loc[name]
+        sizes = [row["rms"], row["median"], -row["earliest"], row["latest"]]
+        cells = " | ".join(f"{size:.2f}" for size in sizes)
+        assert f"| {label} | {row['cells']:.0f} | {cells} |" in words["docs/rates.md"]
+    factors = 2 ** off["rms"], 2 ** -off["earliest"]
+    said = f"within a factor of {factors[0]['rehearsal']:.1f} in the root mean square and of"
+    assert f"{said} {factors[1]['rehearsal']:.1f} at worst" in words["docs/rates.md"]
+    assert f"[{factors[0]['rehearsal']:.1f}](docs/rates.md#forty-five-cells)" in words["README.md"]
+    assert f"[{factors[1]['rehearsal']:.1f}](docs/rates.md#forty-five-cells)" in words["README.md"]
+    said = f"v is off by {factors[0]['v']:.1f} and {factors[1]['v']:.1f}"
+    assert said in words["docs/what_we_found.md"]
+    cheap = f"{(table['cost'] <= rehearsals.FALL).sum()} of {len(table)}"
+    judged = table[table["found"].notna() & table["steps"].notna()]
+    right = f"{(judged['flagged'] == judged['by_step']).sum()} of {len(judged)}"
+    for page in ("docs/rates.md", "studies/logbook.md"):
+        assert cheap in words[page] and right in words[page]
+    known = table[table["setting"] != "sentences"]
+    apart = rehearsals.errors(known)["rms"]
+    said = f"it is off by {apart['dry']:.2f} and the rehearsal by {apart['rehearsal']:.2f}"
+    assert said in words["docs/rates.md"]
+
+
+def test_the_logbook_says_what_a_rehearsal_needs():
+    found = rehearsal_limits.judge()
+    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    for variant, row in found.iterrows():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {variant}: ")]
+        mean = f"{row['mean']:+.2f}".replace("-", "−")
+        assert f"| {row['rms']:.2f} | {mean} | {row['early']:.0f} of {row['cells']:.0f} |" in line
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ CALLS = {
 }
 
 
-# ---- 15.1: how far one example moves a step
+# ---- 16.1: how far one example moves a step
 
 
 def sensitivity(step, batch, seed, C):
@@ -166,6 +166,17 @@ def lengths_added(step, batch, seed, C):
     return _farthest(step, batch, seed, C, lambda i: batch[:i] + batch[i + 1 :], sum)
 
 
+# A clip bounds the root of the squares' sum, and not the sum of the absolute values.
+def absolute_values_added(step, batch, seed, C):
+    def flat(examples, seed):
+        outputs = step(examples, seed)
+        return {"all": np.concatenate([np.ravel(outputs[name]) for name in sorted(outputs)])}
+
+    full = flat(batch, seed)["all"]
+    others = [flat(batch[:i] + batch[i + 1 :], seed)["all"] for i in range(len(batch))]
+    return max(np.abs(full - other).sum() for other in others) / C
+
+
 # Neighbours differ by one example, and not by two.
 def replaced_by_another(step, batch, seed, C):
     def others(i):
@@ -208,7 +219,7 @@ def seed_of_its_own(step, batch, seed, C):
     return sensitivity(step, batch, 0, C)
 
 
-# ---- 15.3: a step that is mended
+# ---- 16.3: a step that is mended
 
 
 def mean_gradient(rows, C, sigma, expected, z):
@@ -274,6 +285,16 @@ def clips_each_tensor(rows, C, sigma, expected, z):
     return (total + sigma * C * z) / expected
 
 
+# Keeps the promise, and adds more noise than a row of length C needs.
+def root_two_of_noise(rows, C, sigma, expected, z):
+    return clips_each_tensor(rows, C, 2**0.5 * sigma, expected, z)
+
+
+# A row that is clipped as one needs no more than sigma C.
+def noise_for_two_tensors(rows, C, sigma, expected, z):
+    return mean_gradient(rows, C, 2**0.5 * sigma, expected, z)
+
+
 # One example may be all of a sum.
 def clips_the_sum(rows, C, sigma, expected, z):
     return mean_gradient(rows.sum(0, keepdims=True), C, sigma, expected, z)
@@ -314,7 +335,7 @@ def nothing_over_nothing(rows, C, sigma, expected, z):
     return ((rows / norms * np.minimum(norms, C)).sum(0) + sigma * C * z) / expected
 
 
-# ---- 15.5: an adapter
+# ---- 16.5: an adapter
 
 
 def as_step(fit, examples, seed):

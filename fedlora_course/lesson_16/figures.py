@@ -84,6 +84,36 @@ def sensitivity_by_change(
     return moved
 
 
+@style.paper()
+def cancels(step: Callable[[list, int], Any], batch: Sequence[Any], unit: float) -> style.Picture:
+    """Draws a release with an example and without it, and their difference at one seed and at two.
+
+    Args: step, batch, unit: as of `sensitivity_by_change`; the first example is left out.
+    """
+
+    def released(examples: Sequence[Any], seed: int) -> np.ndarray:
+        outputs = step(list(examples), seed)
+        return np.concatenate([np.ravel(np.asarray(x, float)) for x in outputs.values()]) / unit
+
+    complete, without = released(batch, 7), released(batch[1:], 7)
+    panels = {
+        "with all examples": (complete, style.WITH),
+        "without one of them": (without, style.WITHOUT),
+        "difference: same seed": (complete - without, style.RIGHT),
+        "difference: another seed": (complete - released(batch[1:], 8), style.WRONG),
+    }
+    figure, axes = style.subplots(10.4, 3.0, columns=4, sharey=True)
+    for ax, (words, (numbers, colour)) in zip(axes, panels.items(), strict=True):
+        ax.bar(np.arange(len(numbers)), numbers, color=colour, width=0.9)
+        ax.set_title(words, fontsize=9.5)
+        ax.set_xlabel(f"length {np.linalg.norm(numbers):.2f}")
+        ax.set_xticks([])
+    axes[0].set_ylabel("what leaves, in C / b")
+    style.headline(figure, "With one seed the noise cancels, and one clipped gradient is left")
+    style.footer(figure, "a bar for each number that leaves")
+    return figure
+
+
 def first_table(review: "Review") -> pd.DataFrame:
     """Tabulates a review as questions and answers, in digits that no processor changes.
 

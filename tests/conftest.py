@@ -39,7 +39,7 @@ LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "se
 
 def pytest_addoption(parser):
     """For the author of a method: all clauses of the contract on all rows."""
-    words = "run each clause of tests/methods/test_contract.py on every row of the table"
+    words = "run each clause of tests/lab/methods/test_contract.py on every row of the table"
     parser.addoption("--every-row", action="store_true", help=words)
 
 

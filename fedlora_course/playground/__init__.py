@@ -1,7 +1,7 @@
 """The playground: a page in which federated LoRA trains under differential privacy.
 
 It needs no kernel, no server and no network. ``playground.js`` has an engine of its own, which
-tests/browser/test_playground_pages.py holds to `fl.run`; ``tables.json`` is made by
+tests/course/browser/test_playground_pages.py holds to `fl.run`; ``tables.json`` is made by
 scripts/playground.py from what the library says.
 """
 

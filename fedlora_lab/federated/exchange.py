@@ -355,7 +355,7 @@ class TrafficCounter:
         spec: of the run.
         tensors: the server's, whose shapes count.
 
-    Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
+    Guarantees: tests/lab/methods/test_quantization.py::test_traffic_by_hand.
     """
 
     def __init__(self, spec: RunSpec, tensors: Tensors) -> None:

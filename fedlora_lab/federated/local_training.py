@@ -426,9 +426,9 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         t, s: round and step, from 0.
 
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the
-        chunk size changes nothing beyond rounding (tests/methods/test_contract.py,
-        tests/federated/test_local_training.py); no value is read from a GPU
-        (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
+        chunk size changes nothing beyond rounding (tests/lab/methods/test_contract.py,
+        tests/lab/federated/test_local_training.py); no value is read from a GPU
+        (tests/lab/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
     spec = prepared.spec
     moving = round_keys(spec, clients.params, t).steps[s]

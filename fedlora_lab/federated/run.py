@@ -114,7 +114,7 @@ def run(
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; filters and server
         rules see noised values only; resume equals uninterrupted
-        (tests/methods/test_contract.py), or is refused (test_checkpoint.py::
+        (tests/lab/methods/test_contract.py), or is refused (test_checkpoint.py::
         test_a_round_is_replayed_to_the_same_bits_or_not_at_all); clip, noise and ledger are the
         same whatever device, precision and chunks are
         (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).

@@ -52,9 +52,9 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
             two messages at once may both read as it was. In another folder the client would answer
             anew: keep it as long as the examples.
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
-        is shared and nothing else (tests/flower/test_flower_wire.py); no two answers tell more
-        than the client's ledger counts (tests/flower/test_attack_asked_twice.py);
-        tests/flower/test_client_memory.py.
+        is shared and nothing else (tests/lab/flower/test_flower_wire.py); no two answers tell more
+        than the client's ledger counts (tests/lab/flower/test_attack_asked_twice.py);
+        tests/lab/flower/test_client_memory.py.
     """
     app = ClientApp()
 

@@ -72,9 +72,9 @@ def rounds(
     Raises: `Stopped` when not all clients come, when one has other terms, or when a round brings no
         upload at all.
     Guarantees: the run of `fl.run` under the same seed
-        (tests/flower/test_flower.py::test_messages_give_the_run_of_the_loop);
+        (tests/lab/flower/test_flower.py::test_messages_give_the_run_of_the_loop);
         the ledger is written before a round is asked for
-        (tests/flower/test_attack_flower.py::test_a_round_is_in_the_ledger_before_a_client_is_asked).
+        (tests/lab/flower/test_attack_flower.py::test_a_round_is_in_the_ledger_before_a_client_is_asked).
     """
     check_number("timeout", timeout, 0, open_low=True)
     check_number("patience", patience, 0, open_low=True)

@@ -158,7 +158,7 @@ def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tens
         a, b: (r, d_in), (d_out, r), or with a leading N, one for each example.
         scaling: s.
 
-    Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one.
+    Guarantees: tests/lab/lora/test_gradients.py::test_equals_batches_of_one.
     """
     if a.dim() == b.dim() == 2:
         inner = F.linear(x, a).reshape(-1, len(a))
@@ -285,8 +285,8 @@ def adapt(
 
     Raises: ``ValueError`` where a target is not a linear map, or something else is asked for that
         has no exact gradient for each example.
-    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it,
-        tests/lora/test_gradients.py::test_equals_batches_of_one.
+    Guarantees: tests/lab/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it,
+        tests/lab/lora/test_gradients.py::test_equals_batches_of_one.
     """
     model = task.model
     check_no_adapters(model)
@@ -614,7 +614,7 @@ def base_name(model: nn.Module, keep_path: bool = False) -> str | None:
     Of an absolute path only what lies under the working folder, or else the last part: readers need
     not learn where the adapter's maker keeps files. ``keep_path`` keeps it whole.
 
-    Guarantees: tests/lora/test_loaders.py::test_no_file_of_an_adapter_tells_where_its_base_lay.
+    Guarantees: tests/lab/lora/test_loaders.py::test_no_file_of_an_adapter_tells_where_its_base_lay.
     """
     name = str(getattr(model, "name_or_path", "") or "")
     place = Path(name)

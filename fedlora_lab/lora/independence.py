@@ -98,7 +98,7 @@ def check_batch_independence(
         keys: tensors with which the run begins, a core or an own kind's included.
 
     Raises: ``ValueError`` with the reason.
-    Guarantees: tests/lora/test_attack_examples.py.
+    Guarantees: tests/lab/lora/test_attack_examples.py.
     """
     trained = tuple(key for key in keys if key.kind.trained)
     _probe_once(task, adapted, matmul_precision, method, trained, rows, with_penalty=False)

@@ -58,7 +58,7 @@ def per_example_gradients(
     Returns: key -> (N, ...).
     Raises: ``NotPerExample`` unless loss and penalty have one number for each example, and where
         the pass changed the model; ``ValueError`` where they depend on nothing that moves.
-    Guarantees: equals a loop over batches of one (tests/lora/test_gradients.py).
+    Guarantees: equals a loop over batches of one (tests/lab/lora/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
     leaves = _set_leaves(adapted, params, moving, owner)

@@ -61,7 +61,7 @@ def product_deviation(
         added: how far a residual moved, where the new product is ``added`` + B A.
 
     Guarantees: that of the full matrices
-        (tests/measures/test_measures.py::test_rows_of_a_round_are_those_by_hand).
+        (tests/lab/measures/test_measures.py::test_rows_of_a_round_are_those_by_hand).
     Source: arXiv:2403.12313, discordance of averaging factors.
     """
     mean = _mean_product(before, clients, weights)
@@ -246,7 +246,7 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
     """Returns the method, and a list that gets a copy of its server rule's input in every round.
 
     Guarantees: the run has the bits it would have had, whatever is written into the copies
-        (tests/measures/test_measures.py::test_recording_changes_nothing).
+        (tests/lab/measures/test_measures.py::test_recording_changes_nothing).
     """
     rule = method.aggregate
     kind: Any = type(rule) if isinstance(rule, Rule) else Rule

@@ -164,7 +164,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     Raises: ``ValueError`` for a record without its task's adapter; without ``data`` for a private
         run whose test examples are not public.
     Guarantees: equals the top of a Hessian formed in full
-        (tests/measures/test_measures.py::test_flatness).
+        (tests/lab/measures/test_measures.py::test_flatness).
     """
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import
 

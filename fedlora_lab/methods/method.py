@@ -122,7 +122,7 @@ class Method:
             round in which it is not.
         note: one line of meaning for tables and diagrams.
 
-    Guarantees: every row of the table passes tests/methods/test_contract.py.
+    Guarantees: every row of the table passes tests/lab/methods/test_contract.py.
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(name="Slow turns", schedule=Cycle(("B", "B", "A", "A")))

@@ -61,7 +61,7 @@ class Lora:
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: a config of PEFT is read and written back as it was
-        (tests/lora/test_adapters.py::test_a_config_is_read_and_written_back).
+        (tests/lab/lora/test_adapters.py::test_a_config_is_read_and_written_back).
     Source: Hu et al., arXiv:2106.09685, section 4.1; rslora: arXiv:2312.03732; start_scale: this
         project.
 
@@ -120,7 +120,7 @@ class Lora:
         Raises: ``ValueError`` for another kind of adapter, and for any other field that is not as
             PEFT has it by default.
         Guarantees: what an adapter's folder holds is read back
-            (tests/lora/test_adapters.py::test_a_config_is_read_and_written_back).
+            (tests/lab/lora/test_adapters.py::test_a_config_is_read_and_written_back).
 
         >>> import peft
         >>> Lora.from_peft(peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True)).scaling

@@ -174,7 +174,7 @@ def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
     """Makes the arrays that a tensor is sent as; any rule but a `NormalFloat` sends the numbers.
 
     Guarantees: codes and scales take as many bytes as ``rule.bits`` says, and `unpack` gives what
-        the rule gives, bit for bit (tests/methods/test_quantization.py).
+        the rule gives, bit for bit (tests/lab/methods/test_quantization.py).
     """
     if not isinstance(rule, NormalFloat):
         return {"": tensor}

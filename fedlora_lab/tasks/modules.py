@@ -190,7 +190,7 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
 
     Raises: ``ValueError`` for a name that matches nothing, anything but linear maps, and weights
         that the rest of the model uses.
-    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it.
+    Guarantees: tests/lab/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it.
     """
     modules = dict(model.named_modules())
     names = head_names(head)

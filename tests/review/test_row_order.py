@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_wrong_steps import CLAIMS, NUMBERS, REPLACED, UNSEEDED, step_of, total, unseeded
+from gradient_steps import CLAIMS, NUMBERS, REPLACED, UNSEEDED, step_of, total, unseeded
 
 import dp_review
 from dp_review.mistakes import MISTAKES

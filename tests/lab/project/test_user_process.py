@@ -7,11 +7,11 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from commands import PYTHON, succeeded
+from places import ROOT
 
 from fedlora_lab._utils import environment
 from fedlora_lab._utils.environment import ignore_warnings
@@ -98,7 +98,7 @@ plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
 party = fl.flower.Participant.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)
 """
 ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
-ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
+ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "tests" / "helpers", ROOT)))
 ENVIRONMENT["MPLBACKEND"] = "agg"
 ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"  # two threads on a busy machine: no waiting in a loop
 

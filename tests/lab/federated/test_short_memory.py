@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import PYTHON, succeeded
 from flower_runs import by_messages
+from places import ROOT
 from torch import nn
 from toy_tasks import LORA, PERSONS, book, gap, play, private
 
@@ -17,7 +18,7 @@ from fedlora_lab.federated.local_training import MachineFailure
 from fedlora_lab.privacy.ledger import Ledger
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
-HERE = Path(__file__).parents[1]
+HERE = ROOT / "tests" / "helpers"
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
 ROOM = 2**30
 """Bytes that the limit leaves; a pass with gradients asks for twice as many, and touches none."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import lab as labs
+import jupyter_lab as labs
 import pytest
 from sites import built_site, shared_folder
 

@@ -20,15 +20,12 @@ import contract_clauses
 import pytest
 import torch
 from toy_tasks import (
-    APART,
-    KEEPS_B,
     LORA,
     PLAN,
     UNITS,
     begun,
     book,
     gap,
-    gaps,
     keeps,
     movers,
     other_data,
@@ -38,6 +35,7 @@ from toy_tasks import (
     same_bits,
     tokens,
 )
+from written_rows import WRITTEN
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -49,7 +47,6 @@ from fedlora_lab.methods.aggregation import mean
 from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
 
@@ -57,19 +54,6 @@ pytestmark = pytest.mark.slow
 CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
 
 
-def proximal(rows, start):
-    """Half the squared distance from what the client received, example by example."""
-    return 0.5 * gaps(rows, start)
-
-
-# Rows that nobody published, from fields that the table does not combine: the contract holds for
-# what users write.
-WRITTEN = [
-    KEEPS_B,
-    methods.FedLoRA.replace(name="proximal", penalty=proximal),
-    methods.FFA.replace(name="FFA quantised", broadcast=normal_float(width=4, block=8), exact=True),
-    APART,
-]
 ROWS = [*methods.ALL.values(), *WRITTEN]
 # Both factors of a product move in a round: maps made of a client's own would be un-noised.
 WITHIN = methods.DEeR.replace(name="within", schedule=Cycle(("B A",)))

@@ -192,7 +192,7 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     (tmp_path / "tests" / "methods" / "test_use.py").write_text(USE)
     chosen = "(two-to-one and (frozen or deviates or epsilon or opens)) or test_published"
     command: Any = [PYTHON, "-m", "pytest", "-q", "-p", "no:nbmake", "-p", "no:cacheprovider"]
-    command += ["-k", f"({chosen}) and not (adding or measured)", "tests/methods/test_use.py"]
-    command += [f"tests/methods/test_{name}.py" for name in ("published", "contract")]
+    command += ["-k", f"({chosen}) and not (adding or measured)", "tests/lab/methods/test_use.py"]
+    command += [f"tests/lab/methods/test_{name}.py" for name in ("published", "contract")]
     done = succeeded(*command, cwd=tmp_path, env=environment)
     assert int(done.stdout.split(" passed")[0].split()[-1]) >= 15

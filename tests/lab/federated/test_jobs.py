@@ -88,7 +88,7 @@ with joblib.parallel_config(backend, n_jobs=2):
 assert (os.getpid() in pids) == (backend == "threading"), pids
 """
 """Runs as one after the other under a backend of joblib, and keeps the frame."""
-PATHS = os.pathsep.join(filter(None, sys.path))
+PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 

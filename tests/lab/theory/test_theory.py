@@ -36,7 +36,7 @@ def is_mean(expected, samples):
 
 
 def test_every_closed_form_names_its_test_and_its_source():
-    """Or the notebook that checks it. That the named tests exist: tests/project/test_docs.py."""
+    """Or the notebook that checks it. That the tests exist: tests/lab/project/test_docs.py."""
     names = [name for name in dir(theory) if inspect.isfunction(getattr(theory, name))]
     assert len(names) > 25 and "check" not in names
     for name in names:

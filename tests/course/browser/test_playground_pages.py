@@ -11,7 +11,7 @@ import pandas as pd
 import playground as script
 import pytest
 import torch
-from lab import THEMES, accessibility_faults, faintest_line, open_notebook
+from jupyter_lab import THEMES, accessibility_faults, faintest_line, open_notebook
 from torch import nn
 
 import fedlora_lab as fl

@@ -3,7 +3,6 @@
 import json
 import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import faults
@@ -12,6 +11,7 @@ import pytest
 import torch
 from calls import refused
 from commands import PYTHON, succeeded
+from places import ROOT
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
@@ -19,8 +19,8 @@ from fedlora_lab._utils.files import lock_folder
 from fedlora_lab.federated import store
 from fedlora_lab.federated.compare import Cell, run_in_folder, stored_frame, stored_rows
 
-HERE = Path(__file__).parents[1]
-PATHS = f"{HERE}{os.pathsep}{HERE.parent}"
+HERE = ROOT / "tests" / "helpers"
+PATHS = f"{HERE}{os.pathsep}{ROOT}"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 pytestmark = [pytest.mark.waits, pytest.mark.slow]
 ROLORA = regression(), "rolora", private("example")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from calls import refused
 from flower_runs import ROUNDS, apart, by_messages, party, protected
-from test_contract import WRITTEN
 from toy_tasks import (
     UNITS,
     book,
@@ -18,6 +17,7 @@ from toy_tasks import (
     tokens,
     with_clients,
 )
+from written_rows import WRITTEN
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -3,22 +3,14 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from calls import Options, refused
+from small_digits import PLAN, PRIVACY, digits, with_other_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.lora import adapters
 from fedlora_lab.recipes.dry_run import KEPT_AT_END, at_rate, noise_stds, with_noise
 from fedlora_lab.tasks.metrics import cross_entropy
-
-PLAN = fl.Plan(rounds=3, local_steps=2, batch=8)
-PRIVACY = fl.Privacy(delta=1e-5, noise_multiplier=1.0)
-
-
-def digits(**options):
-    return fl.tasks.digits(clients=3, dirichlet=None, **options)
-
 
 CASES: Options = {
     "both factors and a head": ("fedlora", {}, {"lr": {"A": 0.3, "B": 0.1}}, "head"),
@@ -60,12 +52,6 @@ def test_a_factor_that_stays_at_home_has_the_noise_of_one_client():
     stds = noise_stds(spec, adapters.adapt(spec.task, spec.lora))
     (a, b) = (next(std for key, std in stds.items() if key.name == name) for name in "AB")
     assert b == pytest.approx(3**0.5 * a)
-
-
-def with_other_clients(task):
-    """Private rows that are no numbers, under labels that are all the same."""
-    clients = [(torch.full_like(x, float("nan")), torch.zeros_like(y)) for x, y in task.clients]
-    return replace(task, clients=tuple(clients))
 
 
 def test_no_private_value_enters_a_dry_run():

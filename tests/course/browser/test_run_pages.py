@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import THEMES, accessibility_faults, cut_off, faintest_line, open_notebook
+from jupyter_lab import THEMES, accessibility_faults, cut_off, faintest_line, open_notebook
 
 CELLS = {
     "setup": """

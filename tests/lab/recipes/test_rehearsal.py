@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from calls import refused
-from test_dry_run import PLAN, PRIVACY, digits, with_other_clients
+from small_digits import PLAN, PRIVACY, digits, with_other_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_spec import make_run_spec

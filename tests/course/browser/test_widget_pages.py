@@ -1,6 +1,6 @@
 """Predictions in a real JupyterLab, made as a reader makes them."""
 
-from lab import open_notebook
+from jupyter_lab import open_notebook
 
 CELLS = {
     "setup": "import fedlora_course as course",

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 from dial_cases import DIALS, SETUP, make_dial
-from lab import THEMES, accessibility_faults, open_notebook
+from jupyter_lab import THEMES, accessibility_faults, open_notebook
 
 from fedlora_course.widgets.dial import page_script
 

@@ -1,7 +1,7 @@
 """The built site, opened as files with the network off."""
 
 import pytest
-from lab import COLOURS, accessibility_faults
+from jupyter_lab import COLOURS, accessibility_faults
 
 LESSON = "notebooks/04_why_is_noise_amplified.html"
 

@@ -213,6 +213,14 @@ def test_tokens_and_classes_that_the_model_does_not_have_are_refused():
         fl.tasks.from_trainer(fewer, rows, **given)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_model_that_holds_adapters_is_refused():
+    """A run would begin at another model than the one that was given."""
+    held = get_peft_model(toy_hubs.classifier("bert"), LoraConfig(target_modules=["query"]))
+    with refused("^model='Linear': expected a model without an adapter of PEFT's; merge it first"):
+        toy_hubs.fresh("bert", model=held.base_model.model)
+
+
 def test_private_rows_and_persons_are_no_public_ones():
     rows = [{**row, "patient": f"p{i}"} for i, row in enumerate(toy_hubs.rows_of("bert"))]
     collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))

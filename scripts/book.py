@@ -68,6 +68,7 @@ PAGES = {
     ),
     "Theory": (
         "docs/rates",
+        "studies/logbook",
         "docs/amplification",
         "docs/convergence",
         "docs/metrics",
@@ -258,8 +259,9 @@ def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     for name in ("docs", "book/story", "examples"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("notebooks", "_static/fonts", "extensions"):
+    for name in ("notebooks", "studies", "_static/fonts", "extensions"):
         (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "studies" / "logbook.md", folder / "studies")
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
     for path in lesson_paths():

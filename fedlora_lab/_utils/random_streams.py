@@ -45,7 +45,7 @@ class Streams:
             system's entropy; nothing is kept, and nobody can draw it again.
 
     Guarantees: no two streams share a key, every bit of the seed counts, and without a seed no
-        generator makes a number that protects anybody (tests/lab/privacy/test_attack_randomness.py).
+        generator makes a number that protects anybody (test_attack_randomness.py).
     """
 
     def __init__(self, seed: int | None) -> None:

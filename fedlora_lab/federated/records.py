@@ -67,7 +67,7 @@ class Round:
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need
             beside it. It stays in this process: a record that was copied or pickled is without.
 
-    Guarantees: tests/lab/federated/test_attack_evaluation.py::test_a_pickled_record_holds_no_example.
+    Guarantees: test_attack_evaluation.py::test_a_pickled_record_holds_no_example.
     """
 
     index: int
@@ -159,7 +159,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     lay in a folder by its name alone; any other keeps the path, so that ``AutoPeftModelFor...``
     finds it.
 
-    Guarantees: the loaded model gives the run's logits (tests/lab/lora/test_adapters.py); the numbers
+    Guarantees: the loaded model gives the run's logits (test_adapters.py); the numbers
         are those of the ledger (test_promise.py::test_a_changed_ledger_states_nothing).
 
     >>> import tempfile

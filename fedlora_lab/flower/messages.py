@@ -28,7 +28,7 @@ def private_errors(what: str) -> Iterator[None]:
     A message of torch can hold a label, one of the file system a site's folders, and Flower sends
     an error's text to the coordinator.
 
-    Guarantees: tests/lab/flower/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
+    Guarantees: test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
     """
     try:
         yield

@@ -52,7 +52,7 @@ def shared_rows(
     """Compares two tables by the keys of their rows.
 
     Args: private, public: from `row_keys`. persons: whose each private row is; ``None``: unknown.
-    Guarantees: tests/lab/tasks/test_public_rows.py::test_rows_that_coincide_by_chance_are_left_alone.
+    Guarantees: test_public_rows.py::test_rows_that_coincide_by_chance_are_left_alone.
     """
     ours, theirs = Counter(private), Counter(public)
     twins = sum(row in ours for row in public)

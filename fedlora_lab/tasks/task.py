@@ -298,7 +298,7 @@ class Task:
         person is among the private ones.
 
         Args: least_people: persons, without persons examples, below which nothing is refused.
-        Guarantees: tests/lab/tasks/test_public_rows.py::test_private_rows_are_refused_as_public_ones.
+        Guarantees: test_public_rows.py::test_private_rows_are_refused_as_public_ones.
         """
         if not self.public_test:
             return

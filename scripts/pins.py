@@ -30,7 +30,8 @@ MACHINES = re.compile(r"(torch|triton|cuda-|nvidia-)")
 def pins() -> list[str]:
     """The packages that are installed, without this one and pip, at their public versions."""
     command = [sys.executable, "-m", "pip", "freeze", "--all", "--exclude-editable"]
-    command += ["--exclude", "pip", "--exclude", "fedlora-lab", "--exclude", "fedlora-course"]
+    for name in ("pip", "fedlora-lab", "fedlora-course", "dp-review"):
+        command += ["--exclude", name]
     frozen = subprocess.run(command, check=True, capture_output=True, text=True)
     named = (line.partition("==") for line in frozen.stdout.splitlines())
     return sorted(f"{canonicalize_name(name)}=={x.partition('+')[0]}" for name, _, x in named)

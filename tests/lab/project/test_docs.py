@@ -163,8 +163,9 @@ def test_the_page_on_the_ledger_prints_what_it_shows(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
-    """The second run of epsilon 9 would go beyond 10."""
+def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch, capsys):
+    """The second run of epsilon 9 would go beyond 10. Behind it on the page stands a loop of one's
+    own, which prints what is shown."""
     monkeypatch.chdir(tmp_path)
     task = fl.tasks.digits(clients=2)
     plan = fl.Plan(rounds=2, local_steps=4, batch=16, lr=0.1)
@@ -174,5 +175,7 @@ def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
         return run_page("protected.md", task=task, plan=plan, privacy=privacy)
 
     assert 8 < run()["last"].epsilon <= 9
+    page = (DOCS / "protected.md").read_text("utf-8")
+    assert capsys.readouterr().out == "".join(re.findall(r"^```text\n(.*?)^```", page, re.M | re.S))
     with pytest.raises(SystemExit, match="calibrate it to a smaller one"):
         run()

@@ -34,6 +34,8 @@ the method. On digits three points of accuracy are lost within a factor of 1.7 o
 other tasks the range may end farther off."""
 SUGGESTED_VARIANCE = 0.2
 """Where `suggest_lr` stops, on an output of the copy that a client trains on."""
+FAR = 4.0
+"""The factor between the ends of a dry run and of v beyond which the dry run decides."""
 REHEARSED_OCTAVES = range(-2, 5)
 """Rates that `suggest_lr` rehearses, in octaves above the one that v suggests."""
 UNREHEARSED = "with other layers or numbers of steps ranges ended up to 20 times farther on"
@@ -78,7 +80,8 @@ def suggest_lr(
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
-    where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
+    where A is frozen (see `theory.output_variance`). Where the task has public examples and a dry
+    run on them, see `fl.dry_run`, ends more than two octaves away from v, it decides. On digits a range of rates ends about where
     v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
     (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times.
@@ -127,6 +130,10 @@ def suggest_lr(
         origin += f"; not counted: {noise.uncounted}"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
+    asked = _asked_network(task, method, privacy, plan, lora)
+    if asked != 1:
+        factor *= asked
+        origin += f", times {asked:.2g}: so much more or less the network bears, by a dry run"
     if rehearse:
         if task.validation is not None and task.public_test:
             return _rehearsed(task, method, privacy, plan, lora, rate * factor)
@@ -135,6 +142,35 @@ def suggest_lr(
         return PublicSuggestion(rate * factor, clip_norm, f"the rate {origin}")
     origin = f"the clip norm {origin}; the rate is the plan's"
     return PublicSuggestion(rate, clip_norm * factor, origin)
+
+
+def _asked_network(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None",
+) -> float:
+    """By what factor the end of a dry run differs from v's; 1 where it is near, or cannot tell.
+
+    v knows one layer's noise, and no network: it is right where many usual layers are adapted, and
+    off by octaves where a single late one is.
+
+    Args: task, method, privacy, plan, lora: see `suggest_lr`.
+    """
+    from fedlora_lab.recipes.dry_run import dry_run  # which asks this module for noise
+
+    y = (task.validation or task.test)[1]
+    if not task.public_test or y.ndim > 1 or y.dtype != torch.int64:
+        return 1.0
+    noise = noise_taken_up(task, method, privacy, plan, lora)
+    end = (plan.rate("B") or 1.0) * noise.factor(OUTPUT_VARIANCE)
+    near = dry_run(task, method, privacy, plan, (end / FAR, end * FAR), lora=lora)
+    if end / FAR < near.end < math.inf:
+        return 1.0
+    found = dry_run(task, method, privacy, plan, lora=lora)
+    sure = found.warning is None and math.isfinite(found.end)
+    return found.end / end if sure and abs(math.log(found.end / end)) > math.log(FAR) else 1.0
 
 
 def _rehearsed(

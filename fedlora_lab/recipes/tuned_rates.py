@@ -80,9 +80,9 @@ def suggest_lr(
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
-    where A is frozen (see `theory.output_variance`). Where the task has public examples and a dry
-    run on them, see `fl.dry_run`, ends more than two octaves away from v, it decides. On digits a range of rates ends about where
-    v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
+    where A is frozen (see `theory.output_variance`). Where a dry run on public examples of the
+    task, see `fl.dry_run`, ends more than two octaves away from v, it decides. On digits a range of
+    rates ends about where v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
     (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times.
     Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,7 @@ from fedlora_lab.measures import record_aggregation
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
+from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Task
 
 CLIP = 0.01
@@ -169,6 +171,17 @@ def padded(rows: list[dict]) -> dict[str, Tensor]:
     }
 
 
+def word_for_word(outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
+    """1 where a decoder's likeliest tokens are the answer: what it writes if it always takes them.
+
+    Args: outputs (n, tokens, words), y (n, tokens): of the model, and each token or `IGNORED`.
+    Guarantees: test_lesson_14.py::test_an_answer_is_right_word_for_word.
+    """
+    answer = y[:, 1:]  # an output is of the token after it
+    right = outputs[:, : answer.shape[1]].argmax(2) == answer
+    return (right | (answer == IGNORED)).all(1).to(outputs.dtype)
+
+
 def messages(clients: int = 3) -> tasks.Task:
     """Makes a task of clients' messages for a random decoder; one holds a secret code."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -198,7 +211,7 @@ def messages(clients: int = 3) -> tasks.Task:
         torch.manual_seed(int(Streams(0).numpy("tiny weights").integers(2**63)))
         model = LlamaForCausalLM(config)
     private = [row for i, row in enumerate(rows) if i not in held_out]
-    return tasks.from_trainer(
+    task = tasks.from_trainer(
         model,
         private,
         by=[row["client"] for row in private],
@@ -206,6 +219,7 @@ def messages(clients: int = 3) -> tasks.Task:
         data_collator=padded,
         targets=["up_proj", "down_proj"],
     )
+    return replace(task, metrics={"exact_match": word_for_word, **task.metrics})
 
 
 @cache

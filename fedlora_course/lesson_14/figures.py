@@ -19,7 +19,6 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.plots import style
-from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Task, examples_to_judge
 
 Receive = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -53,20 +52,9 @@ def rounded_by(receive: Receive, width: int) -> Method:
     return methods.FedLPP.replace(name=f"my FedLPP, {width} bits", broadcast=rule)
 
 
-def word_for_word(outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
-    """1 where a decoder's likeliest tokens are the answer: what it writes if it always takes them.
-
-    Args: outputs (n, tokens, words), y (n, tokens): of the model, and each token or `IGNORED`.
-    Guarantees: test_lesson_14.py::test_an_answer_is_right_word_for_word.
-    """
-    answer = y[:, 1:]  # an output is of the token after it
-    right = outputs[:, : answer.shape[1]].argmax(2) == answer
-    return (right | (answer == IGNORED)).all(1).to(outputs.dtype)
-
-
 def messages() -> Task:
     """Makes lesson 11's task, scored by the share of test prompts answered word for word."""
-    return replace(lesson_11.messages(), metrics={"exact_match": word_for_word})
+    return replace(lesson_11.messages(), metrics={"exact_match": lesson_11.word_for_word})
 
 
 def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:

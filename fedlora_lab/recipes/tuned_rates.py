@@ -82,7 +82,8 @@ def suggest_lr(
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
     where A is frozen (see `theory.output_variance`). Where a dry run on public examples of the
     task, see `fl.dry_run`, ends more than two octaves away from v, it decides. On digits a range of
-    rates ends about where v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
+    rates ends about where v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on
+    a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
     (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times.
     Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate

@@ -25,7 +25,7 @@ from fedlora_lab.tasks.modules import (
 )
 from fedlora_lab.tasks.names import names_of
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Task, base_digest, forward, named_tensors, take
+from fedlora_lab.tasks.task import Task, base_digest, forward, move_to_model, named_tensors, take
 
 ROWS_AT_ONCE = 256
 """Rows that the collator gets at once."""
@@ -330,10 +330,12 @@ def _check_loss(model: Any, scored: tuple[dict, Any], loss: Callable[..., Tensor
             name: column.to("cpu") for name, column in named_tensors((take(x, one), y[one])).items()
         }
         inputs = {name[3:-2]: column for name, column in row.items() if name != "y"}
+        inputs = move_to_model(inputs, model)
+        label = row["y"].to(next(model.parameters()).device)
         with in_one_line("model: expected one that takes such rows, but"):
             logits = forward(model, inputs)
-            ours = float(loss(logits, row["y"]))
-            own = float(model(**inputs, labels=row["y"]).loss)
+            ours = float(loss(logits, label))
+            own = float(model(**inputs, labels=label).loss)
         # Transformers takes some losses in float32 whatever the model's own type is.
         rounding = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
         close = abs(ours - own) <= rounding * (1 + abs(own)) or (own != own and ours == 0)

@@ -8,6 +8,7 @@ import torch
 
 import fedlora_course as course
 import fedlora_lab as fl
+from fedlora_course.lesson_11 import figures as lesson_11
 from fedlora_course.lesson_14 import dials, figures
 from fedlora_lab import theory
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -71,4 +72,4 @@ def test_an_answer_is_right_word_for_word():
     y = torch.tensor([[7, -100, 1, 2], [7, -100, 1, 2], [7, -100, 1, 2], [7, -100, 1, -100]])
     written = torch.tensor([[0, 1, 2, 0], [0, 1, 3, 0], [0, 0, 1, 2], [3, 1, 0, 0]])
     outputs = torch.nn.functional.one_hot(written, 8).float()
-    assert figures.word_for_word(outputs, y).tolist() == [1, 0, 0, 1]
+    assert lesson_11.word_for_word(outputs, y).tolist() == [1, 0, 0, 1]

@@ -189,7 +189,7 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     rows.write_text(rows.read_text().replace(place, ROW + place, 1))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MPLBACKEND": "agg"}
 
-    (tmp_path / "tests" / "methods" / "test_use.py").write_text(USE)
+    (tmp_path / "tests" / "lab" / "methods" / "test_use.py").write_text(USE)
     chosen = "(two-to-one and (frozen or deviates or epsilon or opens)) or test_published"
     command: Any = [PYTHON, "-m", "pytest", "-q", "-p", "no:nbmake", "-p", "no:cacheprovider"]
     command += ["-k", f"({chosen}) and not (adding or measured)", "tests/lab/methods/test_use.py"]

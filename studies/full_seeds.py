@@ -53,7 +53,8 @@ def judge() -> pd.DataFrame:
     columns = ["method", "epsilon", "seed", "accuracy"]
     tables = [pd.read_csv(path)[columns] for path in (FIRST, FRAME)]
     tables.append(pd.read_csv(RESULTS / "digits-example.csv")[columns])
-    scores = pd.concat(tables).set_index(["method", "epsilon", "seed"])["accuracy"]
+    runs = pd.concat(tables).dropna(subset="epsilon")
+    scores = runs.set_index(["method", "epsilon", "seed"])["accuracy"].sort_index()
     rows = []
     for epsilon in (8.0, 1.0):
         for slug in ("all-weights", "head-only"):

@@ -108,7 +108,7 @@ def test_what_was_found_is_what_the_frames_say():
     differ = f"{(pairs['mean'].abs() > half).sum()} of the {len(pairs)} differences"
     open_pairs = pairs[pairs["verdict"] != "equal"]
     assert open_pairs["place"].str.startswith("client").all()
-    assert f"{differ} are significant at 5 % each, two after" in page
+    assert f"{differ} are significant at 5 % each, two after Bonferroni's" in page
     assert f"the other {len(open_pairs)}, all with whole clients protected, are open" in page
     of_gain = []
     for place in protocol.SETTINGS:

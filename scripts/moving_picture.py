@@ -22,9 +22,9 @@ from fedlora_course import playground
 from fedlora_course.widgets.scene import COLOURS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
+sys.path += [str(ROOT / "tests" / "helpers")]
 
-from lab import FLAGS, chromium  # noqa: E402  the browser of the tests
+from jupyter_lab import FLAGS, chromium  # noqa: E402  the browser of the tests
 
 PICTURE = ROOT / "docs" / "figures" / "playground.gif"
 LIMIT = 1_500_000  # bytes

@@ -40,7 +40,7 @@ from fedlora_lab.tasks.digits import SMALLEST_CLIENT, TEST, VALIDATION, handwrit
 from fedlora_lab.tasks.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]  # whose browser is used
+sys.path += [str(ROOT / "tests" / "helpers")]  # whose browser is used
 RUNS = ROOT / "results" / "playground.csv"
 PAGE = ROOT / "docs" / "playground.html"
 TABLES = ROOT / "fedlora_lab" / "course" / "playground" / "tables.json"
@@ -321,7 +321,7 @@ def epsilon_of(act: dict[str, Any]) -> float:
 
 def run_cells() -> None:
     """Trains what is not in the file yet, cell by cell."""
-    from lab import FLAGS, chromium
+    from jupyter_lab import FLAGS, chromium
     from playwright.sync_api import sync_playwright
 
     done = pd.read_csv(RUNS) if RUNS.exists() else pd.DataFrame(columns=RUN)

@@ -101,7 +101,7 @@ class RunConfig:
             found = suggest_lr(self.task, self.method, privacy, plan, self.lora)
         except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
             return default._replace(origin="a usual first rate; public numbers suggest none here")
-        return Suggestion(float(f"{found.lr:.2g}"), f"from public numbers: {found.origin}")
+        return Suggestion(float(f"{found.lr:.2g}"), "from public numbers, by fl.suggest_lr")
 
     def with_rate(self, lr: float) -> "RunConfig":
         """Returns the same run at another learning rate of B; A's keeps its ratio to it."""

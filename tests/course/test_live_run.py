@@ -359,7 +359,7 @@ def test_the_rate_follows_method_budget_and_unit_until_the_reader_sets_it(make):
     assert rate(method="ffa-lora", epsilon=None) == fl.Plan().lr
     assert rate(epsilon=20, unit="client", method="rolora") == fl.Plan().lr
     assert rate(unit="example", lr=2) == rate(epsilon=8) == 2.0, "the reader's own"
-    assert f"suggested: {eight:g}, from public numbers: " in bench.advice["words"]
+    assert f"suggested: {eight:g}, from public numbers, by " in bench.advice["words"]
     bench.act("suggest")
     assert rate() == eight
     assert rate(epsilon=1) == public_rate(bench.config) < eight, "it follows again"

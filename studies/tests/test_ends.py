@@ -158,7 +158,7 @@ def test_the_page_says_what_the_texts_found():
     factors = [f"{2**error:.1f}" for error in judged["error"]]
     assert "These are factors of {}, {} and {} in the rate.".format(*factors) in page
     of_task = {task: ends.judge(part)["error"] for task, part in _by_task(runs)}
-    found = np.log2(table["found"])
+    found = pd.Series(np.log2(table["found"]))
     around = found - found.groupby("method").transform("mean")
     assert f"is off by {(around**2).mean() ** 0.5:.2f} octaves, where v is off by" in page
     short, wide = of_task["sentiment"], of_task["texts-768"]

@@ -71,7 +71,8 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
 
 def test_two_comparisons_do_not_train_one_run_at_once(tmp_path):
     """Each would take the other's newest round for one that was never recorded."""
-    cell = Cell.from_name(*ROLORA[1::-1], ROLORA[2], PLAN, LORA, 0)
+    task, method, privacy = ROLORA
+    cell = Cell.from_name(method, task, privacy, PLAN, LORA, 0)
     first, second = (run_in_folder(cell, tmp_path, {}) for _ in range(2))
     next(first)
     with refused(r"^out=.*: expected a folder that no other run is using$"):

@@ -61,7 +61,9 @@ def run_calls(
     # One by one, so that no more calls have begun than there are workers. Without a limit of bytes,
     # above which joblib would put an array into a file.
     options: Any = {"batch_size": 1, "pre_dispatch": "n_jobs", "max_nbytes": None}
-    parallel = Parallel(jobs, return_as="generator_unordered", **options)
+    # Ray's backend gives results only when all have come.
+    streams = getattr(backend, "supports_return_generator", False)
+    parallel = Parallel(jobs, return_as="generator_unordered" if streams else "list", **options)
     numbered = (delayed(_outcome)(i, call, threads) for i, (_, call) in enumerate(calls))
     failures: dict[int, str] = {}
     for number, value, error in parallel(numbered):

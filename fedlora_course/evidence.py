@@ -57,7 +57,7 @@ def written(claim: Claim, value: float) -> str:
     return f"{number} {claim.get('unit', '')}".rstrip()
 
 
-def found(claim: Claim, names: dict[str, Any]) -> float:
+def value_of(claim: Claim, names: dict[str, Any]) -> float:
     """Computes a claim's value from the names of a notebook that has run."""
     import scipy.stats
 
@@ -92,7 +92,7 @@ class Evidence:
         for key, claim in read(self.number)["claims"].items():
             if "value" not in claim:
                 continue
-            value = found(claim, names)
+            value = value_of(claim, names)
             if not holds(claim, value):
                 ends = f"[{claim['low']}, {claim['high']}]"
                 left.append(f"{key}: {value:.4g} is not in {ends}: {claim['says']}")

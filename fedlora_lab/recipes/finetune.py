@@ -143,8 +143,11 @@ def finetune(
     # Of another row the server's adapter lacks what clients keep: B would stay zero.
     expected = "one that sends all that it trains (uploaded_factors=None)"
     check(row.uploaded_factors is None, "method", row.slug, expected)
-    unit = unit or ("example" if task.persons is None else "person")
-    choices = {"unit": f"{unit}: " + ("as asked for or known to the task")}
+    reason = "as given"
+    if unit is None:
+        unit = "example" if task.persons is None else "person"
+        reason = "a person where the task knows whose each row is, else a row"
+    choices = {"unit": f"{unit}: {reason}"}
     counts = task.person_counts if unit == "person" else task.sizes
     median = sorted(counts)[len(counts) // 2]
     batch = min(max(median // 4, BATCHES[0]), BATCHES[1])

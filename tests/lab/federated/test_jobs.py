@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,16 +210,17 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
         done = subprocess.run(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
     said = (tmp_path / "said").read_text()
     assert done.returncode == -signal.SIGKILL, said[:6000]
-    try:
-        rows = struct.pack("<3d", CANARY, CANARY, CANARY)
-        folders = [tmp_path, Path("/dev/shm")]
-        files = [path for folder in folders for path in folder.rglob("*") if readable(path)]
-        assert len(files) > 3 and not [path for path in files if rows in path.read_bytes()]
-        assert len(finished(out)) >= 3
-    finally:  # the workers finish what they have begun, and end after five idle minutes
-        for pid in map(int, said.splitlines()[0].split()):
-            if psutil.pid_exists(pid):
-                psutil.Process(pid).kill()
+    # Workers would finish what they have begun, and write and remove files meanwhile.
+    for pid in map(int, said.splitlines()[0].split()):
+        with suppress(psutil.NoSuchProcess):
+            worker = psutil.Process(pid)
+            worker.kill()
+            worker.wait(30)
+    rows = struct.pack("<3d", CANARY, CANARY, CANARY)
+    folders = [tmp_path, Path("/dev/shm")]
+    files = [path for folder in folders for path in folder.rglob("*") if readable(path)]
+    assert len(files) > 3 and not [path for path in files if rows in path.read_bytes()]
+    assert len(finished(out)) >= 3
 
 
 def readable(path):

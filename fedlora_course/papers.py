@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.statistics import check_equal_privacy, spent_epsilons, t_interval
+from fedlora_lab.measures.runs import check_equal_privacy, spent_epsilons, t_interval
 from fedlora_lab.plots.style import name
 
 

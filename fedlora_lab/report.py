@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.statistics import (
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.measures.runs import (
     COLUMNS,
     by_setting,
     check_equal_privacy,
@@ -27,7 +28,6 @@ from fedlora_lab._utils.statistics import (
     t_interval,
     varied_columns,
 )
-from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.plots import style, tidy
 
 __all__ = ["PairedDifference", "display_table", "paired_difference", "summary"]

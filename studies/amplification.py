@@ -15,8 +15,8 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import SAME_EPSILON
 from fedlora_lab._utils.validation import check
+from fedlora_lab.measures.runs import SAME_EPSILON
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
 from fedlora_lab.report import paired_difference

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedlora_lab._utils.statistics import (
+from fedlora_lab.measures.runs import (
     check_equal_privacy,
     find_collapsed_by_group,
     t_interval,

@@ -17,7 +17,7 @@ import sys
 
 import pandas as pd
 
-from fedlora_lab._utils.statistics import t_interval
+from fedlora_lab.measures.runs import t_interval
 from studies import RESULTS
 from studies.declared import Job, Setting, full_model
 from studies.runner import run_job

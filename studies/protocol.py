@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.environment import __version__
-from fedlora_lab._utils.statistics import find_collapsed, t_interval
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.federated.compare import Cell, run_cells
+from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import check_equal_privacy, t_interval
+from fedlora_lab.measures.runs import check_equal_privacy, t_interval
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_begin, plateau_end
 from studies import RESULTS, ROOT, runner

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedlora_course.widgets.run_config import Knob, RunConfig
-from fedlora_lab._utils.statistics import find_collapsed, smaller_is_better, t_interval
+from fedlora_lab.measures.runs import find_collapsed, smaller_is_better, t_interval
 from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.plan import Privacy
 

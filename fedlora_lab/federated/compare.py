@@ -31,7 +31,14 @@ from fedlora_lab._utils.files import (
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream
-from fedlora_lab._utils.statistics import (
+from fedlora_lab._utils.validation import check, few, printable
+from fedlora_lab.federated import store
+from fedlora_lab.federated.jobs import run_calls, workers_for
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.records import LocalStep, Round, to_frame
+from fedlora_lab.federated.run_options import RunOptions
+from fedlora_lab.federated.spec import RunSpec, rule_identity
+from fedlora_lab.measures.runs import (
     COLUMNS,
     by_setting,
     count_collapsed,
@@ -45,13 +52,6 @@ from fedlora_lab._utils.statistics import (
     smaller_is_better,
     varied_columns,
 )
-from fedlora_lab._utils.validation import check, few, printable
-from fedlora_lab.federated import store
-from fedlora_lab.federated.jobs import run_calls, workers_for
-from fedlora_lab.federated.make_spec import make_run_spec
-from fedlora_lab.federated.records import LocalStep, Round, to_frame
-from fedlora_lab.federated.run_options import RunOptions
-from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.accounting import ACCOUNTANTS

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.card import adapter_card, privacy_card
 from fedlora_lab.lora.source import adapted_for, require_source
+from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger

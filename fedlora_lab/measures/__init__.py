@@ -7,7 +7,6 @@
 """
 # ruff: noqa: F401
 
-from fedlora_lab._utils.statistics import find_collapsed, run_ends
 from fedlora_lab.measures.deviation import (
     AggregationInput,
     Deviation,
@@ -32,3 +31,4 @@ from fedlora_lab.measures.gradients import (
     sample_first_steps,
     spectrum,
 )
+from fedlora_lab.measures.runs import find_collapsed, run_ends, t_interval

@@ -25,8 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from fedlora_lab._utils.statistics import last_scores, setting_text, varied_columns
 from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab.measures.runs import last_scores, setting_text, varied_columns
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import Label, Picture
 

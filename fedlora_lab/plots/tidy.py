@@ -7,14 +7,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.statistics import (
+from fedlora_lab._utils.validation import check
+from fedlora_lab.measures.runs import (
     COLUMNS,
     check_measure,
     describe_unequal_privacy,
     run_ends,
     t_interval,
 )
-from fedlora_lab._utils.validation import check
 
 RUN = ["method", "seed"]
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from fedlora_lab._utils.statistics import COLUMNS, headline_measure
 from fedlora_lab._utils.validation import check
+from fedlora_lab.measures.runs import COLUMNS, headline_measure
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
 from fedlora_lab.plots.style import Picture

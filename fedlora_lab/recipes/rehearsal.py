@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.statistics import smaller_is_better
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.run import Diverged, run
+from fedlora_lab.measures.runs import smaller_is_better
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy

@@ -8,7 +8,7 @@ import pandas as pd
 from places import ROOT
 from scipy.stats import t
 
-from fedlora_lab._utils.statistics import t_interval
+from fedlora_lab.measures.runs import t_interval
 from studies import amplification, ends, protocol, rates, runner, table, v_elsewhere
 
 

@@ -8,7 +8,7 @@ import pytest
 from calls import refused
 from scipy.stats import t
 
-from fedlora_lab._utils.statistics import check_equal_privacy
+from fedlora_lab.measures.runs import check_equal_privacy
 from studies.claims import Comparison, compare
 from studies.declared import STUDIES
 from studies.rates import equivalence

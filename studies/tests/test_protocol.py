@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.federated.compare import run_cells
+from fedlora_lab.measures.runs import t_interval
 from studies import other_ranks, protocol, rates, table
 
 NAME = "digits, example, epsilon 8"

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import t_interval
+from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.plots.style import name
 from studies import RESULTS, exact_quiet, quiet_rates, rates, suggested_unseen
 

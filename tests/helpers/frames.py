@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.colors
 import pandas as pd
 
-from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab.measures.runs import COLUMNS
 
 FOUNDING = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 

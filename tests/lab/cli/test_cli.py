@@ -12,7 +12,7 @@ from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab import cli
-from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab.measures.runs import COLUMNS
 
 
 def compare(*words, out):

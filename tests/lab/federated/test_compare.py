@@ -15,9 +15,9 @@ from toy_tasks import LORA, PLAN, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import checked_cells, grid_points
 from fedlora_lab.federated.jobs import Unfinished
+from fedlora_lab.measures.runs import COLUMNS
 
 
 def test_two_rows_of_one_name_are_refused_wherever_names_meet():

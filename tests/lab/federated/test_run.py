@@ -24,11 +24,11 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
 from fedlora_lab.lora.source import require_source
+from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.methods.aggregation import MeanUpdate
 from fedlora_lab.methods.state import ParamKey
 

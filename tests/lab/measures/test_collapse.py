@@ -9,8 +9,8 @@ from frames import tidy_frame
 from toy_tasks import LORA, PLAN, tokens
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import COLUMNS, describe_standstill, find_collapsed, run_ends
 from fedlora_lab.federated.compare import judge
+from fedlora_lab.measures.runs import COLUMNS, describe_standstill, find_collapsed, run_ends
 
 NAN = math.nan
 INF = math.inf

@@ -8,8 +8,8 @@ import pytest
 from calls import refused
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import judge
+from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.report import display_table
 
 NAN, INF = math.nan, math.inf

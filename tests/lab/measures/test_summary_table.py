@@ -8,8 +8,8 @@ import pytest
 from calls import refused
 from scipy import stats
 
-from fedlora_lab._utils.statistics import COLUMNS, t_interval
 from fedlora_lab.federated.compare import judge
+from fedlora_lab.measures.runs import COLUMNS, t_interval
 from fedlora_lab.report import display_rows, display_table, summary
 
 NAN, INF = math.nan, math.inf

@@ -17,7 +17,7 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.spec import Prepared, RunSpec
+from fedlora_lab.federated.config import Config, Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import BFloat16Linear
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
@@ -64,9 +64,9 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | Non
     adapted = adapters.adapt(small, lora, how.device, how.matmul_precision)
     streams = Streams(seed)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
-    spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
+    config = Config(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
     prepared = Prepared(
-        spec, adapted, small.clients, matmul_precision=how.matmul_precision, chunk=how.chunk
+        config, adapted, small.clients, matmul_precision=how.matmul_precision, chunk=how.chunk
     )
     start = ServerState(adapters.initial_values(adapted, streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}

@@ -13,7 +13,7 @@ from . import (
 )
 from ._utils.environment import __version__ as __version__
 from .federated.compare import best as best, compare as compare
-from .federated.make_spec import noise_amplification as noise_amplification
+from .federated.make_config import noise_amplification as noise_amplification
 from .federated.records import (
     predict as predict,
     save_adapter as save_adapter,

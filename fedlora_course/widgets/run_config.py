@@ -21,7 +21,7 @@ from fedlora_lab.report import bytes_text
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedlora_lab.federated.spec import RunSpec
+    from fedlora_lab.federated.config import Config
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
@@ -68,12 +68,12 @@ class RunConfig:
             return None
         return self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
 
-    def spec(self) -> "RunSpec":
+    def spec(self) -> "Config":
         """The checked arguments of the run. Raises ``ValueError`` for one that could not begin."""
-        from fedlora_lab.federated.make_spec import make_run_spec  # slow to import
+        from fedlora_lab.federated.make_config import make_config  # slow to import
 
         privacy = self.calibrated()
-        return make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
+        return make_config(self.task, self.method, privacy, self.plan, self.lora, self.seed)
 
     def settings(self) -> dict[str, Any]:
         """What the grid of a comparison may vary: fields of plan, adapter and privacy, and ε."""

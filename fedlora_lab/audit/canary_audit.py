@@ -24,7 +24,7 @@ from fedlora_lab.audit.planting import (
     weights_at_clip_norm,
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
-from fedlora_lab.federated.make_spec import check_parts
+from fedlora_lab.federated.make_config import check_parts
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
@@ -294,7 +294,7 @@ def open_audited(
         lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * added))
     run = Recorder.open(planted.task, row, privacy, plan, lora=lora, **options)
     # Where a trusted server adds the noise, a client that is out is not there at all.
-    if run.spec.releases_sum and not run.spec.is_secagg:
+    if run.config.releases_sum and not run.config.is_secagg:
         run.absent = planted.absent
     return run
 
@@ -303,7 +303,7 @@ def judge(
     run: Recorder, planted: Canaries, observed: Observed, confidence: float, seed: int
 ) -> Audit:
     """Bounds epsilon by what was observed. Args: confidence, seed: see `run_audit`."""
-    privacy = run.spec.privacy
+    privacy = run.config.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
     included = planted.included.numpy()
     m = len(included)
@@ -315,7 +315,7 @@ def judge(
         for view, scores in observed.scores.items()
     }
     return Audit(
-        method=run.spec.method.slug,
+        method=run.config.method.slug,
         task=planted.task.name,
         unit="example" if privacy is None else privacy.unit,
         seed=seed,

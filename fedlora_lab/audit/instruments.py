@@ -114,7 +114,7 @@ class Recorder(Run):
     @property
     def clip_norm(self) -> float:
         """The clip norm of the run; 1 without privacy."""
-        return 1.0 if self.spec.privacy is None else self.spec.privacy.clip_norm
+        return 1.0 if self.config.privacy is None else self.config.privacy.clip_norm
 
     # What follows stands in for the methods of `Run`, with their arguments.
 
@@ -141,7 +141,7 @@ class Recorder(Run):
         """Tells whether all that is released now is finite; each step too, where steps are."""
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
-        if self.spec.releases_steps:
+        if self.config.releases_steps:
             released += [part.params for part in (self.group, self.everyone) if part is not None]
         tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
         return all(bool(x.isfinite().all()) for x in tensors)

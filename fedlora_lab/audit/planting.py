@@ -131,10 +131,10 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> OfCanaries:
     They are judged by the public start, at which the run stands.
     """
     adapted = run.prepared.adapted
-    plan = run.spec.plan
+    plan = run.config.plan
     # Of one local step; the update is about so many of them.
     rows = per_example.gradients_at(
-        run.spec.task, adapted, run.state.server.tensors, tuple(adapted.shapes), examples
+        run.config.task, adapted, run.state.server.tensors, tuple(adapted.shapes), examples
     )
     moves = {key: plan.rate(key.name) * plan.local_steps * x.cpu() for key, x in rows.items()}
     norms = row_norms(moves)

@@ -31,7 +31,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     x, plain = canaries.examples
     y = encode_marks(plain)
     personal = run.state.personal
-    if not personal or not run.spec.releases_steps:
+    if not personal or not run.config.releases_steps:
         return task.loss(predict(task, record, x).cpu(), y).detach().double()
     # A client's own tensors belong to its model: each canary is judged by its client's.
     losses = torch.zeros(len(y), dtype=torch.float64)
@@ -66,7 +66,7 @@ def released_steps(run: Recorder) -> Released:
     everyone = run.everyone
     assert everyone is not None
     t = run.state.server.round - 1
-    rate = {key: run.spec.plan.rate(key.name, t) for key in everyone.params}
+    rate = {key: run.config.plan.rate(key.name, t) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
     start = {**everyone.start, **personal}
@@ -90,10 +90,10 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     uploads = result.received.uploads
     values = {key: x.double() - start[key] for key, x in uploads.items()}
     # An update is a step down the gradient.
-    scale = {key: -run.spec.plan.rate(key.name, t) for key in uploads}
+    scale = {key: -run.config.plan.rate(key.name, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()
     place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
-    if run.spec.releases_sum:
+    if run.config.releases_sum:
         # One sum holds everybody's update.
         place = dict.fromkeys(canaries.owner.tolist(), 0)
     return Released(values, start, scale, place)
@@ -118,14 +118,14 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     """Returns the canaries' traces in the round just made; ``None`` if nothing was released."""
     if run.result is None or run.everyone is None:
         return None
-    released = released_steps(run) if run.spec.releases_steps else released_updates(run, canaries)
+    released = released_steps(run) if run.config.releases_steps else released_updates(run, canaries)
     owners = canaries.owner.tolist()
     who = torch.tensor([i for i, k in enumerate(owners) if k in released.place], dtype=torch.int64)
     release = torch.tensor([released.place[owners[i]] for i in who.tolist()], dtype=torch.int64)
     if not len(who) or not released.values:
         return None
     seen = {key: x[release] for key, x in released.values.items()}
-    owner = release if run.spec.releases_steps else torch.zeros_like(release)
+    owner = release if run.config.releases_steps else torch.zeros_like(release)
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
     adapted = run.prepared.adapted
@@ -136,13 +136,13 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
         tuple(seen),
         (take(x, who), encode_marks(y[who], canaries.weights[who])),
         owner.to(adapted.device),
-        run.spec.method,
+        run.config.method,
         adapted.on_device(run.everyone.start),
     )
     # What was released lies on the CPU.
     signal = {key: released.scale[key] * x.cpu() for key, x in signal.items()}
     clipped, white = clip_and_whiten(
-        run.spec.method, run.clip_norm, signal, seen, released.start, owner
+        run.config.method, run.clip_norm, signal, seen, released.start, owner
     )
     return Trace(who, clipped, white, release)
 
@@ -209,7 +209,7 @@ def decorrelate(signal: TensorDict, release: Indices, clip_norm: float) -> Tenso
 
 def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     """Scores each canary of a round by its direction's product with the release, side by side."""
-    method = run.spec.method
+    method = run.config.method
     signal = trace.signal
     if method.filter is not identity:
         # The release was filtered after the noise: the canary is looked for in what that leaves.

@@ -33,11 +33,11 @@ from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream
 from fedlora_lab._utils.validation import check, few, printable
 from fedlora_lab.federated import store
+from fedlora_lab.federated.config import Config, rule_identity
 from fedlora_lab.federated.jobs import run_calls, workers_for
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep, Round, to_frame
 from fedlora_lab.federated.run_options import RunOptions
-from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.measures.runs import (
     COLUMNS,
     by_setting,
@@ -167,9 +167,9 @@ class Cell:
         with closing(events):
             yield from self.watch(self, events)
 
-    def spec(self) -> RunSpec:
+    def config(self) -> Config:
         """The checked arguments. Raises ``ValueError`` as `run` does."""
-        return make_run_spec(self.task, self.method, self.privacy, self.plan, self.lora, self.seed)
+        return make_config(self.task, self.method, self.privacy, self.plan, self.lora, self.seed)
 
     def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
         """Tidy frame of the cell's records, under its own name."""
@@ -486,7 +486,7 @@ def checked_cells(
     cells = [replace(cell, seed=seed) for cell in firsts for seed in draws]
     # Before hours of training: a mistake in the last cell is told now.
     for cell in cells:
-        cell.spec()
+        cell.config()
     # A run that is opened probes what a row of one's own does to examples, and trains nothing.
     for cell in firsts:
         if cell.method not in methods.ALL.values():
@@ -713,7 +713,7 @@ def run_settings(cell: Cell, options: Mapping[str, Any], out: Path) -> JsonObjec
     Guarantees: test_store.py::test_any_changed_argument_trains_anew.
     """
     settings = {
-        **cell.spec().settings(),
+        **cell.config().settings(),
         "name": cell.slug,
         "rounds": cell.plan.rounds,
         "made": dict(cell.task.info),

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.config import ClientIds, Config, Prepared, initial_server
 from fedlora_lab.federated.local_training import (
     ClientBatch,
     directions,
@@ -24,7 +25,6 @@ from fedlora_lab.federated.local_training import (
     released_means,
     round_keys,
 )
-from fedlora_lab.federated.spec import ClientIds, Prepared, RunSpec, initial_server
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
@@ -89,16 +89,16 @@ def broadcast(method: Method, server: ServerState) -> ServerState:
     return server.replace_tensors(tensors)
 
 
-def tensors_received(spec: RunSpec, ids: ClientIds, sent: ServerState) -> TensorDict:
+def tensors_received(config: Config, ids: ClientIds, sent: ServerState) -> TensorDict:
     """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
 
     Args:
-        spec, ids: of the run, and the clients.
+        config, ids: of the run, and the clients.
         sent: what the server sent.
     """
     # One row for all where nothing tells them apart: memory does not grow with the clients.
     common = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(common, ranks_of(spec, ids))
+    return cut_to_rank(common, ranks_of(config, ids))
 
 
 def begin_clients(
@@ -114,8 +114,8 @@ def begin_clients(
         sent: what they received.
         personal: key -> (clients, ...), what they kept.
     """
-    spec = prepared.spec
-    start = prepared.adapted.on_device(tensors_received(spec, ids, sent))
+    config = prepared.config
+    start = prepared.adapted.on_device(tensors_received(config, ids, sent))
     params = start | prepared.adapted.on_device(personal)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
@@ -137,7 +137,7 @@ def stack_clients(
     """
     # In the order in which the clients were drawn, whatever chunk they trained in.
     ids = tuple(k for batch in batches for k in batch.ids)
-    everyone = ClientBatch(ids, {}, tensors_received(prepared.spec, ids, sent))
+    everyone = ClientBatch(ids, {}, tensors_received(prepared.config, ids, sent))
     for key in keys:
         like = sent.tensors[key]
         # A batch may have no noise in a tensor, or the same in all clients.
@@ -172,20 +172,20 @@ def release_round(
         state: of the privatizer, where a sum is released; ``None``: before its first release.
         alone: a client releases its own upload, and whoever adds it up counts how many there are.
     """
-    spec = prepared.spec
+    config = prepared.config
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    enough = alone or len(arrived) >= spec.least_uploads
+    enough = alone or len(arrived) >= config.least_uploads
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    if not (keys and enough and (len(arrived) or spec.releases_sum)):
+    if not (keys and enough and (len(arrived) or config.releases_sum)):
         return Received.empty(sent)
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    if not spec.releases_steps:
+    if not config.releases_steps:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key][arrived] for key in keys}
-    weights = spec.weights[list(ids)]
+    weights = config.weights[list(ids)]
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
 
 
@@ -197,40 +197,40 @@ def _release_updates(
 
     Args: see `release_round`; clients: those whose upload arrived, with what they send.
     """
-    spec = prepared.spec
+    config = prepared.config
     ids = clients.ids
     common = {key: x[None] for key, x in sent.tensors.items()}
-    where, std = _noise_of(spec, ids, sent.round)
+    where, std = _noise_of(config, ids, sent.round)
     # Made of what all received: a client's own factors are not noised yet.
     keys = tuple(clients.params)
     certified = prepared.is_certified
-    maps = preconditioners(spec.method, keys, common, certified, of_change=True)
-    if spec.releases_sum:
+    maps = preconditioners(config.method, keys, common, certified, of_change=True)
+    if config.releases_sum:
         reference = common
         owner = torch.zeros(len(ids), dtype=torch.int64)
-        limit = torch.tensor([spec.lora.rank])
+        limit = torch.tensor([config.lora.rank])
         # The expected number of clients: the true one is not released.
-        expected = len(spec.task.sizes) * spec.plan.participation
+        expected = len(config.task.sizes) * config.plan.participation
         divisor = torch.tensor([expected], dtype=torch.float64)
         weights = torch.ones(1, dtype=torch.float64)
     else:
         reference = clients.start
         owner = torch.arange(len(ids))
         # Beyond a client's ranks its upload holds nothing, noise included.
-        limit = torch.tensor([spec.held_ranks[k] for k in ids])
+        limit = torch.tensor([config.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
-        weights = spec.weights[list(ids)]
+        weights = config.weights[list(ids)]
     # The change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - clients.start[key] for key, x in clients.params.items()}
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
-    basis = directions(spec, common, sent.round, keys=tuple(change))
+    basis = directions(config, common, sent.round, keys=tuple(change))
     if basis is not None:
         # Public, as the directions are: an update lies in their span, and has the same norm there,
-        # since `make_spec` refuses steps that leave it.
+        # since `make_config` refuses steps that leave it.
         change = basis.along(change)
         zeros = basis.zeros(len(weights))
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
-    if state is None or not spec.releases_sum:
+    if state is None or not config.releases_sum:
         state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, len(weights))
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.privatizer.update(
@@ -238,12 +238,12 @@ def _release_updates(
         zeros=zeros,
         std=std,
         state=state,
-        streams=spec.streams,
+        streams=config.streams,
         where=where,
         metric=maps,
     )
-    value = released_means(release.value, divisor, limit, spec.method.filter, basis)
-    noise = released_means(release.noise, divisor, limit, spec.method.filter, basis)
+    value = released_means(release.value, divisor, limit, config.method.filter, basis)
+    noise = released_means(release.noise, divisor, limit, config.method.filter, basis)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     return Received(
         uploads={key: reference[key] + x for key, x in value.items()},
@@ -251,24 +251,24 @@ def _release_updates(
         noise=_mean(noise, weights),
         broadcast=_row_by_row(sent, reference),
         clip_counts=release.counts,
-        privatizer_state=release.state if spec.releases_sum else None,
+        privatizer_state=release.state if config.releases_sum else None,
     )
 
 
 def _noise_of(
-    spec: RunSpec, ids: ClientIds, round: int
+    config: Config, ids: ClientIds, round: int
 ) -> tuple[list[tuple[int, ...]], list[float]]:
     """Streams and standard deviations of the noise on updates, one for each that adds noise.
 
     Args:
-        spec, round: of the run, and its round, from 0.
+        config, round: of the run, and its round, from 0.
         ids: the clients whose upload arrived.
     """
     # Without the number of a step: no name here is that of the stream of a local step's noise.
-    if spec.releases_sum and not spec.is_secagg:  # a trusted server adds it, once
-        return [(round, SERVER)], [spec.noise_levels.server]
+    if config.releases_sum and not config.is_secagg:  # a trusted server adds it, once
+        return [(round, SERVER)], [config.noise_levels.server]
     # Each client's is from its own stream, so that it is the same whoever else takes part.
-    return [(round, k) for k in ids], [per_client(spec.noise_levels.each)[0]] * len(ids)
+    return [(round, k) for k in ids], [per_client(config.noise_levels.each)[0]] * len(ids)
 
 
 def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState) -> TensorDict:
@@ -284,7 +284,7 @@ def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerS
     Raises: ``ValueError`` where a trusted server would clip and noise.
     Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
     """
-    privacy = prepared.spec.privacy
+    privacy = prepared.config.privacy
     trust = None if privacy is None else privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
@@ -293,25 +293,25 @@ def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerS
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
-def combine(spec: RunSpec, ids: ClientIds, rows: Tensors, sent: ServerState) -> Received:
+def combine(config: Config, ids: ClientIds, rows: Tensors, sent: ServerState) -> Received:
     """Combines uploads made by `privatize`, whose noise is not known here.
 
     Under secure aggregation nothing but their sum is used.
 
     Args:
-        spec, ids: of the run, and the clients whose uploads arrived.
+        config, ids: of the run, and the clients whose uploads arrived.
         rows: key -> (clients, ...).
         sent: what the server sent.
     """
-    if not rows or not ids or len(ids) < spec.least_uploads:
+    if not rows or not ids or len(ids) < config.least_uploads:
         return Received.empty(sent)
-    if spec.is_secagg:
+    if config.is_secagg:
         # An upload is what was sent plus a noised share: the sum has what was sent once only.
         base = {key: sent.tensors[key][None] for key in rows}
         total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
         return Received(total, torch.ones(1, dtype=torch.float64), {}, sent)
-    start = tensors_received(spec, ids, sent)
-    return Received(rows, spec.weights[list(ids)], {}, _row_by_row(sent, start))
+    start = tensors_received(config, ids, sent)
+    return Received(rows, config.weights[list(ids)], {}, _row_by_row(sent, start))
 
 
 def _row_by_row(sent: ServerState, start: Tensors) -> ServerState:
@@ -352,30 +352,30 @@ class TrafficCounter:
     the numbers along its directions, both ways, where there are fewer of them.
 
     Args:
-        spec: of the run.
+        config: of the run.
         tensors: the server's, whose shapes count.
 
     Guarantees: tests/lab/methods/test_quantization.py::test_traffic_by_hand.
     """
 
-    def __init__(self, spec: RunSpec, tensors: Tensors) -> None:
-        self.spec = spec
-        rule = spec.method.aggregate
+    def __init__(self, config: Config, tensors: Tensors) -> None:
+        self.config = config
+        rule = config.method.aggregate
         # A function that is no `Rule` is sent what a mean is sent.
         self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
-        coding = spec.method.broadcast
+        coding = config.method.broadcast
         self.coded = {key for key in tensors if rule_for(key, coding) != full}
         # Numbers of one client along the directions of a round; 0 where a row has none.
-        measured = spec.method.differences
-        self.along = 0 if measured is None else measured.directions * spec.plan.local_steps
+        measured = config.method.differences
+        self.along = 0 if measured is None else measured.directions * config.plan.local_steps
         # A mean of steps that are linear in these numbers follows from the mean of the numbers.
-        linear = spec.method.aggregate == mean and not spec.plan.optimizer.nonlinear
+        linear = config.method.aggregate == mean and not config.plan.optimizer.nonlinear
         self.follows = bool(self.along) and linear and not self.coded
         # By rank: shapes, bytes that each tensor takes down, and numbers that go down beside them.
         self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
         self.bytes_down: dict[int, dict[ParamKey, int]] = {}
         self.beside: dict[int, int] = {}
-        for rank in {spec.lora.rank, *spec.held_ranks, *spec.sent_ranks}:
+        for rank in {config.lora.rank, *config.held_ranks, *config.sent_ranks}:
             shapes = {key: shape_at_rank(key, x.shape, rank) for key, x in tensors.items()}
             self.shapes[rank] = shapes
             self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
@@ -428,15 +428,15 @@ class TrafficCounter:
             clients, senders: who takes part, and whose upload is not lost, by number.
             keys: what is sent up.
         """
-        spec = self.spec
+        config = self.config
         # A lost upload reached nobody and is not counted.
-        ranks_up = Counter(spec.sent_ranks[k] for k in senders)
+        ranks_up = Counter(config.sent_ranks[k] for k in senders)
         up = 0
         for rank, count in ranks_up.items():
             up += count * self.numbers_up(rank, keys)
         numbers_down = 0
         bytes_down = 0
-        receivers = Counter((spec.held_ranks[k], state.seen[k]) for k in clients)
+        receivers = Counter((config.held_ranks[k], state.seen[k]) for k in clients)
         for (rank, seen), count in receivers.items():
             # Changes of the rounds in which it did not take part come down with the next broadcast.
             missed: Counter[ParamKey] = Counter()
@@ -449,7 +449,7 @@ class TrafficCounter:
         return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)
 
 
-def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
+def bytes_of_round(config: Config) -> tuple[int, int]:
     """Bytes of one client in a round, up and down, the mean over the first rounds of the plan.
 
     What moves and is shared goes up, and comes down as the method broadcasts it. Layers whose mode
@@ -457,15 +457,15 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
 
     Guarantees: test_exchange.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
-    adapted = adapters.adapt(spec.task, spec.lora)
-    tensors = initial_server(Prepared(spec, adapted, ())).tensors
-    counter = TrafficCounter(spec, tensors)
-    rank = spec.lora.rank
+    adapted = adapters.adapt(config.task, config.lora)
+    tensors = initial_server(Prepared(config, adapted, ())).tensors
+    counter = TrafficCounter(config, tensors)
+    rank = config.lora.rank
     up = 0
     down = 0
-    rounds = min(spec.plan.rounds, MAX_TURNS)
+    rounds = min(config.plan.rounds, MAX_TURNS)
     for t in range(rounds):
-        keys = round_keys(spec, tensors, t).uploaded
+        keys = round_keys(config, tensors, t).uploaded
         up += FLOAT_BYTES * counter.numbers_up(rank, keys)
         down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
     return up // max(rounds, 1), down // max(rounds, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.federated.spec import ClientIds, Prepared, RoundKeys, RunSpec
+from fedlora_lab.federated.config import ClientIds, Config, Prepared, RoundKeys
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import repeat_probe
 from fedlora_lab.lora.per_example import (
@@ -80,17 +80,17 @@ def poisson_batch(prepared: Prepared, t: int, s: int, ids: ClientIds) -> list[In
         t, s: round and step, from 0.
         ids: the clients that draw.
     """
-    spec = prepared.spec
+    config = prepared.config
     batches = []
     for k in ids:
-        drawn = torch.ones(spec.unit_counts[k], dtype=torch.bool)
-        if spec.sample_rates[k] < 1:
+        drawn = torch.ones(config.unit_counts[k], dtype=torch.bool)
+        if config.sample_rates[k] < 1:
             # A stream of its own per client and step: no draw depends on who else takes part, and
             # no batch has a fixed size, which the accountants' amplification would not cover.
-            uniform = spec.streams.uniform((spec.unit_counts[k],), "sampling", t, k, s)
-            drawn = uniform < spec.sample_rates[k]
+            uniform = config.streams.uniform((config.unit_counts[k],), "sampling", t, k, s)
+            drawn = uniform < config.sample_rates[k]
         # Of a drawn person all examples.
-        drawn = drawn[prepared.persons[k]] if spec.by_person else drawn
+        drawn = drawn[prepared.persons[k]] if config.by_person else drawn
         batches.append(drawn.nonzero().squeeze(1))
     return batches
 
@@ -123,10 +123,10 @@ def drawn_examples(prepared: Prepared, ids: ClientIds, drawn: list[Tensor]) -> D
     for k, places in zip(ids, drawn, strict=True):
         x, y = prepared.data[k]
         pairs.append((take(x, places), y[places]))
-        if prepared.spec.by_person:
+        if prepared.config.by_person:
             # Person 0 of one client is another one than person 0 of the next.
             persons.append(prepared.persons[k][places] + before)
-            before += prepared.spec.unit_counts[k]
+            before += prepared.config.unit_counts[k]
     x, y = concatenate(pairs)
     counts = torch.tensor([len(places) for places in drawn])
     owner = torch.arange(len(ids)).repeat_interleave(counts)
@@ -198,13 +198,13 @@ def check_machine(prepared: Prepared, moving: Keys) -> None:
 
     Args: prepared: of the run. moving: the tensors that are differentiated.
     """
-    spec = prepared.spec
+    config = prepared.config
     try:
         with matmuls(prepared.matmul_precision):
-            repeat_probe(spec.task, prepared.adapted, spec.method, moving, prepared.probe)
+            repeat_probe(config.task, prepared.adapted, config.method, moving, prepared.probe)
     except Exception as error:  # whatever a library raises in place of a MemoryError
         # The words of an error may hold a value, here of a test example.
-        words = f": {error_text(error, 160)}" if spec.task.public_test else ""
+        words = f": {error_text(error, 160)}" if config.task.public_test else ""
         name = f"{type(error).__name__}{words}"
         reason = f"an example that passed before the run no longer does ({name})"
         advice = "a machine with enough memory for one example at a time"
@@ -231,14 +231,14 @@ def gradient_rows(
     if not any(len(places) for places in drawn):
         return
     examples = drawn_examples(prepared, clients.ids, drawn)
-    spec = prepared.spec
+    config = prepared.config
 
     def gradients(places: Int[Tensor, " m"]) -> TensorDict:
-        model = spec.task, prepared.adapted, clients.params
+        model = config.task, prepared.adapted, clients.params
         data = (take(examples.x, places), examples.y[places]), examples.owner[places]
-        rules = spec.method, clients.start
+        rules = config.method, clients.start
         with matmuls(prepared.matmul_precision):  # what is rounded here is clipped afterwards
-            measured = spec.method.differences
+            measured = config.method.differences
             if basis is None or measured is None:
                 return per_example_gradients(*model, tuple(sums), *data, *rules)
             return loss_differences(*model, basis, measured.step, *data, *rules)
@@ -247,14 +247,14 @@ def gradient_rows(
     if basis is not None:
         moving = tuple(key for key in clients.params if key.kind.trained)
     guard = partial(check_machine, prepared, moving)
-    if spec.by_person:
+    if config.by_person:
         yield from _person_rows(prepared, gradients, examples, sums, guard)
         return
     device = prepared.adapted.device
     everything = torch.arange(len(examples.y))
     for places in split_batch(examples.x, everything, device, prepared.chunk):
         # Without privacy an error is the user's to see.
-        private = spec.privacy is not None
+        private = config.privacy is not None
         rows = gradients_or_nan(gradients, places, sums, guard) if private else gradients(places)
         yield rows, examples.owner[places].to(device, non_blocking=True)
 
@@ -350,24 +350,24 @@ def _drawn_basis(
 
 
 def directions(
-    spec: RunSpec, values: Tensors, t: int, s: int | None = None, keys: Keys | None = None
+    config: Config, values: Tensors, t: int, s: int | None = None, keys: Keys | None = None
 ) -> Basis | None:
     """The public directions of a release; ``None`` where a row releases tensors as they are.
 
     Args:
-        spec: of the run.
+        config: of the run.
         values: the server's tensors or the clients', (1, ...) or (clients, ...).
         t, s: round and step, from 0; without a step those of all steps together.
         keys: of an update, the tensors that are sent.
     """
-    rule = spec.method.differences
+    rule = config.method.differences
     if rule is None:
         return None
-    moving = round_keys(spec, values, t)
+    moving = round_keys(config, values, t)
 
     def drawn(step: int) -> Basis:
         shapes = tuple((key, values[key].shape[1:]) for key in moving.steps[step])
-        return _drawn_basis(rule, spec.streams, (t, step), shapes)
+        return _drawn_basis(rule, config.streams, (t, step), shapes)
 
     if s is not None:
         basis = drawn(s)
@@ -378,20 +378,20 @@ def directions(
 
 
 def in_white_noise(
-    spec: RunSpec, change: Tensors, start: Tensors, t: int, s: int | None = None
+    config: Config, change: Tensors, start: Tensors, t: int, s: int | None = None
 ) -> TensorDict:
     """A released change in the coordinates in which its noise is isotropic.
 
     Args:
-        spec: of the run.
+        config: of the run.
         change: key -> (rows, ...), a sum of a step, or the change of an update.
         start: what the clients received, (1, ...) or (clients, ...).
         t, s: round and step, from 0; no step in the client unit.
     """
-    basis = directions(spec, start, t, s, tuple(change))
+    basis = directions(config, start, t, s, tuple(change))
     if basis is not None:
         return basis.along(change)
-    maps = preconditioners(spec.method, tuple(change), start)
+    maps = preconditioners(config.method, tuple(change), start)
     pairs = change.items()
     return {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in pairs}
 
@@ -399,21 +399,21 @@ def in_white_noise(
 # ---- a step
 
 
-def round_keys(spec: RunSpec, values: Tensors, t: int) -> RoundKeys:
+def round_keys(config: Config, values: Tensors, t: int) -> RoundKeys:
     """Which tensors move, are sent and stay in a round, by the schedule and the modes.
 
     Args:
-        spec: of the run.
+        config: of the run.
         values: the server's tensors, or the clients'.
         t: the round, from 0.
     """
     modes = tuple(int(x) for key, x in values.items() if key.name == "mode")
-    return spec.keys_of_phase(t % spec.period, tuple(values), modes)
+    return config.keys_of_phase(t % config.period, tuple(values), modes)
 
 
-def ranks_of(spec: RunSpec, ids: ClientIds) -> Int[Tensor, " n"] | None:
+def ranks_of(config: Config, ids: ClientIds) -> Int[Tensor, " n"] | None:
     """The ranks of these clients; ``None`` where all have the adapter's."""
-    return None if spec.ranks is None else spec.ranks[list(ids)]
+    return None if config.ranks is None else config.ranks[list(ids)]
 
 
 @matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
@@ -430,10 +430,10 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         tests/lab/federated/test_local_training.py); no value is read from a GPU
         (tests/lab/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
-    spec = prepared.spec
-    moving = round_keys(spec, clients.params, t).steps[s]
-    maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
-    basis = directions(spec, clients.params, t, s)
+    config = prepared.config
+    moving = round_keys(config, clients.params, t).steps[s]
+    maps = preconditioners(config.method, moving, clients.params, prepared.is_certified)
+    basis = directions(config, clients.params, t, s)
     drawn = poisson_batch(prepared, t, s, clients.ids)
     like = {key: clients.params[key] for key in moving}
     zeros = {key: x.new_zeros(len(clients.ids), *x.shape[1:]) for key, x in like.items()}
@@ -442,9 +442,9 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     release = prepared.step_privatizer.update(
         rows=gradient_rows(prepared, clients, zeros, drawn, basis),
         zeros=zeros,
-        std=[spec.step_noise[k] for k in clients.ids],
+        std=[config.step_noise[k] for k in clients.ids],
         state=clients.privatizer_state,
-        streams=spec.streams,
+        streams=config.streams,
         where=[(t, k, s) for k in clients.ids],
         metric=maps,
     )
@@ -452,13 +452,13 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     clients.privatizer_state = release.state
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.
-    expected = spec.expected_batch[list(clients.ids)]
-    ranks = ranks_of(spec, clients.ids)
-    rule = spec.method.filter if spec.releases_steps else identity
+    expected = config.expected_batch[list(clients.ids)]
+    ranks = ranks_of(config, clients.ids)
+    rule = config.method.filter if config.releases_steps else identity
     gradients = released_means(release.value, expected, ranks, rule, basis)
     # Noise passes the same map, so that it stays known.
     noises = released_means(release.noise, expected, ranks, rule, basis)
-    _descend(spec, clients, gradients, noises, t)
+    _descend(config, clients, gradients, noises, t)
 
 
 def released_means(
@@ -492,15 +492,15 @@ def released_means(
 
 
 def _descend(
-    spec: RunSpec,
+    config: Config,
     clients: ClientBatch,
     gradients: TensorDict,
     noises: TensorDict,
     t: int,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
-    rule = spec.plan.optimizer
-    rates = {key: spec.rates[t][key.name] for key in gradients}
+    rule = config.plan.optimizer
+    rates = {key: config.rates[t][key.name] for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly
@@ -508,7 +508,7 @@ def _descend(
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply_updates(old, steps))
-    elif any(spec.step_noise[k] for k in clients.ids):
+    elif any(config.step_noise[k] for k in clients.ids):
         # Unknown: NaN, rather than a number that looks measured.
         for key, x in noises.items():
             clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

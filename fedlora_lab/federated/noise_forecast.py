@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.special import bdtrc
 from torch import Tensor
 
-from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.federated.config import Config
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity
@@ -68,20 +68,20 @@ class NoiseForecast:
     """Predicts the noise that a run's releases leave in the averaged factors, round by round.
 
     Args:
-        spec: task, method, privacy, plan and adapter of the run.
+        config: task, method, privacy, plan and adapter of the run.
         weights: layer -> its frozen weight, (d_out, d_in).
 
     It counts the noise alone, not what training makes of it afterwards; expected over who takes
     part and whose upload is lost.
     """
 
-    spec: RunSpec
+    config: Config
     weights: Mapping[str, Tensor]
 
     @cached_property
     def is_noisy(self) -> bool:
         """Whether anything is noised at all."""
-        level = self.spec.noise_levels
+        level = self.config.noise_levels
         return any((level.server, *per_client(level.each)))
 
     # ---- what is known before the run
@@ -102,8 +102,8 @@ class NoiseForecast:
         """Why the noise in a factor is not known before the run, in any of its rounds."""
         if not self.is_noisy:
             return None
-        method = self.spec.method
-        plan = self.spec.plan
+        method = self.config.method
+        plan = self.config.plan
         rule = rule_name(method.aggregate)
         if " object at 0x" in rule:  # of a class without a text of its own
             rule = type(method.aggregate).__name__
@@ -120,13 +120,13 @@ class NoiseForecast:
             return "noised is something else than the factors" if core else None
         if any(start.has_core for start in self._start.values()):
             return f"a core stands between {factor} and the product"
-        if self.spec.lora.ranks and any(start.norm_B for start in self._start.values()):
+        if self.config.lora.ranks and any(start.norm_B for start in self._start.values()):
             return "clients of unequal ranks noise the directions of B's start unequally"
         if factor == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
         if not (method.uploaded_factors is None or factor in method.uploaded_factors):
             return f"{factor} stays with its client"
-        if method.differences is not None and not self.spec.releases_steps:
+        if method.differences is not None and not self.config.releases_steps:
             return (
                 f"an update has noise along the directions of its round, and not on all of {factor}"
             )
@@ -135,7 +135,7 @@ class NoiseForecast:
             return f"{rule_name(method.precondition)} shapes the noise on {factor} by {peer}"
         if plan.server_optimizer != SGD():
             return f"the server's optimiser {plan.server_optimizer} is more than a step"
-        if self.spec.releases_steps and plan.optimizer.nonlinear:
+        if self.config.releases_steps and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
             return f"{plan.optimizer} shrinks {factor}, and the noise in it"
@@ -146,21 +146,21 @@ class NoiseForecast:
     @cached_property
     def _stds_of_means(self) -> list[float]:
         """For each client the noise in its mean gradient, or in its upload in the client unit."""
-        spec = self.spec
-        stds = per_client(spec.noise_levels.each, len(spec.unit_counts))
-        if not spec.releases_steps:
+        config = self.config
+        stds = per_client(config.noise_levels.each, len(config.unit_counts))
+        if not config.releases_steps:
             return list(stds)
         # The noise of a step is in its sum, which is divided by the expected batch.
-        batches = [n * q for n, q in zip(spec.unit_counts, spec.sample_rates, strict=True)]
+        batches = [n * q for n, q in zip(config.unit_counts, config.sample_rates, strict=True)]
         return [std / (batch or 1) for std, batch in zip(stds, batches, strict=True)]
 
     @cached_property
     def _variance(self) -> float:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
-        spec = self.spec
-        plan = spec.plan
-        level = spec.noise_levels
-        count = len(spec.unit_counts)
+        config = self.config
+        plan = config.plan
+        level = config.noise_levels
+        count = len(config.unit_counts)
         gain = plan.server_lr
         expected = plan.participation * count
         arrives = plan.participation * (1 - plan.client_dropout)
@@ -168,26 +168,26 @@ class NoiseForecast:
         if level.server:
             return (gain * level.server / expected) ** 2
         each = per_client(level.each, count)
-        if spec.is_secagg:
+        if config.is_secagg:
             # Expected number of uploads in a round that is released: E[n; n >= least].
-            most = spec.least_uploads - 2
+            most = config.least_uploads - 2
             uploads = count * arrives * float(bdtrc(most, count - 1, arrives))
             return uploads * (gain * each[0] / expected) ** 2
-        ranks = spec.lora.ranks or (spec.lora.rank,) * count
+        ranks = config.lora.ranks or (config.lora.rank,) * count
         total = 0.0
         for k, std_of_mean in enumerate(self._stds_of_means):
             # A client of a lower rank adds noise to its own ranks only.
-            share_of_ranks = ranks[k] / spec.lora.rank
-            total += share_of_ranks * arrives * (float(spec.weights[k]) * std_of_mean) ** 2
+            share_of_ranks = ranks[k] / config.lora.rank
+            total += share_of_ranks * arrives * (float(config.weights[k]) * std_of_mean) ** 2
         return gain**2 * total
 
     def _releases(self, factor: str, t: int) -> float:
         """How many releases at rate 1 round t, from 0, adds to the variance of an entry."""
-        plan = self.spec.plan
-        words = self.spec.words(t)
+        plan = self.config.plan
+        words = self.config.words(t)
         # A head moves at every step, whatever the schedule says of the factors.
         steps = words if factor == "head" else [word for word in words if factor in word]
-        if not self.spec.releases_steps:
+        if not self.config.releases_steps:
             return float(bool(steps))
         momentum = getattr(plan.optimizer, "momentum", 0.0)
         # With momentum m the noise of a step moves the factor in each later step of the round too:
@@ -204,7 +204,7 @@ class NoiseForecast:
         """Factor -> variance that an entry of the factor has taken up, unfiltered."""
         curves = {}
         for factor in ("A", "B", "head"):
-            rounds = range(self.spec.plan.rounds)
+            rounds = range(self.config.plan.rounds)
             added = (self._releases(factor, t) * self._variance for t in rounds)
             curves[factor] = np.array(list(accumulate(added, initial=0.0)))
         return curves
@@ -218,7 +218,7 @@ class NoiseForecast:
 
         Returns: after 0, 1, 2, ... rounds.
         """
-        rule = self.spec.method.filter
+        rule = self.config.method.filter
         if rule is identity or factor == "head":
             return self._released[factor]
         size = self.weights[layer].shape["BA".index(factor)]
@@ -226,7 +226,7 @@ class NoiseForecast:
 
     def _variances(self, layer: str) -> tuple[Curve, Curve]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
-        unknown = np.full(self.spec.plan.rounds + 1, math.nan)
+        unknown = np.full(self.config.plan.rounds + 1, math.nan)
         in_a = unknown if self._reason("A") else self.variance("A", layer)
         return in_a, unknown if self._reason("B") else self.variance("B", layer)
 
@@ -235,8 +235,8 @@ class NoiseForecast:
     @cached_property
     def _start(self) -> "dict[str, Start]":
         """Layer -> how large its factors are before the first round."""
-        lora = self.spec.lora
-        initial = self.spec.method.initial_factors
+        lora = self.config.lora
+        initial = self.config.method.initial_factors
         starts = {}
         for layer, weight in self.weights.items():
             made = adapters.own_start(initial, weight, lora.rank)
@@ -252,7 +252,7 @@ class NoiseForecast:
     @cached_property
     def _unit_noise(self) -> dict[str, UnitNoise]:
         """Layer -> what noise of variance 1 does there: all energies are in proportion to it."""
-        lora = self.spec.lora
+        lora = self.config.lora
         units = {}
         for layer, weight in self.weights.items():
             scale, norm, _ = self._start[layer]
@@ -336,11 +336,11 @@ class NoiseForecast:
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.
         """
-        return 1 + (self.unaveraged_noise_ratio() - 1) / max(self.spec.plan.rounds, 1)
+        return 1 + (self.unaveraged_noise_ratio() - 1) / max(self.config.plan.rounds, 1)
 
     def unaveraged_noise_ratio(self) -> float:
         """How much noisier a factor is that no round averages: K times, for K equal clients."""
-        noised = self.is_noisy and self.spec.releases_steps and self.spec.plan.rounds
+        noised = self.is_noisy and self.config.releases_steps and self.config.plan.rounds
         if not noised or not self._variance:
             return 1.0
         each = [std**2 for std in self._stds_of_means]
@@ -369,9 +369,9 @@ class NoiseForecast:
         return curves
 
 
-def forecast_of(spec: RunSpec) -> NoiseForecast:
+def forecast_of(config: Config) -> NoiseForecast:
     """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
-    return NoiseForecast(spec, adapters.adapt(spec.task, spec.lora).weights)
+    return NoiseForecast(config, adapters.adapt(config.task, config.lora).weights)
 
 
 @lru_cache(maxsize=64)

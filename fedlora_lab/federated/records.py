@@ -32,7 +32,7 @@ NOT_SEEN = float("nan")
 """Stands for a value that nobody may see, or that was not measured."""
 BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "seconds")
 """Fields of `Round` that are measures of the whole model in frames. What a release may not show
-of them is decided in `spec.RunSpec.visibility`."""
+of them is decided in `config.Config.visibility`."""
 
 
 class LocalStep(NamedTuple):

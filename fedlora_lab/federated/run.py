@@ -30,21 +30,21 @@ from fedlora_lab._utils.validation import (
     warn,
 )
 from fedlora_lab.federated import exchange, local_training, store
-from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
-from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.make_spec import make_run_spec
-from fedlora_lab.federated.noise_forecast import NoiseForecast
-from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round
-from fedlora_lab.federated.run_options import RunOptions
-from fedlora_lab.federated.spec import (
+from fedlora_lab.federated.config import (
     ClientIds,
+    Config,
     Prepared,
     RoundKeys,
-    RunSpec,
     Visibility,
     initial_server,
     prepare_run,
 )
+from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
+from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.make_config import make_config
+from fedlora_lab.federated.noise_forecast import NoiseForecast
+from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round
+from fedlora_lab.federated.run_options import RunOptions
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
@@ -223,7 +223,7 @@ class Run:
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
         given_up: rounds that were asked for and will bring nothing, see `give_up_rounds`.
-        spec: the checked arguments.
+        config: the checked arguments.
         visible: what the records show besides released values.
     """
 
@@ -236,25 +236,25 @@ class Run:
     contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
     given_up: frozenset[int] = frozenset()
-    spec: RunSpec = field(init=False)
+    config: Config = field(init=False)
     visible: Visibility = field(init=False)
 
     def __post_init__(self) -> None:
         # What no round changes is made here, before the first one.
-        self.spec = self.prepared.spec
-        self.visible = self.spec.visibility(self.remote)
-        self._foreseen = NoiseForecast(self.spec, self.prepared.adapted.weights).table()
-        self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
-        for t in range(min(self.spec.period, self.spec.plan.rounds, exchange.MAX_TURNS)):
-            keys = local_training.round_keys(self.spec, self.state.server.tensors, t)
-            schedule = self.spec.method.schedule
+        self.config = self.prepared.config
+        self.visible = self.config.visibility(self.remote)
+        self._foreseen = NoiseForecast(self.config, self.prepared.adapted.weights).table()
+        self._traffic = TrafficCounter(self.config, self.state.server.tensors)
+        for t in range(min(self.config.period, self.config.plan.rounds, exchange.MAX_TURNS)):
+            keys = local_training.round_keys(self.config, self.state.server.tensors, t)
+            schedule = self.config.method.schedule
             expected = "a tensor that moves at each step"
             check(all(keys.steps), f"schedule, round {t + 1}", schedule, expected)
         self._warned = False
         self._copies: dict[ParamKey, tuple[Tensor, Tensor]] = {}
         self._settings = {}
         if self.folder is not None:
-            self._settings = {**self.spec.settings(), **self._replay_settings()}
+            self._settings = {**self.config.settings(), **self._replay_settings()}
 
     @classmethod
     @with_default_modes
@@ -276,9 +276,9 @@ class Run:
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
         checked = RunOptions(**options)
-        spec = make_run_spec(task, method, privacy, plan, checked.lora, checked.seed)
+        config = make_config(task, method, privacy, plan, checked.lora, checked.seed)
         prepared = prepare_run(
-            spec,
+            config,
             task.clients,
             device=checked.device,
             matmul_precision=checked.matmul_precision,
@@ -296,16 +296,16 @@ class Run:
             options: see `run`; those of which a prepared run has its own are not read.
             remote: see `Run`.
         """
-        spec = prepared.spec
+        config = prepared.config
         resume = options.resume
         if options.max_epsilon is not None:
             expected = "None without privacy: no epsilon is spent"
-            check(spec.privacy is not None, "max_epsilon", options.max_epsilon, expected)
+            check(config.privacy is not None, "max_epsilon", options.max_epsilon, expected)
         folder = store.checkpoint_folder(options.checkpoint, resume)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
-        ledger = spec.ledger(prepared.uncertified)
+        ledger = config.ledger(prepared.uncertified)
         # No client has received anything.
-        fresh = RunState(initial_server(prepared), {}, [-1] * len(spec.task.sizes))
+        fresh = RunState(initial_server(prepared), {}, [-1] * len(config.task.sizes))
         self = cls(prepared, options, ledger, fresh, folder, remote=remote)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
@@ -315,7 +315,7 @@ class Run:
             self.contents = (start, None) if resume is None else (rounds, ledger_bytes)
         if resume is not None:
             self.state, self.ledger = store.restore(
-                Path(resume), spec, self._settings, fresh, ledger
+                Path(resume), config, self._settings, fresh, ledger
             )
             self.resumed = self.state is not fresh
             self.give_up_rounds()
@@ -335,16 +335,16 @@ class Run:
         done = self.state.server.round
         ahead = {entry.round for entry in releases if entry.round > done} - self.given_up
         begins_anew = self.options.resume is not None and not self.resumed
-        if self.spec.is_secagg or begins_anew or len(ahead) > 1:
+        if self.config.is_secagg or begins_anew or len(ahead) > 1:
             self.given_up |= ahead
 
     def _replay_settings(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
-        if not self.spec.replays_noise:
+        if not self.config.replays_noise:
             return {}
         return {
             # A server rule may read the planned rounds, and so choose what the next one releases.
-            "rounds": self.spec.plan.rounds,
+            "rounds": self.config.plan.rounds,
             # The others decide how a round is rounded.
             "device": self.prepared.adapted.device.type,
             "matmul_precision": self.prepared.matmul_precision,
@@ -356,13 +356,13 @@ class Run:
 
     def _warn_of_overspending(self) -> None:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
-        target = None if self.spec.privacy is None else self.spec.privacy.target_epsilon
+        target = None if self.config.privacy is None else self.config.privacy.target_epsilon
         max_epsilon = self.options.max_epsilon
         # Equal up to rounding counts as equal.
         stops = bool(target and max_epsilon and max_epsilon <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
-        spent = self._spent_after(self.spec.plan.rounds - self.state.server.round)
+        spent = self._spent_after(self.config.plan.rounds - self.state.server.round)
         # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
             text = f"epsilon={round_up(spent, '.4g')} after the last round"
@@ -372,7 +372,7 @@ class Run:
 
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
-        charge = self.spec.charge
+        charge = self.config.charge
         assert self.ledger is not None and charge is not None
         now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
@@ -388,7 +388,7 @@ class Run:
 
         Counted as if everyone took part in it.
         """
-        if self.state.server.round >= self.spec.plan.rounds:
+        if self.state.server.round >= self.config.plan.rounds:
             return True
         max_epsilon = self.options.max_epsilon
         return max_epsilon is not None and self._spent_after(1) > max_epsilon
@@ -426,7 +426,7 @@ class Run:
     def record_state(self) -> Round:
         """Makes a record of the state as it is, as if no round had led to it."""
         server = self.state.server
-        keys = local_training.round_keys(self.spec, server.tensors, 0)
+        keys = local_training.round_keys(self.config, server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
         return self.record(RoundResult(opened, Received.empty(server), aggregated=server))
 
@@ -450,13 +450,13 @@ class Run:
             size = min(size, CLIENTS_AT_ONCE)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
-            for step in range(self.spec.plan.local_steps):
+            for step in range(self.config.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
                 if self.visible.participants:
                     yield LocalStep(t + 1, step + 1)
             batches.append(clients)
         # Elsewhere the number of chunks, or that there was none, would tell how many take part.
-        for step in range(0 if self.visible.participants else self.spec.plan.local_steps):
+        for step in range(0 if self.visible.participants else self.config.plan.local_steps):
             yield LocalStep(t + 1, step + 1)
         keys = opened.keys
         sent = opened.broadcast
@@ -474,8 +474,8 @@ class Run:
         before = self.state.server
         is_given_up = before.round + 1 in self.given_up
         ids = () if is_given_up else self.participants(before.round)
-        keys = local_training.round_keys(self.spec, before.tensors, before.round)
-        sent = exchange.broadcast(self.spec.method, before)
+        keys = local_training.round_keys(self.config, before.tensors, before.round)
+        sent = exchange.broadcast(self.config.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
         if not is_given_up:  # then it stands there
             self.charge_ledger(before.round, ids)
@@ -483,22 +483,22 @@ class Run:
 
     def participants(self, t: int) -> ClientIds:
         """Draws who takes part: each client on its own with the plan's probability."""
-        count = len(self.spec.task.sizes)
+        count = len(self.config.task.sizes)
         # Each client on its own: accountants do not cover the draw of a fixed number of clients.
-        uniform = self.spec.streams.uniform((count,), "participation", t)
-        return tuple((uniform < self.spec.plan.participation).nonzero().squeeze(1).tolist())
+        uniform = self.config.streams.uniform((count,), "participation", t)
+        return tuple((uniform < self.config.plan.participation).nonzero().squeeze(1).tolist())
 
     def charge_ledger(self, t: int, ids: ClientIds) -> None:
         """Writes the round's releases into the ledger, on disk too, before any of them exists."""
         ledger = self.ledger
         if ledger is None:
             return
-        charge = self.spec.charge
+        charge = self.config.charge
         assert charge is not None  # as the ledger, it is there under privacy
         # From a seed a round that was cut short releases the same bits again, under the same noise:
         # `_replay_settings` see to that, and its entry stands there already.
         stands = any(entry.round == t + 1 for entry in ledger.releases)
-        if self.spec.replays_noise and stands:
+        if self.config.replays_noise and stands:
             return
         ledger.append(charge.at(t + 1, ids))
         # A run that is cut short in this round has released what it sent: the disk comes first.
@@ -515,8 +515,8 @@ class Run:
     def arrivals(self, t: int, ids: ClientIds) -> Int[Tensor, " n"]:
         """Draws whose upload arrives, as positions in ``ids``."""
         # A number for each client, present or not: whose upload is lost depends on nobody else.
-        uniform = self.spec.streams.uniform((len(self.spec.task.sizes),), "dropout", t)
-        return (uniform[list(ids)] >= self.spec.plan.client_dropout).nonzero().squeeze(1)
+        uniform = self.config.streams.uniform((len(self.config.task.sizes),), "dropout", t)
+        return (uniform[list(ids)] >= self.config.plan.client_dropout).nonzero().squeeze(1)
 
     def finish_round(
         self,
@@ -547,10 +547,10 @@ class Run:
             state.privatizer_state = received.privatizer_state
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
-            aggregated = self._aggregate(self.spec.method.aggregate, before, received)
+            aggregated = self._aggregate(self.config.method.aggregate, before, received)
             # What was not sent has no gradient: neither it nor its moments move.
             aggregates = {key: aggregated.tensors[key] for key in received.uploads}
-            plan = self.spec.plan
+            plan = self.config.plan
             stepped, state.optimizer = server_step(
                 plan.server_optimizer, state.optimizer, before.tensors, aggregates, plan.server_lr
             )
@@ -580,7 +580,7 @@ class Run:
         for key, x in after.tensors.items():
             # A tensor that no rule replaced costs no bytes on the way down.
             if x is not before.tensors[key]:
-                changed[key] = self.spec.lora.rank * products if key.name == "W" else 0
+                changed[key] = self.config.lora.rank * products if key.name == "W" else 0
         state.changed.append(changed)
         for k in opened.ids:
             state.seen[k] = before.round
@@ -592,14 +592,14 @@ class Run:
         self, rule: Callable[..., Any], before: ServerState, received: Received
     ) -> ServerState:
         """What a server's rule makes of the uploads."""
-        method = self.spec.method
+        method = self.config.method
         given = [*before.tensors.values(), *received.uploads.values(), received.weights]
         versions = [x._version for x in given]
         try:
             aggregated = rule(before, received.broadcast, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
-            text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
+            text = f"lr={self.config.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
         if not isinstance(aggregated, ServerState):
             refuse("aggregate(...)", type(aggregated).__name__, "the server's ServerState")
@@ -625,7 +625,7 @@ class Run:
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
         """Stores what moved and was not sent, of those who took part."""
         personal = self.state.personal
-        count = len(self.spec.task.sizes)
+        count = len(self.config.task.sizes)
         index = torch.tensor(everyone.ids, dtype=torch.int64)
         for key in opened.keys.kept:
             if key in everyone.params:  # on Flower it is with the client, and not here
@@ -648,12 +648,12 @@ class Run:
         Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
             ::test_without_a_clip_norm_a_release_does_not_depend_on_the_data.
         """
-        spec = self.spec
+        config = self.config
         state = self.state
         visible = self.visible
         received = result.received
         rows, deviation = self._layers(result)
-        clip = result.steps if spec.releases_steps else received.clip_counts
+        clip = result.steps if config.releases_steps else received.clip_counts
         nonfinite = result.steps.nonfinite + received.clip_counts.nonfinite
         seconds = time.perf_counter() - result.opened.started_at
         copied = self._record_copy()
@@ -666,9 +666,9 @@ class Run:
         self._warn_of_claim(deviation)
         return Round(
             index=state.server.round,
-            method=spec.method.slug,
-            task=spec.task.name,
-            seed=spec.streams.seed,
+            method=config.method.slug,
+            task=config.task.name,
+            seed=config.streams.seed,
             metrics=self._metrics(),
             deviation=deviation,
             adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
@@ -680,7 +680,7 @@ class Run:
             seconds=seconds if visible.seconds else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=(*rows, *foreseen),
-            source=(spec.task, spec.lora, copied),
+            source=(config.task, config.lora, copied),
         )
 
     def _record_copy(self) -> ServerState:
@@ -703,9 +703,9 @@ class Run:
 
         No error: the round is spent, and its model is as good as without the claim.
         """
-        method = self.spec.method
+        method = self.config.method
         # Of unequal ranks no row claims it. NaN, where nothing is seen, is no evidence.
-        if self._warned or not method.exact or self.spec.lora.ranks is not None:
+        if self._warned or not method.exact or self.config.lora.ranks is not None:
             return
         if deviation > DEVIATION_OF_EXACT:
             self._warned = True
@@ -727,7 +727,7 @@ class Run:
         # Before training the mean is the server's product; later a round without uploads has none.
         measured = bool(received.uploads) or not after.round
         # Where later rounds measure no deviation, the start does not: 0 would look like a measure.
-        if measured and not self.spec.releases_sum and not result.opened.keys.kept:
+        if measured and not self.config.releases_sum and not result.opened.keys.kept:
             clients = {}
             for key, x in before.tensors.items():
                 if key.kind.of_the_product:
@@ -740,45 +740,47 @@ class Run:
         exchange = measures.Exchange(
             before, mean, after, clients, received.weights, noise, result.aggregated
         )
-        return measures.layer_rows(exchange, self.spec.lora.scaling)
+        return measures.layer_rows(exchange, self.config.lora.scaling)
 
     def _metrics(self) -> Mapping[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.
 
         NaN in a private run, with a seed or without, where the test examples are not public.
         """
-        spec = self.spec
+        config = self.config
         server = self.state.server
         personal = self.state.personal
-        unseen = dict.fromkeys(spec.task.metrics, NOT_SEEN)
+        unseen = dict.fromkeys(config.task.metrics, NOT_SEEN)
         if self.state.server.round % self.options.evaluate_every and not self.ended:
             return unseen
         # Elsewhere clients keep factors from the first round in which some were not sent.
         rounds = range(self.state.server.round if self.remote else 0)
-        if personal or any(local_training.round_keys(spec, server.tensors, t).kept for t in rounds):
+        if personal or any(
+            local_training.round_keys(config, server.tensors, t).kept for t in rounds
+        ):
             return self._own_metrics() if self.visible.own_scores else unseen
         scores = self._evaluate(server.tensors) if self.visible.scores else unseen
-        if spec.method.broadcast == full:
+        if config.method.broadcast == full:
             return scores
         received = scores
         if self.visible.scores:
-            received = self._evaluate(exchange.broadcast(spec.method, server).tensors)
+            received = self._evaluate(exchange.broadcast(config.method, server).tensors)
         return {**scores, **{f"{name}_received": value for name, value in received.items()}}
 
     def _own_metrics(self) -> Mapping[str, float]:
         """The task's metrics, the mean over the models with which clients would begin a round."""
         each = []
-        for k in range(len(self.spec.task.sizes)):
+        for k in range(len(self.config.task.sizes)):
             # Not what it kept alone: of shared ranks it kept those of its last round, which the
             # server has averaged since.
             client = self.start_clients((k,), self.state.server)
             each.append(self._evaluate({key: x[0] for key, x in client.params.items()}))
-        return {name: sum(x[name] for x in each) / len(each) for name in self.spec.task.metrics}
+        return {name: sum(x[name] for x in each) / len(each) for name in self.config.task.metrics}
 
     def _evaluate(self, values: Tensors) -> dict[str, float]:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
-        task = self.spec.task
+        task = self.config.task
         with adapters.matmuls(prepared.matmul_precision):
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.federated.spec import MATMUL_PRECISIONS
+from fedlora_lab.federated.config import MATMUL_PRECISIONS
 from fedlora_lab.methods.plan import Lora
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from fedlora_lab._utils.files import (
     write_sealed,
 )
 from fedlora_lab._utils.validation import check, warn
-from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.federated.config import Config
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import Ledger
@@ -115,7 +115,7 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> JsonO
 
     Args:
         folder: of the run; its secret key is made here if need be.
-        settings: as `RunSpec.settings` gives them.
+        settings: as `Config.settings` gives them.
     """
     # A plain digest of the data would confirm a guess at them.
     return {**settings, "task": keyed_digest(folder, settings["task"])}
@@ -251,7 +251,7 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
 
 def restore(
     folder: Path,
-    spec: RunSpec,
+    config: Config,
     settings: Mapping[str, Any],
     fresh: RunState,
     opened: Ledger | None,
@@ -259,7 +259,7 @@ def restore(
     """Reads the state and the ledger to resume with; refuses those of another run.
 
     Args:
-        folder, spec: the folder, and the run that goes on from it.
+        folder, config: the folder, and the run that goes on from it.
         settings: of that run, as its checkpoints hold them.
         fresh, opened: state and ledger of that run if it began anew.
 
@@ -274,11 +274,11 @@ def restore(
     latest = next(whole_checkpoints(folder), None)
     # Releases do not come back with the files that are lost.
     begins_anew = latest is None and opened is not None and (folder / LEDGER).exists()
-    if begins_anew and not spec.replays_noise:
+    if begins_anew and not config.replays_noise:
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
         warn(text)
-        return fresh, _stored_ledger(folder, spec, fresh, opened)
+        return fresh, _stored_ledger(folder, config, fresh, opened)
     check(latest is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert latest is not None
     state, stored = latest
@@ -291,11 +291,11 @@ def restore(
     # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in fresh.server.tensors}
     state.server = replace(fresh.server, tensors=tensors, round=state.server.round)
-    return state, _stored_ledger(folder, spec, state, opened)
+    return state, _stored_ledger(folder, config, state, opened)
 
 
 def _stored_ledger(
-    folder: Path, spec: RunSpec, state: RunState, opened: Ledger | None
+    folder: Path, config: Config, state: RunState, opened: Ledger | None
 ) -> Ledger | None:
     """Loads the folder's ledger; refuses entries that this run would not have written."""
     path = folder / LEDGER
@@ -307,14 +307,14 @@ def _stored_ledger(
     expected = f"{opened.terms}, those of this run"
     check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
     # With other noise or rates than this run's the ledger would state another run's epsilon.
-    charge = spec.charge
+    charge = config.charge
     assert charge is not None  # as the ledger, it is there under privacy
     for entry in ledger.releases:
         exist = all(k < len(state.seen) for k in entry.clients or ())
         check(exist, "ledger", entry, "clients of this run")
         ours = charge.at(entry.round, None if entry.clients is None else tuple(entry.clients))
         # Files of earlier versions count an upload for every client, which is never too little.
-        if entry.clients is None and not (spec.releases_steps or spec.releases_sum):
+        if entry.clients is None and not (config.releases_steps or config.releases_sum):
             ours = replace(ours, clients=None)
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.

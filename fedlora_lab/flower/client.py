@@ -9,8 +9,8 @@ from flwr.clientapp import ClientApp
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated import exchange
+from fedlora_lab.federated.config import Prepared
 from fedlora_lab.federated.local_training import local_step, round_keys
-from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.memory import (
     RELEASED,
@@ -86,7 +86,7 @@ def _round_of(message: Message, participant: Participant) -> int:
     """The round that a message is about, under the terms of this client."""
     messages.check_about(message, {"terms": participant.terms})
     t: Any = message.content.config_records[messages.ABOUT].get("round")
-    last = participant.spec.plan.rounds - 1
+    last = participant.config.plan.rounds - 1
     check_whole("round", t, 0, last)
     return t
 
@@ -147,7 +147,7 @@ def _check_repetition(participant: Participant, t: int, asked: str, before: str 
     # The same upload in two sums over different clients: their difference is one client's upload,
     # under its own share of the noise.
     once = f"{t + 1} or later: under trust='secagg' a round is answered once, and {t} was answered"
-    check(not participant.spec.is_secagg, "round", t, once)
+    check(not participant.config.is_secagg, "round", t, once)
     # What was trained from the one is no upload from the other, and new noise a second release.
     same = f"{before}, to which it was answered: resume that run, or go on with a later round"
     check(asked == before, f"broadcast of round {t}", asked, same)
@@ -174,16 +174,16 @@ def _upload(
         personal: what the client kept.
         t: the round.
     """
-    spec = prepared.spec
+    config = prepared.config
     # The functions of the loop take a row for each client; here there is one.
     before = {key: tensor[None] for key, tensor in personal.items()}
     clients = exchange.begin_clients(prepared, (client,), sent, before)
-    for step in range(spec.plan.local_steps):
+    for step in range(config.plan.local_steps):
         local_step(prepared, clients, t, step)
-    keys = round_keys(spec, sent.tensors, t)
+    keys = round_keys(config, sent.tensors, t)
     trained = exchange.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
     reply = exchange.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared: it has no noise where only the upload is noised.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
-    return messages.take_ranks(reply, spec.sent_ranks[client]), personal
+    return messages.take_ranks(reply, config.sent_ranks[client]), personal

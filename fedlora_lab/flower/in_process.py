@@ -95,7 +95,7 @@ def simulated_clients(participant: Participant, task: Task) -> Loader:
     def load(context: Context) -> tuple[Participant, int, Any]:
         number = int(context.node_config["partition-id"])
         data: Any = task.clients[number]
-        if participant.spec.by_person:
+        if participant.config.by_person:
             data = (*data, task.local_persons[number])
         return participant, number, data
 

@@ -24,7 +24,7 @@ from fedlora_lab._utils.files import (
     write_sealed,
 )
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared
+from fedlora_lab.federated.config import Prepared
 from fedlora_lab.flower.messages import private_errors
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger
@@ -131,13 +131,13 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     ledgers: dict[str, Any] = {**state.config_records.get(RELEASED, {})}
     stored = ledgers.get(participant.terms)
     ledgers[participant.terms] = ""  # without privacy there is nothing to count
-    privacy = participant.spec.privacy
+    privacy = participant.config.privacy
     if privacy is not None:
-        seeded = participant.spec.streams.seed is not None
+        seeded = participant.config.streams.seed is not None
         fresh = privacy.ledger(reproducible=seeded, uncertified=participant.prepared.uncertified)
         with private_errors("reading its ledger"):
             ledger = Ledger.from_json(stored) if stored else fresh
-        charge = participant.spec.charge
+        charge = participant.config.charge
         assert charge is not None
         entry = charge.at(t + 1, (client,))
         [(_, (sigma, rate))] = entry.rows()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.make_spec import check_parts, make_run_spec
-from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
+from fedlora_lab.federated.config import Config, Prepared, initial_server, prepare_run
+from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.flower import messages
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -65,9 +65,9 @@ class Participant:
     terms: str
 
     @property
-    def spec(self) -> RunSpec:
+    def config(self) -> Config:
         """The checked terms of the run."""
-        return self.prepared.spec
+        return self.prepared.config
 
     @classmethod
     @with_default_modes
@@ -100,11 +100,11 @@ class Participant:
             persons = tuple(list(range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
         task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
-        spec = make_run_spec(task, method, privacy, plan, lora, seed)
-        prepared = prepare_run(spec, {})
+        config = make_config(task, method, privacy, plan, lora, seed)
+        prepared = prepare_run(config, {})
         begin = initial_server(prepared)
         terms = {
-            **spec.settings(),
+            **config.settings(),
             "rounds": plan.rounds,
             "slots": {str(key): [list(x.shape), str(x.dtype)] for key, x in begin.tensors.items()},
             "rules": [getattr(x, "__qualname__", repr(x)) for x in (task.forward, task.loss)],
@@ -122,14 +122,14 @@ class Participant:
             the types and shapes of the public ones; none of their values is named.
         Guarantees: test_flower.py::test_persons_travel_with_the_examples_of_their_client.
         """
-        task = self.spec.task
+        task = self.config.task
         last = len(task.sizes) - 1
         check(0 <= client <= last, "client", client, f"a number in [0, {last}]")
         x, y = data[:2]
         unit = "examples"
         count = len(y)
         persons = {}
-        if self.spec.by_person:
+        if self.config.by_person:
             try:
                 (persons[client],) = person_numbers(data[2:], (count,))
             except ValueError:
@@ -152,13 +152,13 @@ class Participant:
 
     def broadcast(self, values: ServerState) -> Tensors:
         """Encodes the server's tensors for messages, by the method's broadcast rule."""
-        return messages.encode_broadcast(_sent_down(values), self.spec.method.broadcast)
+        return messages.encode_broadcast(_sent_down(values), self.config.method.broadcast)
 
     def received(self, message: Message, t: int) -> ServerState:
         """Returns the tensors that the server sent for round t."""
         arrays = messages.get_arrays(message)
         codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
-        rule = self.spec.method.broadcast
+        rule = self.config.method.broadcast
         return ServerState(messages.decode_broadcast(codes, rule, _sent_down(self.begin)), t)
 
 

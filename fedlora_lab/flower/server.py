@@ -108,7 +108,7 @@ def _play(
             present = tuple(k for k in opened.ids if k in valid and k in arrived)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
-            received = exchange.combine(run.spec, present, rows, opened.broadcast)
+            received = exchange.combine(run.config, present, rows, opened.broadcast)
             # Of those that were asked, whoever answered. What they trained, and what they keep, is
             # with them.
             trained = ClientBatch(tuple(k for k in opened.ids if k in valid), {}, {})
@@ -131,7 +131,7 @@ class _Clients:
 
     def wait_for_all(self, patience: float) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
-        count = len(self.participant.spec.task.sizes)
+        count = len(self.participant.config.task.sizes)
         end = time.monotonic() + patience
         greeted: set[int] = set()
         content = messages.make_content({"terms": self.participant.terms})
@@ -203,18 +203,18 @@ class _Clients:
 
     def _upload(self, opened: OpenRound, k: int, arrays: ArrayRecord) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
-        spec = self.participant.spec
+        config = self.participant.config
         keys = opened.keys.uploaded
-        rank = spec.sent_ranks[k]
+        rank = config.sent_ranks[k]
         like = {key: opened.before.tensors[key] for key in keys}
         # A client sends no more ranks than it holds.
         tensors = messages.unpack_arrays(arrays, messages.take_ranks(like, rank))
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
         # that off again.
-        if spec.is_secagg:
+        if config.is_secagg:
             start = {key: tensor[None] for key, tensor in opened.broadcast.tensors.items()}
         else:
-            start = exchange.tensors_received(spec, (k,), opened.broadcast)
+            start = exchange.tensors_received(config, (k,), opened.broadcast)
         return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
 
 

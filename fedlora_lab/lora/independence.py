@@ -13,7 +13,7 @@ example:
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
   client's maps must be those of its own matrix.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
-  its own (`make_spec`).
+  its own (`make_config`).
 - ``Method.filter`` sees noised values only; ``initial_factors``, ``broadcast`` and ``aggregate``
   what the server sent or received; ``clip_groups`` and ``schedule`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.

@@ -17,9 +17,9 @@ from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.config import Config
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast
-from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -129,14 +129,14 @@ def dry_run(
     classes = 0
     steps = math.inf
     for rate in sorted(rates):
-        spec = make_run_spec(task, row, *at_rate(privacy, plan, rate), lora, seed)
-        model = adapters.adapt(task, spec.lora)
-        stds = noise_stds(spec, model)
-        tried = pd.DataFrame(_try_noise(spec, model, stds, (x, y), i) for i in range(draws))
+        config = make_config(task, row, *at_rate(privacy, plan, rate), lora, seed)
+        model = adapters.adapt(task, config.lora)
+        stds = noise_stds(config, model)
+        tried = pd.DataFrame(_try_noise(config, model, stds, (x, y), i) for i in range(draws))
         rows.append({"lr": rate, **tried[["kept", "score"]].mean()})
         right = tried["right"].mean()
         classes = int(tried["classes"][0])
-        steps = min(steps, _length_in_steps(spec, model, stds))
+        steps = min(steps, _length_in_steps(config, model, stds))
     table = pd.DataFrame(rows)
     end = _end_of(table, 1 / classes)
     # As many are right by one answer to all.
@@ -165,33 +165,33 @@ def at_rate(privacy: Privacy, plan: Plan, rate: float) -> tuple[Privacy, Plan]:
     return privacy, plan.replace(lr=lr)
 
 
-def noise_stds(spec: RunSpec, model: adapters.AdaptedModel) -> dict[ParamKey, float]:
+def noise_stds(config: Config, model: adapters.AdaptedModel) -> dict[ParamKey, float]:
     """Standard deviation of the noise that each trained tensor takes up over a whole run.
 
-    Args: spec, model: of the run; the model has its adapters.
+    Args: config, model: of the run; the model has its adapters.
     """
-    forecast = NoiseForecast(spec, model.weights)
+    forecast = NoiseForecast(config, model.weights)
     # No mean over clients thins the noise in what stays with its client, if it gets any.
-    alone = forecast.unaveraged_noise_ratio() if spec.releases_steps else 0.0
+    alone = forecast.unaveraged_noise_ratio() if config.releases_steps else 0.0
     stds = {}
     for key in model.places:
-        share = 1.0 if spec.method.is_uploaded(key) else alone
+        share = 1.0 if config.method.is_uploaded(key) else alone
         stds[key] = math.sqrt(share * float(forecast.variance(key.name, key.layer)[-1]))
     return stds
 
 
 def with_noise(
-    spec: RunSpec, model: adapters.AdaptedModel, stds: Mapping[ParamKey, float], draw: int
+    config: Config, model: adapters.AdaptedModel, stds: Mapping[ParamKey, float], draw: int
 ) -> tuple[TensorDict, TensorDict]:
     """The values at the start of a run, and the same with the noise of the whole run on top.
 
-    Args: spec, model: of the run. stds: see `noise_stds`. draw: a number, of start and noise.
+    Args: config, model: of the run. stds: see `noise_stds`. draw: a number, of start and noise.
     """
     # A start and a noise of its own for each draw, and none that a run of this seed has.
-    seed = Streams(spec.streams.seed).numpy("dry run", draw).integers(2**62)
+    seed = Streams(config.streams.seed).numpy("dry run", draw).integers(2**62)
     streams = Streams(int(seed))
-    row = spec.method
-    start = adapters.initial_values(model, streams, row.initial_factors, spec.lora.start_scale)
+    row = config.method
+    start = adapters.initial_values(model, streams, row.initial_factors, config.lora.start_scale)
     noised = dict(start)
     for number, (key, std) in enumerate(stds.items()):
         noise = streams.normal(start[key].shape, "noise", number)
@@ -200,17 +200,17 @@ def with_noise(
 
 
 def _try_noise(
-    spec: RunSpec,
+    config: Config,
     model: adapters.AdaptedModel,
     stds: Mapping[ParamKey, float],
     examples: tuple[Any, Tensor],
     draw: int,
 ) -> dict[str, float]:
     """Passes examples through the model at its start, and with noise on top of it."""
-    task = spec.task
+    task = config.task
     x, y = examples
     outputs = []
-    for values in with_noise(spec, model, stds, draw):
+    for values in with_noise(config, model, stds, draw):
         model.place(values)
         outputs.append(_outputs(task, model, x))
     before, after = outputs
@@ -234,13 +234,13 @@ def _outputs(task: Task, model: adapters.AdaptedModel, x: Any) -> Float[Tensor, 
 
 
 def _length_in_steps(
-    spec: RunSpec, model: adapters.AdaptedModel, stds: Mapping[ParamKey, float]
+    config: Config, model: adapters.AdaptedModel, stds: Mapping[ParamKey, float]
 ) -> float:
     """Length of the noise of a whole run over that of the longest clipped step, or update."""
     energy = sum(std**2 * model.initial[key].numel() for key, std in stds.items())
-    step = spec.privacy.clip_norm if spec.privacy else math.inf
-    if spec.releases_steps:
-        step *= max(spec.plan.rate(factor) for factor in "AB")
+    step = config.privacy.clip_norm if config.privacy else math.inf
+    if config.releases_steps:
+        step *= max(config.plan.rate(factor) for factor in "AB")
     return math.sqrt(energy) / step
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.make_spec import check_parts, make_run_spec
+from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
@@ -275,8 +275,8 @@ def noise_taken_up(
     schedule = (
         Cycle(("B", "A")) if "*" in row.factors_in_round(0, plan.local_steps) else row.schedule
     )
-    spec = make_run_spec(task, row, privacy, plan, lora, 0)
-    adapter = spec.lora
+    config = make_config(task, row, privacy, plan, lora, 0)
+    adapter = config.lora
     balance = math.inf
     if row.balance is not None:
         # The start that it chose is that of the plan's rate, and another one at another rate.
@@ -288,7 +288,7 @@ def noise_taken_up(
     # What stays with its client is counted below.
     plain = {"aggregate": aggregation.mean, "balance": None, "uploaded_factors": None}
     like = row.replace(**plain, schedule=schedule, initial_factors=initial)
-    forecast = forecast_of(replace(spec, method=like, lora=adapter))
+    forecast = forecast_of(replace(config, method=like, lora=adapter))
     linear, quadratic = forecast.output_variance_terms()
     kept = [x for x in "AB" if not row.is_uploaded(ParamKey(x, ""))]
     expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
@@ -305,7 +305,7 @@ def noise_taken_up(
         variance.linear + of_start,
         "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
     )
-    shared = replace(spec, method=row.replace(uploaded_factors=None))
+    shared = replace(config, method=row.replace(uploaded_factors=None))
     uncounted = NoiseForecast(shared, forecast.weights).unknown_on_outputs
     return NoiseTakenUp(variance, (of_a, of_b), noise_product(row), balance, of_start, uncounted)
 

@@ -14,7 +14,7 @@ from fedlora_course.widgets.live_run import Workbench
 from fedlora_course.widgets.run_config import RunConfig, knobs
 from fedlora_course.widgets.run_row import RunRow, differing_knobs, label_parts
 from fedlora_lab.federated.exchange import bytes_of_round
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-4)
@@ -70,7 +70,7 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     ):
         stated = float(facts[fact].split()[0].replace(",", "").rstrip(";"))
         assert stated == pytest.approx(value, rel=0.06)
-    up, _ = bytes_of_round(make_run_spec(task, config.method, None, plan, config.lora, 0))
+    up, _ = bytes_of_round(make_config(task, config.method, None, plan, config.lora, 0))
     assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     bench = make(plan=None)  # so that the rate is the suggested one, on which ρ depends
     on_the_bench = [knob["key"] for knob in bench.setup["knobs"] if not knob["group"]]

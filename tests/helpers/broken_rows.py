@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import torch
 
+from fedlora_lab.federated.config import moving_keys
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.spec import moving_keys
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import FFA, FedLoRA
 
 
 def _unnoised(prepared, **privacy):
-    spec = prepared.spec
-    silent = spec.privacy.replace(noise_multiplier=0.0, **privacy)
-    return replace(prepared, spec=replace(spec, privacy=silent))
+    config = prepared.config
+    silent = config.privacy.replace(noise_multiplier=0.0, **privacy)
+    return replace(prepared, config=replace(config, privacy=silent))
 
 
 def _noise(prepared, clients, t, s):
@@ -48,7 +48,7 @@ def leaves_one_tensor_without_noise(prepared, clients, t, s):
     """Forgets the last of the tensors that move."""
     noise = _noise(prepared, clients, t, s)
     local_step(prepared, clients, t, s)
-    last = moving_keys(tuple(clients.params), prepared.spec.method.factors_at_step(t, s))[-1]
+    last = moving_keys(tuple(clients.params), prepared.config.method.factors_at_step(t, s))[-1]
     clients.params[last] = clients.params[last] - noise[last]
 
 

@@ -29,8 +29,8 @@ from toy_tasks import (
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.config import Config, Prepared
 from fedlora_lab.federated.local_training import ClientBatch, local_step
-from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import identity
@@ -56,8 +56,8 @@ def prepare(
     """A run's fixed parts, without a look at the arguments and the model."""
     model = adapted(task)
     privacy = None if privacy is None else privacy.resolve(task, plan)
-    spec = RunSpec(task, row, privacy, plan, LORA, Streams(seed))
-    return Prepared(spec, model, task.clients)
+    config = Config(task, row, privacy, plan, LORA, Streams(seed))
+    return Prepared(config, model, task.clients)
 
 
 def prepared(
@@ -80,8 +80,8 @@ def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) 
     before = dict(clients.params)
     count = len(clients.ids)
     step(ready, clients, t, s)
-    spec = ready.spec
-    expected = torch.tensor([spec.unit_counts[k] * spec.sample_rates[k] for k in clients.ids])
+    config = ready.config
+    expected = torch.tensor([config.unit_counts[k] * config.sample_rates[k] for k in clients.ids])
     moves = {}
     for key, after in clients.params.items():
         if key.kind.trained:
@@ -91,13 +91,13 @@ def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) 
 
 
 def in_units_of_noise(
-    spec: RunSpec, change: Tensors, peers: Tensors, t: int, s: int | None = None
+    config: Config, change: Tensors, peers: Tensors, t: int, s: int | None = None
 ) -> TensorDict:
     """A released change seen where its noise is isotropic. What lies beside the directions of a row
     that has some stays under its own key, rounding apart.
     """
-    white = local_training.in_white_noise(spec, change, peers, t, s)
-    basis = local_training.directions(spec, peers, t, s, tuple(change))
+    white = local_training.in_white_noise(config, change, peers, t, s)
+    basis = local_training.directions(config, peers, t, s, tuple(change))
     if basis is None:
         return white
     inside = basis.tensors(white)
@@ -110,11 +110,11 @@ def noised(row: Method, moving: set[ParamKey]) -> set[ParamKey]:
     return moving if row.differences is None else {ALONG}
 
 
-def in_units_of_clip(spec: RunSpec, change: Tensors, peers: Tensors, t: int, s: int) -> TensorDict:
+def in_units_of_clip(config: Config, change: Tensors, peers: Tensors, t: int, s: int) -> TensorDict:
     """A released change where its clip has to hold: there too, unless nobody certifies the row."""
-    row = spec.method
+    row = config.method
     if uncertified_reason(row.precondition, row.clip_groups) is None:
-        return in_units_of_noise(spec, change, peers, t, s)
+        return in_units_of_noise(config, change, peers, t, s)
     maps = local_training.preconditioners(row, tuple(change), peers)
     return {
         key: map_rank_axis(key, maps[key].before, x) if key in maps else x
@@ -155,7 +155,7 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
             stay = torch.tensor([i for i in range(len(y)) if i != left_out])
             ready, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
             change = released(ready, clients, t, s, step)
-            sums.append(in_units_of_clip(ready.spec, change, clients.start, t, s))
+            sums.append(in_units_of_clip(ready.config, change, clients.start, t, s))
         _moved_by_at_most_c(row, sums, f"round {t}, step {s}")
 
 
@@ -167,7 +167,7 @@ def noise_draws(row: Method, step: Step, t: int, s: int, sigma: float, draws: in
         for level in (sigma, 0.0):
             ready, clients = prepared(tokens("head"), row, level, seed, batch=2)
             change = released(ready, clients, t, s, step)
-            pair.append(in_units_of_noise(ready.spec, change, clients.start, t, s))
+            pair.append(in_units_of_noise(ready.config, change, clients.start, t, s))
         for key, noisy in pair[0].items():
             found.setdefault(key, []).append((noisy - pair[1][key]).flatten(1))
     return {key: torch.stack(parts) for key, parts in found.items()}
@@ -227,19 +227,19 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
         sent = noised(row, {key for key in moved if row.is_uploaded(key)})
         noises: dict[ParamKey, list[Tensor]] = {}
 
-        def end(seed: int, level: float, t: int = t) -> tuple[RunSpec, Tensors]:
+        def end(seed: int, level: float, t: int = t) -> tuple[Config, Tensors]:
             # Everybody takes part with all examples: a seed decides the noise, and directions.
             privacy = private("client", level, CLIP, trust="central")
             run = opened(task, row, privacy, plan, t, start, seed)
             next(records_of(run))
-            return run.spec, run.state.server.tensors
+            return run.config, run.state.server.tensors
 
         silent = end(0, 0.0)
         for seed in range(draws):
             _, before = silent if row.differences is None else end(seed, 0.0)
-            spec, after = end(seed, sigma)
+            config, after = end(seed, sigma)
             noise = {k: (x - before[k])[None] for k, x in after.items() if k.kind.trained}
-            for key, xi in in_units_of_noise(spec, noise, peers, t).items():
+            for key, xi in in_units_of_noise(config, noise, peers, t).items():
                 noises.setdefault(key, []).append(xi)
         for key, parts in noises.items():
             xi = torch.stack(parts)

@@ -20,9 +20,9 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import exchange, local_training
+from fedlora_lab.federated.config import Prepared
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import RunOptions
-from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -133,17 +133,17 @@ class EngineStep:
 
     def __call__(self, units: Sequence[Examples], seed: int) -> dict[str, Tensor]:
         check(len(units) <= SLOTS, "examples", len(units), f"at most {SLOTS}")
-        spec = self.run.spec
-        assert spec.privacy is not None
-        data = clients_of(units, self.units, spec.privacy.unit)
+        config = self.run.config
+        assert config.privacy is not None
+        data = clients_of(units, self.units, config.privacy.unit)
         # Noise and batches come from the seed alone, so that it cancels between two calls.
-        spec = spec.with_streams(ChosenBatch(seed, len(units)))
+        config = config.with_streams(ChosenBatch(seed, len(units)))
         # A step reads sizes from the task and examples from here: no task is made and checked anew.
-        prepared = replace(self.run.prepared, spec=spec, data=data)
-        released, start = self._step(prepared) if spec.releases_steps else self._round(prepared)
-        step = self.s if spec.releases_steps else None
+        prepared = replace(self.run.prepared, config=config, data=data)
+        released, start = self._step(prepared) if config.releases_steps else self._round(prepared)
+        step = self.s if config.releases_steps else None
         # Clip and noise are compared where the noise is white.
-        white = local_training.in_white_noise(spec, released, start, self.t, step)
+        white = local_training.in_white_noise(config, released, start, self.t, step)
         return {
             f"client {k}: {key.name} {key.layer}": row
             for key, rows in white.items()
@@ -154,7 +154,7 @@ class EngineStep:
         """How far a step at rate 1 moves both clients, and where they stood."""
         # Every call begins at the same state; what a call trains is thrown away.
         server = replace(self.run.state.server, round=self.t)
-        sent = exchange.broadcast(prepared.spec.method, server)
+        sent = exchange.broadcast(prepared.config.method, server)
         clients = self.run.start_clients((0, 1), sent)
         start = dict(clients.params)
         local_training.local_step(prepared, clients, self.t, self.s)
@@ -183,15 +183,15 @@ def drawn_batches(run: Recorder) -> Loader:
     """Seed -> batches that the engine draws, of both clients' units, or of clients."""
 
     def draw(seed: int) -> list[list[int]]:
-        spec = run.spec.with_streams(Streams(seed))
-        prepared = replace(run.prepared, spec=spec)
-        if not spec.releases_steps:
+        config = run.config.with_streams(Streams(seed))
+        prepared = replace(run.prepared, config=config)
+        if not config.releases_steps:
             copied = Recorder.from_prepared(prepared, RunOptions())
             return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
         for i in range(LOADER_BATCHES):
             both = local_training.poisson_batch(prepared, i // 2, i % 2, (0, 1))
-            if spec.by_person:  # of the examples that a client draws, whose they are
+            if config.by_person:  # of the examples that a client draws, whose they are
                 both = [prepared.persons[k][x].unique() for k, x in enumerate(both)]
             batches.append([*both[0].tolist(), *(SLOTS + both[1]).tolist()])
         return batches
@@ -202,7 +202,7 @@ def drawn_batches(run: Recorder) -> Loader:
 def stated_claims(run: Recorder) -> Claims:
     """Makes the rounds of a run: what its ledger, not its plan, then says of the first client."""
     deque(run.events(), maxlen=0)
-    privacy = run.spec.privacy
+    privacy = run.config.privacy
     assert privacy is not None and run.ledger is not None
     entry = run.ledger.releases[-1]
     assert entry.noise_multiplier is not None and entry.sample_rate is not None
@@ -214,7 +214,7 @@ def stated_claims(run: Recorder) -> Claims:
         sampling="poisson" if sampled else None,
         sample_rate=float(np.ravel(entry.sample_rate)[0]),
         dataset_size=2 * SLOTS if privacy.releases_steps else SLOTS,
-        steps=LEDGER_ROUNDS * (run.spec.plan.local_steps if privacy.releases_steps else 1),
+        steps=LEDGER_ROUNDS * (run.config.plan.local_steps if privacy.releases_steps else 1),
         epsilon=run.ledger.nominal_epsilon(),
         delta=privacy.delta,
         relation="add/remove" if sampled else "replace",

@@ -48,7 +48,7 @@ def without_empty_batches(prepared, clients, t, s):
 def fixed_batches(prepared, t, s, ids):
     drawn = true_batch(prepared, t, s, ids)
     # As many as are expected, from a place that is drawn.
-    sizes = [round(prepared.spec.task.sizes[k] * prepared.spec.sample_rates[k]) for k in ids]
+    sizes = [round(prepared.config.task.sizes[k] * prepared.config.sample_rates[k]) for k in ids]
     return [torch.arange(size) + len(batch) for size, batch in zip(sizes, drawn)]
 
 
@@ -85,19 +85,19 @@ def over_the_root(shapes, std, streams, where, like=None):
 
 def one_round_only(self, t, ids):
     """A new ledger every round."""
-    self.ledger = self.spec.privacy.ledger()
+    self.ledger = self.config.privacy.ledger()
     true_charge(self, t, ids)
 
 
 def more_noise_than_there_is(self, t, ids):
     """Writes down twice the noise."""
-    entry = self.spec.charge.at(t + 1, ids)
+    entry = self.config.charge.at(t + 1, ids)
     self.ledger.append(replace(entry, noise_multiplier=2 * entry.noise_multiplier))
 
 
 def everyone_every_round(self, t):
     """Takes all clients although the ledger counts on a draw."""
-    return tuple(range(len(self.prepared.spec.task.sizes)))
+    return tuple(range(len(self.prepared.config.task.sizes)))
 
 
 LEDGER = Run, "charge_ledger"

@@ -13,7 +13,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
@@ -64,7 +64,7 @@ def test_amplification_is_what_a_run_measures(case):
     parts = WIDE, slug, privacy, fl.Plan(**fields)
     # A row that chooses its start takes no other.
     given = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.0 if slug == "balanced-lora" else 1.5)
-    lora = make_run_spec(*parts, given, 0).lora
+    lora = make_config(*parts, given, 0).lora
     number = fl.noise_amplification(*parts, given)
     rho = number.mean
     taken_up, products, rows = [], [], {}
@@ -156,8 +156,8 @@ def test_no_row_of_the_table_has_noise_in_a_times_a_start_of_b():
     """Their registered predictions were made without it, see results/table/predicted.csv: PRISM
     shapes the noise on A by B, and the factors of Fed-SB and RAVAN rest."""
     for row in methods.ALL.values():
-        spec = make_run_spec(regression(), row, private("example"), PLAN, LORA, 0)
-        assert forecast_of(spec).output_variance_of_start() == 0, row.slug
+        config = make_config(regression(), row, private("example"), PLAN, LORA, 0)
+        assert forecast_of(config).output_variance_of_start() == 0, row.slug
 
 
 def test_the_start_of_b_is_not_counted_for_clients_of_unequal_ranks():
@@ -295,7 +295,7 @@ def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
 def test_the_noise_on_an_output_grows_from_round_to_round(slug):
     """The forecast of a run has in each round what a run that ends there has."""
     setting = regression(), methods.get(slug), private("example"), PLAN.replace(rounds=4)
-    curve = forecast_of(make_run_spec(*setting, None, 0)).output_variance_by_round()
+    curve = forecast_of(make_config(*setting, None, 0)).output_variance_by_round()
     for rounds, value in enumerate(curve):
         short = setting[3].replace(rounds=rounds)
         assert fl.noise_amplification(*setting[:3], short).output_variance == pytest.approx(value)
@@ -309,7 +309,7 @@ def test_a_balanced_start_is_larger_and_the_model_the_same(sigma, larger):
     anyway c is 1.
     """
     privacy = private("client", sigma=sigma)
-    c = make_run_spec(tokens(), BALANCED, privacy, PLAN, LORA, 0).lora.start_scale
+    c = make_config(tokens(), BALANCED, privacy, PLAN, LORA, 0).lora.start_scale
     assert c > 1.2 if larger else c == 1
     records, plain = (play(tokens(), row, privacy) for row in (BALANCED, "fedlora"))
     for layer, (a, _) in records[0].adapter.items():

@@ -33,9 +33,9 @@ from fedlora_lab._utils.files import (
     write_atomically,
     write_sealed,
 )
-from fedlora_lab.federated import spec, store
+from fedlora_lab.federated import config, store
+from fedlora_lab.federated.config import rule_identity
 from fedlora_lab.federated.records import LocalStep
-from fedlora_lab.federated.spec import rule_identity
 from fedlora_lab.methods.aggregation import by_layer
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.state import ParamKey
@@ -73,7 +73,7 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
             more = {key: count + 1 for key, count in state.items()}
             return super().update(rows, zeros, std, state, *options, **named)._replace(state=more)
 
-    monkeypatch.setattr(spec, "ClipAndNoise", Counting)
+    monkeypatch.setattr(config, "ClipAndNoise", Counting)
     run = regression(), "ffa-lora", private(unit, trust="secagg" if unit == "client" else "local")
     for rounds, folder in ((2, {"checkpoint": tmp_path}), (3, {"resume": tmp_path})):
         last = play(*run, PLAN.replace(rounds=rounds, local_steps=2), seed=None, **folder)[-1]
@@ -180,7 +180,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         with refused(f"^resume='.*': expected the same {what} as in this run$"):
             fl.run(**run | {what: other}, resume=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedlora_lab.federated.spec.__version__", "0.0.1")
+        patch.setattr("fedlora_lab.federated.config.__version__", "0.0.1")
         with refused("^resume='.*': expected the same package_version as in this run$"):
             fl.run(**run, resume=tmp_path)
     with refused(r"^resume='.*': expected the same (task|privacy) as in this run$"):

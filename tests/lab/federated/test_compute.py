@@ -11,8 +11,8 @@ from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import exchange, local_training
+from fedlora_lab.federated.config import MATMUL_PRECISIONS
 from fedlora_lab.federated.run import Run
-from fedlora_lab.federated.spec import MATMUL_PRECISIONS
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer

@@ -13,7 +13,7 @@ from toy_tasks import APART, LORA, tokens
 import dp_review
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.federated.config import Config
 
 TASK = tokens("head", (9, 7, 5))
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2)
@@ -93,12 +93,12 @@ def test_other_draws_change_nothing_that_was_computed_of_the_rest(row, unit, ind
     parts: Any = setup(row, unit)
     method = fl.methods.get(row) if isinstance(row, str) else row
     privacy = parts["privacy"].resolve(parts["task"], parts["plan"])
-    spec = RunSpec(TASK, method, privacy, PLAN, LORA, Streams(0))
-    kept, anew = spec.with_streams(Streams(1)), replace(spec, streams=Streams(1))
-    assert spec.streams.seed == 0 and kept.streams.seed == 1
-    computed = [name for name, x in vars(RunSpec).items() if isinstance(x, cached_property)]
+    config = Config(TASK, method, privacy, PLAN, LORA, Streams(0))
+    kept, anew = config.with_streams(Streams(1)), replace(config, streams=Streams(1))
+    assert config.streams.seed == 0 and kept.streams.seed == 1
+    computed = [name for name, x in vars(Config).items() if isinstance(x, cached_property)]
     # What is kept as a function is asked below.
-    values = [name for name in computed if not callable(getattr(spec, name))]
+    values = [name for name in computed if not callable(getattr(config, name))]
     assert len(values) > 5
     differ = [x for x in values if repr(getattr(kept, x)) != repr(getattr(anew, x))]
     assert differ == [] and kept.words(index) == anew.words(index)

@@ -13,7 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import exchange, local_training
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import LedgerEntry
 from fedlora_lab.privacy.privatizer import gaussian_noise
@@ -35,10 +35,10 @@ def standing():
 
 def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
     noised = private("client", sigma=sigma, clip=CLIP, **privacy)
-    privacy = noised.resolve(ready.spec.task, ready.spec.plan)
+    privacy = noised.resolve(ready.config.task, ready.config.plan)
     begun = ServerState({key: x[0] for key, x in clients.start.items()}, t)
     places = torch.tensor(list(arrived), dtype=torch.int64)
-    ready = replace(ready, spec=replace(ready.spec, privacy=privacy))
+    ready = replace(ready, config=replace(ready.config, privacy=privacy))
     return exchange.release_round(ready, clients, places, keys, begun)
 
 
@@ -77,7 +77,7 @@ def test_the_noise_of_an_update_is_that_of_no_step():
     place = standing()
     one, silent = (sent(*place, arrived=(0,), sigma=x, trust="local") for x in (SIGMA, 0.0))
     shapes = {key: rows.shape[1:] for key, rows in one.uploads.items()}
-    streams = place[0].spec.streams
+    streams = place[0].config.streams
     for key, xi in gaussian_noise(shapes, [SIGMA * CLIP], streams, [(0, 0, 0)]).items():
         drawn = one.uploads[key] - silent.uploads[key]
         assert not torch.isclose(drawn, xi.to(drawn), atol=1e-6).any()
@@ -104,7 +104,7 @@ def test_denominators_are_fixed(unit, trust, weights):
     plan = PLAN.replace(rounds=4, participation=0.6, client_dropout=0.3, client_weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA, seed=0)
-    sizes = torch.tensor(run.spec.unit_counts if weights == "size" else (1, 1, 1)).double()
+    sizes = torch.tensor(run.config.unit_counts if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server
@@ -125,7 +125,7 @@ def test_an_entry_has_the_numbers_of_those_who_take_part():
     """Of clients with rates and noise of their own, in the order in which they are named."""
     task = tokens("head", sizes=(4, 5, 6))
     privacy = private("example", sigma=(1.0, 2.0, 3.0))
-    charge = make_run_spec(task, "fedlora", privacy, PLAN, LORA, 0).charge
+    charge = make_config(task, "fedlora", privacy, PLAN, LORA, 0).charge
     assert charge and charge.at(2, (2, 0)) == LedgerEntry(
         2, (2, 0), PLAN.local_steps, (3 / 6, 3 / 4), (3.0, 1.0)
     )
@@ -138,6 +138,6 @@ def test_bytes_before_a_run_are_those_of_its_rounds(row):
     """Also of a schedule of any period, and of tensors that a row's start makes."""
     task = tokens("head")
     plan = PLAN.replace(rounds=3)
-    up, _ = exchange.bytes_of_round(make_run_spec(task, row, None, plan, LORA, 0))
+    up, _ = exchange.bytes_of_round(make_config(task, row, None, plan, LORA, 0))
     sent = sum(record.traffic.bytes_up for record in play(task, row, None, plan)[1:])
     assert up == sent // (3 * len(task.clients))

@@ -40,12 +40,12 @@ def test_draws_belong_to_round_client_and_step():
 def test_an_empty_batch_still_adds_noise(ids):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    spec = replace(ready.spec, streams=ChosenBatch(0, 0))
-    ready = replace(ready, spec=spec)
+    config = replace(ready.config, streams=ChosenBatch(0, 0))
+    ready = replace(ready, config=config)
     group = replace(group, ids=ids)
     released = contract_clauses.released(ready, group, 0, 0, local_training.local_step)
     std = 2.0 * contract_clauses.CLIP
-    xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], spec.streams, [(0, 0, 0)])
+    xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], config.streams, [(0, 0, 0)])
     for key, noise in xi.items():
         torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
 
@@ -53,7 +53,7 @@ def test_an_empty_batch_still_adds_noise(ids):
 def test_each_step_of_a_seeded_run_has_noise_of_its_own():
     """By round, step and client: two releases under one noise would tell their difference."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    ready = replace(ready, spec=replace(ready.spec, streams=ChosenBatch(0, 0)))
+    ready = replace(ready, config=replace(ready.config, streams=ChosenBatch(0, 0)))
     noises = []
     for t, s in product(range(2), range(3)):
         released = contract_clauses.released(ready, group, t, s, local_training.local_step)

@@ -42,7 +42,7 @@ def test_the_noise_that_a_client_holds_is_known(row, rule):
             tokens("head"), methods.get(row), sigma, clip=1e-12
         )
         plan = fl.Plan(batch=2, lr=0.1, local_steps=4, optimizer=rule)
-        ready = replace(ready, spec=replace(ready.spec, plan=plan))
+        ready = replace(ready, config=replace(ready.config, plan=plan))
         for s in range(4):
             local_training.local_step(ready, clients, 0, s)
         walks.append(clients)

@@ -87,7 +87,9 @@ def test_persons_travel_with_the_examples_of_their_client():
     privacy = protected("person")
     agree(task, "fedsa-lora", privacy, ROUNDS.replace(rounds=2, batch=2))
     terms, _ = party(task, "fedlora", privacy)
-    assert terms.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
+    assert terms.config.task.sizes == task.person_counts != task.sizes, (
+        "no number of rows is agreed"
+    )
     x, y = task.clients[1]
     persons = torch.tensor([1, 0, *[2] * 6])
     for data, line in (
@@ -107,8 +109,8 @@ def test_the_server_needs_no_data():
     terms, _ = party(task, "fedlora", protected("example"))
     moved = with_clients(task, [(x + 1, y) for x, y in task.clients])
     assert party(moved, "fedlora", protected("example")).terms.terms == terms.terms
-    assert terms.spec.task.sizes == task.sizes and terms.prepared.data == {}
-    assert all(not x.any() and not y.any() for x, y in terms.spec.task.clients)
+    assert terms.config.task.sizes == task.sizes and terms.prepared.data == {}
+    assert all(not x.any() and not y.any() for x, y in terms.config.task.clients)
     for client, line in (
         (1, r"^examples: expected 8, as agreed for client 1$"),
         (3, r"^client=3: expected a number in \[0, 2\]$"),

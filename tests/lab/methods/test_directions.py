@@ -10,7 +10,7 @@ from toy_tasks import LORA, PLAN, anywhere, other_data, play, private, random, r
 
 import fedlora_lab as fl
 from fedlora_lab.federated.local_training import directions
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.per_example import loss_differences, per_example_gradients
 from fedlora_lab.lora.source import require_source
@@ -27,8 +27,8 @@ PULLED = ROW.replace(
 def setting(row, privacy=None, task=None, seed=0, plan=PLAN):
     """The specification of a run of a row, and tensors with a first dimension."""
     task = tokens("head") if task is None else task
-    spec = make_run_spec(task, row, privacy, plan, LORA, seed)
-    return spec, {key: x[None] for key, x in anywhere(task, row).tensors.items()}
+    config = make_config(task, row, privacy, plan, LORA, seed)
+    return config, {key: x[None] for key, x in anywhere(task, row).tensors.items()}
 
 
 @pytest.mark.parametrize("row", [ROW, TURNS, PULLED], ids=lambda row: row.slug)
@@ -36,13 +36,13 @@ def test_differences_are_the_gradient_along_the_directions(row):
     """Of every example alone, a penalty included; for a small step, whose error falls with its
     square.
     """
-    spec, params = setting(row)
-    (x, y), *_ = spec.task.clients
+    config, params = setting(row)
+    (x, y), *_ = config.task.clients
     owner = torch.zeros(len(y), dtype=torch.int64)
-    adapted = adapters.adapt(spec.task, LORA)
+    adapted = adapters.adapt(config.task, LORA)
     start = {key: x + 0.1 * random(*x.shape) for key, x in params.items()}
-    basis: Any = directions(spec, params, 0, 0)
-    given = spec.task, adapted, params
+    basis: Any = directions(config, params, 0, 0)
+    given = config.task, adapted, params
     data: Any = ((x, y), owner, row, start)
     gradient = per_example_gradients(*given, tuple(basis.shapes), *data)
     flat = torch.cat([gradient[key].flatten(1) for key in basis.shapes], 1)
@@ -65,8 +65,8 @@ def test_directions_are_public_and_the_same_for_all_clients(unit, seed):
     for data in (task, other_data(task)):
         before, after = play(data, row, private(unit), PLAN.replace(rounds=1), seed=seed)
         old, new = (require_source(record)[2].tensors for record in (before, after))
-        spec, _ = setting(row, private(unit), seed=seed)
-        basis: Any = directions(spec, {key: x[None] for key, x in old.items()}, 0)
+        config, _ = setting(row, private(unit), seed=seed)
+        basis: Any = directions(config, {key: x[None] for key, x in old.items()}, 0)
         assert len(basis.rows) == 10
         moved = {key: (new[key] - old[key])[None] for key in basis.shapes}
         inside = basis.tensors(basis.along(moved))

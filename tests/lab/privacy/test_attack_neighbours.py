@@ -96,10 +96,10 @@ def deviation(run) -> Any:
     """Standard deviation of the noise in what is seen: each client's step, one upload or the mean
     of all.
     """
-    privacy = run.spec.privacy
-    plan = run.spec.plan
+    privacy = run.config.privacy
+    plan = run.config.plan
     if privacy.releases_steps:
-        sizes = torch.tensor(run.spec.unit_counts, dtype=torch.float64)
+        sizes = torch.tensor(run.config.unit_counts, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP
@@ -113,9 +113,9 @@ def distance(run, one, other):
     """How many deviations of the noise two releases are apart, for each row that is seen."""
     opened = run.result.opened
     sent = {key: x[None] for key, x in opened.broadcast.tensors.items()}
-    step = 0 if run.spec.releases_steps else None
+    step = 0 if run.config.releases_steps else None
     apart = {key: one[key] - other[key] for key in one}
-    change = in_units_of_noise(run.spec, apart, sent, opened.before.round, step)
+    change = in_units_of_noise(run.config, apart, sent, opened.before.round, step)
     apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
     return apart / deviation(run)
 

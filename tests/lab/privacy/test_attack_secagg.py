@@ -52,10 +52,10 @@ def test_colluders_leave_enough_noise():
     run = Run.open(tokens(), "fedlora", privacy, PLAN, lora=LORA, seed=5)
     each, _, shares = privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
-    assert run.spec.least_uploads == 3
+    assert run.config.least_uploads == 3
     wide = {ParamKey("B", "x"): torch.Size((4000,))}
     where = [(0, k) for k in range(3)]
-    (drawn,) = gaussian_noise(wide, [each] * 3, run.spec.streams, where).values()
+    (drawn,) = gaussian_noise(wide, [each] * 3, run.config.streams, where).values()
     left = float(drawn[colluding:].sum(0).std())
     assert left == pytest.approx(sigma * clip, rel=4 / math.sqrt(2 * 4000))
 

@@ -52,8 +52,8 @@ def moved(run):
 def test_a_batch_draws_persons_with_all_their_examples():
     """Each at batch / persons: a draw of examples would leave a person's rows apart."""
     prepared = opened().prepared
-    assert prepared.spec.unit_counts == (3, 4, 2)
-    assert prepared.spec.sample_rates == (2 / 3, 0.5, 1.0)
+    assert prepared.config.unit_counts == (3, 4, 2)
+    assert prepared.config.sample_rates == (2 / 3, 0.5, 1.0)
     persons = torch.tensor(PERSONS[1])
     drawn = torch.zeros(400, 4, dtype=torch.bool)
     for s in range(400):

@@ -7,7 +7,7 @@ from calls import Options, refused
 from small_digits import PLAN, PRIVACY, digits, with_other_clients
 
 import fedlora_lab as fl
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.lora import adapters
 from fedlora_lab.recipes.dry_run import KEPT_AT_END, at_rate, noise_stds, with_noise
 from fedlora_lab.tasks.metrics import cross_entropy
@@ -29,27 +29,27 @@ def test_the_noise_of_a_dry_run_is_that_of_a_run_without_signal(case):
     # A loss of exactly zero would look like a head that the model does not call.
     task = replace(task, loss=lambda outputs, y: 1e-9 * cross_entropy(outputs, y))
     privacy, plan = PRIVACY.replace(**unit), PLAN.replace(**work)
-    spec = make_run_spec(task, slug, privacy, plan, None, 0)
-    model = adapters.adapt(task, spec.lora)
-    start, noised = with_noise(spec, model, noise_stds(spec, model), draw=0)
+    config = make_config(task, slug, privacy, plan, None, 0)
+    model = adapters.adapt(task, config.lora)
+    start, noised = with_noise(config, model, noise_stds(config, model), draw=0)
     first, *_, last = fl.run(task, slug, privacy, plan, seed=0, evaluate_every=3)
     released = {"A": 0.0, "B": 0.0, "head": 0.0}
     for layer, factors in last.adapter.items():
         for name, before, after in zip("AB", first.adapter[layer], factors, strict=True):
-            if spec.method.is_uploaded(next(k for k in start if k.name == name)):
+            if config.method.is_uploaded(next(k for k in start if k.name == name)):
                 released[name] += float((after - before).square().sum())
     for name, tensor in last.head.items():
         released["head"] += float((tensor - first.head[name]).square().sum())
     for name, energy in released.items():
-        keys = [key for key in start if key.name == name and spec.method.is_uploaded(key)]
+        keys = [key for key in start if key.name == name and config.method.is_uploaded(key)]
         drawn = sum(float((noised[key] - start[key]).square().sum()) for key in keys)
         assert drawn == pytest.approx(energy, rel=0.25), name
 
 
 def test_a_factor_that_stays_at_home_has_the_noise_of_one_client():
     plan = PLAN.replace(lr=0.2)
-    spec = make_run_spec(digits(), "fedsa-lora", PRIVACY, plan, None, 0)
-    stds = noise_stds(spec, adapters.adapt(spec.task, spec.lora))
+    config = make_config(digits(), "fedsa-lora", PRIVACY, plan, None, 0)
+    stds = noise_stds(config, adapters.adapt(config.task, config.lora))
     (a, b) = (next(std for key, std in stds.items() if key.name == name) for name in "AB")
     assert b == pytest.approx(3**0.5 * a)
 

@@ -8,7 +8,7 @@ from calls import refused
 from small_digits import PLAN, PRIVACY, digits, with_other_clients
 
 import fedlora_lab as fl
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.recipes.rehearsal import public_task, seeds_of
 
 RATES = [0.1, 0.4]
@@ -45,14 +45,14 @@ def test_a_rehearsal_has_the_noise_and_the_work_of_its_run(unit):
     """How many rows a person has is no public number: in the rehearsal each has one."""
     privacy = PRIVACY.replace(unit=unit, delta=DELTAS[unit])
     task = by_person(digits())
-    spec, other = (
-        make_run_spec(each, "fedlora", privacy, PLAN, None, 0)
+    config, other = (
+        make_config(each, "fedlora", privacy, PLAN, None, 0)
         for each in (task, public_task(task, privacy, None, seed=5))
     )
-    assert other.noise_levels == spec.noise_levels
-    assert other.sample_rates == spec.sample_rates
-    assert other.unit_counts == spec.unit_counts == privacy.unit_counts(task)
-    assert torch.equal(other.weights, spec.weights)
+    assert other.noise_levels == config.noise_levels
+    assert other.sample_rates == config.sample_rates
+    assert other.unit_counts == config.unit_counts == privacy.unit_counts(task)
+    assert torch.equal(other.weights, config.weights)
 
 
 def test_what_a_rehearsal_learns_from_is_not_what_it_scores():

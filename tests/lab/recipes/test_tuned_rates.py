@@ -8,7 +8,7 @@ from calls import refused
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.recipes import tuned_rates
 
@@ -33,8 +33,8 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     assert of_copies.value == pytest.approx(BOUND)
     if slug in ("fedlora", "ffa-lora", "balanced-lora"):
         # From the forecast that records show: energy in the product, over 32 outputs.
-        spec = make_run_spec(task, methods.get(slug), noise, at_bound, None, 0)
-        forecast = forecast_of(spec)
+        config = make_config(task, methods.get(slug), noise, at_bound, None, 0)
+        forecast = forecast_of(config)
         energies = forecast.table()
         copies = forecast.client_noise_ratio()
         assert copies > 1.5

@@ -11,10 +11,10 @@ from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, error_text, in_one_line, is_number, refuse, warn
+from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.records import BUILT_IN
-from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD, Optimizer
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @with_default_modes
-def make_run_spec(
+def make_config(
     task: Task,
     method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
     lora: "Lora | LoraConfig | None",
     seed: int | None,
-) -> RunSpec:
+) -> Config:
     """Checks the parts of a run one by one and against each other.
 
     Args:
@@ -71,17 +71,17 @@ def make_run_spec(
         if privacy is not None and not privacy.releases_steps:
             _check_straight_steps(task, method, plan)
     # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
-    spec = RunSpec(task, method, privacy, plan, lora, streams)
+    config = Config(task, method, privacy, plan, lora, streams)
     if method.balance is None:
-        return spec
-    forecast = forecast_of(spec)
+        return config
+    forecast = forecast_of(config)
     reason = forecast.unknown
     expected = f"None: the noise in A is not known before a run, {reason}"
     check(reason is None, "balance", method.balance, expected)
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
     # and the server on Flower read the adapter of the specification.
     scale = balanced_scale(forecast.mean(), method.balance)
-    return replace(spec, lora=replace(lora, start_scale=scale))
+    return replace(config, lora=replace(lora, start_scale=scale))
 
 
 def check_parts(task: object, privacy: object, plan: object) -> None:
@@ -293,7 +293,7 @@ def noise_amplification(
     fedlora 19.2
     rolora 9.6
     """
-    forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
+    forecast = forecast_of(make_config(task, method, privacy, plan, lora, 0))
     return NoiseAmplification(
         forecast.mean(),
         float(forecast.output_variance_by_round()[-1]),

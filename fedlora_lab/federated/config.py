@@ -1,6 +1,6 @@
 """What was asked of a run, checked once, and what is made ready for it.
 
-`RunSpec` holds the arguments that decide all numbers of a run, and what follows from them alone;
+`Config` holds the arguments that decide all numbers of a run, and what follows from them alone;
 `Prepared` the adapted model and the examples. Neither changes while the run goes on.
 """
 
@@ -86,7 +86,7 @@ class Visibility(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RunSpec:
+class Config:
     """The checked arguments of a run, which decide all of its numbers.
 
     What follows from them alone is computed once: a round only reads it.
@@ -103,7 +103,7 @@ class RunSpec:
         # What cannot be computed of these is refused now, and not in a round that first asks.
         _ = (self.weights, self.step_noise, self.uncertified, self.rates, self.charge)
 
-    def with_streams(self, streams: Streams) -> "RunSpec":
+    def with_streams(self, streams: Streams) -> "Config":
         """The same run with other random streams; nothing else is computed anew."""
         other = copy.copy(self)
         object.__setattr__(other, "streams", streams)
@@ -416,7 +416,7 @@ class Prepared:
     """A run's adapted model and examples, ready to train.
 
     Args:
-        spec: of the run.
+        config: of the run.
         adapted: the model in which every example may have factors of its own.
         data: examples of the clients that work here, by number: everyone's, one client's, or none.
         persons: in the person unit, by number of the client, the person of each example, from 0.
@@ -428,7 +428,7 @@ class Prepared:
             the first for testing.
     """
 
-    spec: RunSpec
+    config: Config
     adapted: adapters.AdaptedModel
     data: Sequence[Examples] | Mapping[int, Examples]
     persons: Mapping[int, Tensor] = field(default_factory=dict)
@@ -446,15 +446,15 @@ class Prepared:
         """One example of the clients' shapes that is none of theirs."""
         if self.made_up is not None:
             return self.made_up
-        x, y = self.spec.task.test
+        x, y = self.config.task.test
         return take(x, torch.tensor([0])), y[:1]
 
     @cached_property
     def privatizer(self) -> Privatizer:
         """Clips and noises what is released: steps or, in the client unit, whole updates."""
-        privacy = self.spec.privacy
+        privacy = self.config.privacy
         norm = math.inf if privacy is None else privacy.clip_norm
-        return ClipAndNoise(norm, self.spec.method.clip_groups, self.clip)
+        return ClipAndNoise(norm, self.config.method.clip_groups, self.clip)
 
     @property
     def uncertified(self) -> str | None:
@@ -463,25 +463,25 @@ class Prepared:
         Guarantees: a mechanism that does not say what it spends is covered by no epsilon
             (test_checkpoint.py::test_a_mechanism_finds_its_state_again).
         """
-        reasons = (self.privatizer.uncertified, self.spec.uncertified)
+        reasons = (self.privatizer.uncertified, self.config.uncertified)
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property
     def is_certified(self) -> bool:
         """Whether the run's ledger states an epsilon."""
-        return self.spec.privacy is not None and self.uncertified is None
+        return self.config.privacy is not None and self.uncertified is None
 
     @cached_property
     def step_privatizer(self) -> Privatizer:
         """Sums local steps; where they are not released, finite rows stay as they are."""
-        if self.spec.releases_steps:
+        if self.config.releases_steps:
             return self.privatizer
-        return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
+        return ClipAndNoise(math.inf, self.config.method.clip_groups, self.clip)
 
 
 @with_default_modes
 def prepare_run(
-    spec: RunSpec,
+    config: Config,
     data: Sequence[Examples] | Mapping[int, Examples],
     *,
     device: "str | torch.device | None" = None,
@@ -491,20 +491,20 @@ def prepare_run(
     """Adapts the model and probes that no example touches another in it.
 
     Args:
-        spec: checked.
+        config: checked.
         data: clients' examples by their numbers: everyone's, one client's, or none.
         device, matmul_precision, chunk_examples: see `run`.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
         adapted.
     """
-    task = spec.task
-    adapted = adapters.adapt(task, spec.lora, device, matmul_precision)
-    adapters.warn_of_unreached(task, spec.lora, tuple(adapted.weights))
+    task = config.task
+    adapted = adapters.adapt(task, config.lora, device, matmul_precision)
+    adapters.warn_of_unreached(task, config.lora, tuple(adapted.weights))
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
-    check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, expected)
+    check(config.lora.rank <= 16 * widest, "rank", config.lora.rank, expected)
     expected = (
         "float32 or float64, which model.float() makes: in half precision a sum may move by more "
         "than the clip norm"
@@ -513,31 +513,33 @@ def prepare_run(
         precise = tensor.dtype in (torch.float32, torch.float64)
         check(precise, f"dtype of {key}", tensor.dtype, expected)
     # Who owns which example stays with those who hold the data.
-    persons = dict(enumerate(task.local_persons)) if spec.by_person and data else {}
+    persons = dict(enumerate(task.local_persons)) if config.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected: of
     # texts no more than of those for testing, however short the private ones are.
-    drawn = sum(n * rate for n, rate in zip(task.sizes, spec.sample_rates, strict=True))
+    drawn = sum(n * rate for n, rate in zip(task.sizes, config.sample_rates, strict=True))
     mask = mask_of(task.test[0]) if adapted.device.type == "cpu" else None
     chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
-    keys = _start(spec, adapted)
-    check_batch_independence(task, adapted, matmul_precision, spec.method, spec.plan, rows, keys)
+    keys = _start(config, adapted)
+    check_batch_independence(
+        task, adapted, matmul_precision, config.method, config.plan, rows, keys
+    )
     # Made while there is memory for it.
-    made_up = None if spec.privacy is None else longest_probe(task, adapted)
-    return Prepared(spec, adapted, data, persons, matmul_precision, chunk, made_up=made_up)
+    made_up = None if config.privacy is None else longest_probe(task, adapted)
+    return Prepared(config, adapted, data, persons, matmul_precision, chunk, made_up=made_up)
 
 
-def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:
+def _start(config: Config, adapted: adapters.AdaptedModel) -> TensorDict:
     """The tensors of the model before the first round."""
     return adapters.initial_values(
-        adapted, spec.streams, spec.method.initial_factors, spec.lora.start_scale
+        adapted, config.streams, config.method.initial_factors, config.lora.start_scale
     )
 
 
 def initial_server(prepared: Prepared) -> ServerState:
     """The server's tensors on the CPU before the first round, with what the method's rule keeps."""
-    spec = prepared.spec
-    start = {key: x.cpu() for key, x in _start(spec, prepared.adapted).items()}
-    server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
-    rule = spec.method.aggregate
+    config = prepared.config
+    start = {key: x.cpu() for key, x in _start(config, prepared.adapted).items()}
+    server = ServerState(start, planned=config.plan.rounds, streams=config.streams)
+    rule = config.method.aggregate
     return rule.initial_state(server) if isinstance(rule, Rule) else server

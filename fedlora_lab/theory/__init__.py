@@ -12,7 +12,6 @@ another is named.
 # ruff: noqa: F403
 
 from fedlora_lab.theory.gaussian_dp import *
-from fedlora_lab.theory.metrics import *
 from fedlora_lab.theory.products import *
 from fedlora_lab.theory.rounding import *
 from fedlora_lab.theory.turns import *

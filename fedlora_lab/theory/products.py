@@ -344,37 +344,6 @@ def noise_factor(variance: OutputVariance, target: float) -> float:
     return math.sqrt(2 * target / (linear + root))
 
 
-def boundary_amplification(
-    output_noise: float, d_in: int, rank: int, scaling: float = 1.0, start_scale: float = 1.0
-) -> float:
-    """The amplification number at which noise times noise reaches an energy e in an output.
-
-    With v = N std^2 in every entry of A and B, an entry of s Xi_B Xi_A has the variance s^2 r v^2,
-    and an output adds up d_in of them: e = s^2 r d_in v^2. With rho = 3 d_in v / c^2 that is
-    rho* = 3 sqrt(e d_in / r) / (s c^2). If a run tolerates a given e, a layer four times as wide
-    tolerates twice the rho at the same s. The scale of `Lora` holds a 1 / c, so rho* goes with
-    1 / c there, and a start_scale of sqrt(64 / d) at 64 inputs is a layer of d inputs.
-
-    Args:
-        output_noise: e >= 0, for inputs whose entries have mean square 1.
-        d_in, rank: inputs of the layer, r; both >= 1.
-        scaling: s > 0.
-        start_scale: c > 0.
-
-    Guarantees: at this number drawn noise has the energy e in an output, at three widths
-        (test_the_boundary_grows_with_the_root_of_the_width); a start_scale trains as the wide layer
-        does (test_a_smaller_start_is_a_wider_layer).
-    Source: derived; which e a run tolerates is measured (docs/amplification.md).
-
-    >>> [boundary_amplification(0.25, d_in, rank=4, scaling=2.0) for d_in in (64, 256, 1024)]
-    [3.0, 6.0, 12.0]
-    """
-    check_symbols(output_noise=output_noise, d_in=d_in, rank=rank)
-    check_number("scaling", scaling, 0, open_low=True)
-    check_number("start_scale", start_scale, 0, open_low=True)
-    return 3 * math.sqrt(output_noise * d_in / rank) / (scaling * start_scale**2)
-
-
 def balanced_scale(amplification: float, target: float) -> float:
     """How much larger A has to start so that its amplification is at most the target.
 

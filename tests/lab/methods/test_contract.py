@@ -50,7 +50,6 @@ from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
 
-pytestmark = pytest.mark.slow
 CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
 
 
@@ -97,9 +96,15 @@ def pytest_generate_tests(metafunc):
     if "unit" not in metafunc.fixturenames:
         metafunc.parametrize("row", rows, ids=lambda row: row.slug)
         return
-    turns = [(row, UNITS[i % 2]) for i, row in enumerate(rows)]
-    pairs = list(itertools.product(rows, UNITS)) if clause.units or every else turns
-    metafunc.parametrize(("row", "unit"), pairs, ids=[f"{row.slug}-{unit}" for row, unit in pairs])
+    cases = []
+    for i, row in enumerate(rows):
+        for unit in UNITS:
+            # `make check` tries every row in one unit, the rows taking turns.
+            in_turn = unit == UNITS[i % 2]
+            marks = () if in_turn else pytest.mark.slow
+            if in_turn or clause.units or every:
+                cases.append(pytest.param(row, unit, id=f"{row.slug}-{unit}", marks=marks))
+    metafunc.parametrize(("row", "unit"), cases)
 
 
 MOVES = ("schedule", "initial_factors", "penalty", "clip_groups", "precondition")
@@ -152,6 +157,7 @@ def test_adapter_changes_nothing_before_training(row):
     assert math.isnan(later) and record.epsilon == 0 and not any(record.traffic)
 
 
+@pytest.mark.slow
 @pytest.mark.every(2)
 @reads("schedule", "initial_factors", "uploaded_factors", "aggregate", "broadcast")
 def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_path):
@@ -276,6 +282,7 @@ def _finished(task, row, unit, plan):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.every(2)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
 def test_deviates_unless_exact(row):
@@ -333,6 +340,7 @@ def test_chunks_change_nothing(row, unit):
     assert (last.clipped, last.nonfinite) == (whole.clipped, whole.nonfinite)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:exact=True of")  # the claim of one is false, and told
 @pytest.mark.parametrize("name", broken_rows.BROKEN)
 def test_broken_rows_fail_the_contract(name):

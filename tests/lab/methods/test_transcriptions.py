@@ -21,7 +21,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey, ServerState
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 TASK = tokens("head")
 NAMES = ("A", "B", "R", "gain", "W", "head")
 RANKS, WIDE = (1, 3, 2), {"rank": 3, "alpha": 3 * LORA.scaling}  # another rank, the same scale
@@ -200,12 +200,14 @@ def follows(run, row, loop, ranks=None, **changes):
         assert moved.norm() > 1e-3, "nothing was trained"
 
 
+@slow
 @pytest.mark.every(2)
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(LOOPS))
 def test_methods_with_one_state_for_all_equal_their_loops(row, setting, clip):
     follows(follow(row, clip, setting), row, LOOPS[row])
 
 
+@slow
 @pytest.mark.every(2)
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(UNEQUAL))
 def test_methods_with_unequal_ranks_equal_their_loops(row, setting, clip):
@@ -243,6 +245,7 @@ def test_methods_that_keep_ranks_equal_their_loops(row, setting, clip):
         agree(found, {key: where * expected[key] for key, where in kept.items()}, {})
 
 
+@slow
 def test_flora_draws_a_new_factor_each_round():
     """The A of every round and layer is another one, with entries uniform in +-1 / sqrt(d_in)."""
     run = follow("flora", 0.0, "plain by size", rounds=20)

@@ -63,6 +63,7 @@ def test_no_private_value_enters_a_dry_run():
     assert found.table.equals(other.table) and found[1:] == other[1:]
 
 
+@pytest.mark.slow
 def test_a_range_is_predicted_to_end_where_noise_leaves_few_answers():
     setting = digits(), "ffa-lora", PRIVACY, PLAN
     end = fl.dry_run(*setting).end
@@ -71,6 +72,7 @@ def test_a_range_is_predicted_to_end_where_noise_leaves_few_answers():
     assert fl.dry_run(*setting, rates=[end / 64]).end == float("inf")
 
 
+@pytest.mark.slow
 def test_a_run_of_few_steps_is_flagged():
     """Its whole noise is short beside a clipped step, so that a step may be what ends a range."""
     short = fl.Privacy(delta=1e-5, noise_multiplier=0.1)

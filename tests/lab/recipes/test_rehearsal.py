@@ -107,6 +107,7 @@ def test_any_score_can_be_rehearsed():
     assert found.measure == "loss" and found.lr == 0.1
 
 
+@pytest.mark.slow
 def test_a_suggestion_rehearses_where_there_are_public_examples():
     """Elsewhere the variance decides, with a warning."""
     task = digits()

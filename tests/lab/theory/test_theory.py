@@ -109,17 +109,6 @@ def test_noise_factor(quadratic):
         theory.noise_factor(theory.OutputVariance(0, 1), 0.35)
 
 
-def test_the_boundary_grows_with_the_root_of_the_width():
-    """Noise drawn at the number's size has the energy asked for in an output, at every width."""
-    rng = RNG(6)
-    for d_in in (64, 256, 1024):
-        rho = theory.boundary_amplification(0.3, d_in, 4, 2.0, 1.5)
-        std = math.sqrt(rho / theory.noise_amplification(1.0, 1, d_in, 1.5))
-        xi_B, xi_A = (rng.normal(0, std, (2000, *shape)) for shape in ((5, 4), (4, d_in)))
-        outputs = 2 * xi_B @ (xi_A @ rng.normal(size=(2000, d_in, 1)))
-        assert is_mean(0.3, np.square(outputs).mean((1, 2)))
-
-
 def test_balanced_scale():
     """The amplification with the scale is the target, or what it was where that is less."""
     for std in (0.001, 0.03):

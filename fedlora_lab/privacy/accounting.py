@@ -141,9 +141,9 @@ def _gaussian_mu(key: MergedHistory) -> float:
     return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
 
 
-def _pld_epsilon(key: MergedHistory, delta: float, compose: pld.Compose | None = None) -> float:
+def _pld_epsilon(key: MergedHistory, delta: float) -> float:
     """Epsilon by the composed privacy loss; exact where all releases have q = 1."""
-    sampled = pld.epsilon(key, delta, compose) if pld.applies(key) else math.inf
+    sampled = pld.epsilon(key, delta) if pld.applies(key) else math.inf
     if sampled == math.inf:
         sampled = _renyi_epsilon(key, delta)
     mu = _gaussian_mu(key)
@@ -246,14 +246,10 @@ def advantage(history: History) -> float:
 
 # ---- from a target to the noise
 
-MAX_SEARCHED = 16
-"""Distinct sample rates whose sigma is searched for each by itself; of more it is interpolated."""
 MAX_RATES = 64
 """Distinct sample rates that are calibrated as they are; more are rounded up to a grid of 1 %."""
 MIN_SPENT = 1 - 2e-3
 """A first guess that spends at least this share of the target is taken."""
-MIN_INTERPOLATED = 1 - 4e-3
-"""Likewise of a sigma that is interpolated."""
 MARGIN = 5e-4
 """Share of the target that is left where rates are rounded up: clients may have any rate between
 two of the grid, and the discretisation of their losses may differ by a little."""
@@ -296,8 +292,7 @@ def noise_multipliers(
         sample_rates: each in [0, 1].
 
     Guarantees: of many clients of distinct sizes none spends more than the target
-        (test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target), also where sigma is
-        interpolated (::test_an_interpolated_sigma_is_checked_by_the_accountant).
+        (test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target).
     """
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check_delta(delta)
@@ -312,8 +307,7 @@ def noise_multipliers(
         counted = [_rate_on_grid(q) if q else 0.0 for q in counted]
         target *= 1 - MARGIN
     rates = sorted(set(counted) - {0.0})
-    search = _searched_sigmas if len(rates) <= MAX_SEARCHED else _interpolated_sigmas
-    sigmas = {0.0: 0.0, **search(rates, target, float(delta), steps, rule)}
+    sigmas = {0.0: 0.0, **_searched_sigmas(rates, target, float(delta), steps, rule)}
     return tuple(sigmas[q] for q in counted)
 
 
@@ -341,92 +335,6 @@ def _searched_sigmas(
         trend = latest / correction if len(sigmas) > 1 else 1.0
         correction = latest
     return sigmas
-
-
-def _interpolated_sigmas(
-    rates: list[float], target: float, delta: float, steps: int, rule: Accountant
-) -> dict[float, float]:
-    """Rate -> sigma, guessed from the rates around it, and each checked by the accountant.
-
-    The ends come first, then the middle, then the quarters: soon a guess is good enough.
-    """
-    aim = target * (1 + MIN_INTERPOLATED) / 2
-    sigmas: dict[float, float] = {}
-    # log q -> log of the ratio of sigma to its estimate
-    known: dict[float, float] = {}
-    slopes: dict[float, float] = {}
-    for q in _with_bar(_middles_first(rates)):
-
-        def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(merge_history(((sigma, q, steps),)), delta, rule)
-
-        def about_spent(sigma: float, q: float = q) -> float:
-            if rule is not _pld_epsilon:
-                return spent(sigma, q)
-            key = merge_history(((sigma, q, steps),))
-            return _pld_epsilon(key, delta, compose=pld.at_once)
-
-        place = math.log(q)
-        log_estimate = math.log(_estimated_sigma(aim, delta, q, steps))
-        ratio = _between_neighbours(known, place, 0.0)
-        slope = _between_neighbours(slopes, place, -2.0)
-        log_sigma, slope = _nearby_sigma(about_spent, aim, log_estimate + ratio, slope)
-        sigma = _round_up(math.exp(log_sigma))
-        # What is stated is the accountant's own number, and never more than the target.
-        if not MIN_INTERPOLATED * target <= spent(sigma) <= target:
-            sigma = _search_sigma(spent, target, sigma)
-        sigmas[q] = sigma
-        if q < 1:  # at q = 1 the estimate is exact, and tells nothing of the others
-            slopes[place] = slope
-            known[place] = math.log(sigma / _estimated_sigma(spent(sigma), delta, q, steps))
-    return sigmas
-
-
-def _between_neighbours(known: dict[float, float], place: float, default: float) -> float:
-    """A value on the straight line between those on both sides of a place, which never swings."""
-    places = sorted(known)
-    return float(np.interp(place, places, [known[x] for x in places])) if known else default
-
-
-def _nearby_sigma(
-    spent: Callable[[float], float], aim: float, log_sigma: float, slope: float
-) -> tuple[float, float]:
-    """log of a sigma that spends about ``aim``, by secants, and the slope of log epsilon there.
-
-    Where secants lead nowhere it is the guess with which they began.
-    """
-    tolerance = (1 - MIN_INTERPOLATED) / 3
-    start = log_sigma
-    before: tuple[float, float] | None = None
-    for _ in range(8):
-        value = spent(_round_up(math.exp(log_sigma))) if abs(log_sigma - start) < 3 else math.inf
-        if not 0 < value < math.inf:
-            break
-        error = math.log(value / aim)
-        # From two places that lie apart: nearer ones differ by the rounding of the grid as well.
-        if before and abs(log_sigma - before[0]) > 3e-3:
-            measured = (error - before[1]) / (log_sigma - before[0])
-            slope = min(max(measured, -20.0), -0.5)
-        if abs(error) < tolerance:
-            return log_sigma, slope
-        before = (log_sigma, error)
-        log_sigma -= error / slope
-    return start, slope
-
-
-def _middles_first(rates: list[float]) -> list[float]:
-    """Both ends, then what is nearest to the middle of the widest gap, on a scale of log q."""
-    places = np.log(rates)
-    order = list(dict.fromkeys((0, len(rates) - 1)))
-    gaps = [(0, len(rates) - 1)]
-    while gaps:
-        low, high = gaps.pop(int(np.argmax([places[high] - places[low] for low, high in gaps])))
-        if high - low > 1:
-            inside = np.abs(places[low + 1 : high] - (places[low] + places[high]) / 2)
-            middle = low + 1 + int(np.argmin(inside))
-            order.append(middle)
-            gaps += [(low, middle), (middle, high)]
-    return [rates[i] for i in order]
 
 
 def _with_bar(rates: list[float]) -> Iterable[float]:

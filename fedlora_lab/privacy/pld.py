@@ -6,7 +6,6 @@ from above, composed as often as it was made, and read.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 MergedHistory = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
-
-Compose = Callable[[float, float, float, int], "Loss"]
-"""(sigma, q, interval, steps) -> the losses of so many equal releases."""
 
 FINENESS = 0.055
 """Interval of the losses over the root of one release's chi^2. Rounding to the grid adds at most
@@ -50,19 +46,18 @@ def applies(key: MergedHistory) -> bool:
     return any(q < 1 for _, q, _ in key) and _interval(key) <= 1
 
 
-def epsilon(key: MergedHistory, delta: float, compose: "Compose | None" = None) -> float:
+def epsilon(key: MergedHistory, delta: float) -> float:
     """Computes an upper bound on epsilon, at most about 0.1 % above the exact value where q is at
     least 1e-3; at 1e-4 some percent, and far above at 1e-5 and less in very many releases.
 
     Infinite where ``delta`` is less than what rounding may have lost.
 
-    Args: compose: what composes equal releases; ``None``: `_repeated`.
     Source: arXiv:2207.04380.
     """
     remaining = delta - ROUNDED * sum(steps for *_, steps in key)
     if remaining <= 0:
         return math.inf
-    return max(0.0, float(_losses(key, compose).get_epsilon_for_delta(remaining)))
+    return max(0.0, float(_losses(key).get_epsilon_for_delta(remaining)))
 
 
 @lru_cache(maxsize=512)
@@ -143,16 +138,9 @@ def _repeated(sigma: float, q: float, interval: float, steps: int) -> "Loss":
     return half.compose(half, TAIL)
 
 
-def at_once(sigma: float, q: float, interval: float, steps: int) -> "Loss":
-    """The same but for rounding, in a fraction of the time: nothing of it is kept for other numbers
-    of releases, so it serves a search of sigma, where no two have the same noise."""
-    return _repeated(sigma, q, interval, 1).self_compose(steps, TAIL)
-
-
 @lru_cache(maxsize=64)
-def _losses(key: MergedHistory, compose: "Compose | None" = None) -> "Loss":
+def _losses(key: MergedHistory) -> "Loss":
     """The losses of a whole history."""
     interval = _interval(key)
-    compose = compose or _repeated
-    releases = (compose(sigma, q, interval, steps) for sigma, q, steps in key)
+    releases = (_repeated(sigma, q, interval, steps) for sigma, q, steps in key)
     return reduce(lambda first, second: first.compose(second, TAIL), releases)

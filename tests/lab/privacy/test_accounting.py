@@ -280,29 +280,13 @@ def test_noise_is_calibrated_by_an_accountant_of_opacus(accountant):
 
 @pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])
 def test_many_distinct_sizes_spend_at_most_the_target(accountant):
-    """Of 200 clients each, counted by itself, and hardly less; at about one evaluation a rate."""
+    """Of 200 clients each, counted by itself, and hardly less; in another order the same."""
     sizes = np.random.default_rng(1).choice(np.arange(50, 250), 200, replace=False)
     rates = tuple(float(16 / n) for n in sizes)
-    before = accounting._epsilon.cache_info().misses
     sigmas = noise_multipliers(8.0, 1e-5, rates, 60, accountant)
-    assert accounting._epsilon.cache_info().misses - before < len(rates)
+    assert noise_multipliers(8.0, 1e-5, rates[::-1], 60, accountant) == sigmas[::-1]
     for sigma, q in zip(sigmas[::9], rates[::9], strict=True):
         assert 0.98 * 8 <= epsilon(((sigma, q, 60),), 1e-5, accountant) <= 8
-
-
-@pytest.mark.parametrize(("target", "q", "steps"), [(8.0, 0.16, 60), (2.0, 0.04, 20)])
-def test_an_interpolated_sigma_is_checked_by_the_accountant(target, q, steps):
-    """Of clients of 20 sizes, full batches among them; it is asked once for each, since a search
-    by it alone would take minutes. What it is asked for, a ledger asks again.
-    """
-    rates = (1.0, *(q / (1 + 0.15 * i) for i in range(19)))
-    before = accounting._epsilon.cache_info().misses
-    sigmas = noise_multipliers(target, 1e-5, rates, steps)
-    for sigma, rate in zip(sigmas, rates, strict=True):
-        assert 0.99 * target <= epsilon(((sigma, rate, steps),), 1e-5) <= target
-    assert accounting._epsilon.cache_info().misses - before == len(rates)
-    # The order of clients, and who has the same size, change nobody's noise.
-    assert noise_multipliers(target, 1e-5, (*rates[::-1], q), steps) == (*sigmas[::-1], sigmas[1])
 
 
 def test_an_accountant_is_asked_again_after_it_was_replaced(monkeypatch):

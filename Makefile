@@ -32,7 +32,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 TRAINED := $(foreach number,01 05 08 14 12,$(wildcard notebooks/$(number)_*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab check quick test trained book compare bench results lint format pins clean
+.PHONY: help setup lab check quick test trained book compare bench lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -90,11 +90,6 @@ compare: setup ## train the six methods on digits at epsilon 8 and write a repor
 
 bench: setup ## measure speed beside peers, one thread each; rewrites benchmarks/results
 	$(QUICK) $(BIN)/python -m benchmarks
-
-results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
-	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done
-	@for name in updates claims_page amplification rates read_sentences suggested_rates; do $(QUICK) $(BIN)/python -m studies.$$name || exit 1; done
-	$(QUICK) $(BIN)/python scripts/audit_table.py
 
 lint: setup ## ruff, pyrefly, and which package may import which
 	$(BIN)/ruff format --check .

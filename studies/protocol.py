@@ -163,7 +163,7 @@ def cells_of(row: Method, name: str, setting: Setting, seeds: Iterable[int] = SE
         for rate in setting.rates:
             privacy, its_plan = setting.scale(private, plan, rate)
             cell = Cell.from_name(row, task, privacy, its_plan, LORA, seed)
-            cell.spec()
+            cell.config()
             cells.append(replace(cell, setting={"setting": name}))
     return cells
 

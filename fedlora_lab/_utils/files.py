@@ -236,7 +236,7 @@ def read_lines(path: Path) -> list[JsonObject]:
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Appends one JSON line and flushes it to the disk; a torn last line is closed first.
 
-    Guarantees: test_a_study_goes_on_after_a_kill, test_every_file_of_a_run_is_its_owner_s.
+    Guarantees: test_json_is_taken_strictly, test_every_file_of_a_run_is_its_owner_s.
     """
     _make_folder(path.parent)
     line = json.dumps(entry).encode() + b"\n"

@@ -210,7 +210,7 @@ def plateau_end(mean: "pd.Series") -> float:
     of the grid the plateau is cut off.
 
     Args: mean: the scores, by rate, ascending.
-    Guarantees: test_rates.py::test_a_plateau_ends_where_three_points_are_lost.
+    Guarantees: test_a_plateau_ends_where_three_points_are_lost.
     """
     level = mean.max() - NEAR
     later = mean[mean.idxmax() :]

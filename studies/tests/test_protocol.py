@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.compare import run_cells
 from fedlora_lab.measures.runs import t_interval
-from studies import other_ranks, protocol, rates, table
+from studies import ROOT, protocol, table
 
 NAME = "digits, example, epsilon 8"
 SMALL = replace(
@@ -103,8 +104,8 @@ def test_a_row_that_is_added_to_the_package_leaves_the_page_as_it_is(monkeypatch
 def test_the_page_says_first_what_rank_4_does_to_two_rows():
     """Fault: "RAVAN is behind" was a statement about 8 trained numbers beside 512."""
     first, _ = table.PAGE.read_text("utf-8").split("## How to read it")
-    cards = {card["method"]: card["settings"][other_ranks.SETTING] for card in table.load_cards()}
-    runs = pd.read_csv(other_ranks.FRAME)
+    cards = {card["method"]: card["settings"][table.AT_OTHER_RANKS] for card in table.load_cards()}
+    runs = pd.read_csv(table.OTHER_RANKS)
     for slug in ("fed-sb", "ravan"):
         one = runs[runs["method"] == slug]
         rate = one.groupby("lr")["validation"].mean().idxmax()
@@ -239,7 +240,7 @@ def test_the_page_says_where_v_is_no_better_than_one_rate():
     assert f"of {(late > 0).sum()} of {len(late)} rows end later than v said" in page
     assert f"PRISM's by {late['prism']:.2f} octaves" in page and late.idxmax() == "prism"
     early = max(float(cells[5].split(" ")[0]) for cells in judged.values())
-    story = " ".join(rates.PAGE.read_text("utf-8").split())
+    story = " ".join((ROOT / "studies" / "logbook.md").read_text("utf-8").split())
     assert f"up to {2 ** late.max():.1f} times too small on `sentences`" in story
     assert f"whose server acts on the noise, up to {2**early:.1f} times" in story
     row = table.judged_otherwise(cards).splitlines()[3].split("|")[-2]
@@ -254,8 +255,21 @@ def test_the_page_says_what_more_seeds_found_of_rows_that_are_behind():
     page = " ".join(table.WORDS[table.PAGE].read_text("utf-8").split())
     for slug, epsilon in (("la-lora-unfiltered", 8), ("fedex-lora", 1)):
         gaps = (scores[slug] - scores["fedlora"]).xs(epsilon).dropna()
-        mean, half = t_interval(gaps.to_numpy())
+        mean, half = t_interval(np.array(gaps))
         assert len(gaps) == 20 and f"by {mean:.1f} ± {half:.1f}" in page
         name = f"digits, example, epsilon {epsilon}"
         behind, half = table.more_than(cards[slug][name], cards["fedlora"][name])
         assert f"by {-100 * behind:.1f} ± {100 * half:.1f}" in page
+
+
+def test_the_evidence_of_lesson_04_says_what_v_is_at_the_ends_of_the_table():
+    at_ends: dict[str, list[float]] = {"digits": [], "sentences": []}
+    for card in table.load_cards():
+        for name, found in card["settings"].items():
+            if found["output_variance"] is not None:
+                at_ends[name.split(",")[0]].append(found["output_variance"])
+    evidence = (ROOT / "docs" / "evidence" / "04.md").read_text("utf-8")
+    digits, sentences = at_ends["digits"], at_ends["sentences"]
+    said = f"all rows of the open table on digits {min(digits):.2f} to {max(digits):.1f}"
+    assert said in evidence and min(digits) / 0.35 > 1 / 12 and max(digits) / 0.35 < 12
+    assert f"on sentences {min(sentences):.2f} to {max(sentences):.0f}" in evidence

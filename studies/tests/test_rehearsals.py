@@ -6,15 +6,9 @@ import pandas as pd
 import pytest
 
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import ROOT, rehearsal_limits, rehearsals
+from studies import rehearsals
 
 COLUMNS = ["setting", "method", "lr", "seed", "noise", "rehearsing", "accuracy"]
-
-
-def test_two_thirds_of_the_cells_are_not_digits_with_eight_maps():
-    cells = [name for name, *_ in rehearsals.cells()]
-    assert len(cells) == 45
-    assert sum(name.startswith("qv") for name in cells) <= len(cells) / 3
 
 
 def test_the_committed_predictions_of_v_are_those_of_the_library():
@@ -62,43 +56,6 @@ def test_an_end_is_judged_by_all_public_examples_and_a_cost_by_those_no_rehearsa
     assert off.loc["dry", "cells"] == 0
 
 
-def test_the_pages_say_what_the_cells_found():
-    table = rehearsals.judge()
-    off = rehearsals.errors(table)
-    pages = ["docs/rates.md", "README.md", "studies/logbook.md"]
-    words = {page: " ".join((ROOT / page).read_text("utf-8").split()) for page in pages}
-    for name, label in (("v", "v"), ("dry", "dry run"), ("rehearsal", "rehearsal")):
-        row = off.loc[name]
-        sizes = [row["rms"], row["median"], -row["earliest"], row["latest"]]
-        cells = " | ".join(f"{size:.2f}" for size in sizes)
-        assert f"| {label} | {row['cells']:.0f} | {cells} |" in words["docs/rates.md"]
-    factors = 2 ** off["rms"], 2 ** -off["earliest"]
-    said = f"within a factor of {factors[0]['rehearsal']:.1f} in the root mean square and of"
-    assert f"{said} {factors[1]['rehearsal']:.1f} at worst" in words["docs/rates.md"]
-    assert f"[{factors[0]['rehearsal']:.1f}](docs/rates.md#forty-five-cells)" in words["README.md"]
-    assert f"[{factors[1]['rehearsal']:.1f}](docs/rates.md#forty-five-cells)" in words["README.md"]
-    said = f"v is off by {factors[0]['v']:.1f} and {factors[1]['v']:.1f}"
-    assert said in words["studies/logbook.md"]
-    cheap = f"{(table['cost'] <= rehearsals.FALL).sum()} of {len(table)}"
-    judged = table[table["found"].notna() & table["steps"].notna()]
-    right = f"{(judged['flagged'] == judged['by_step']).sum()} of {len(judged)}"
-    for page in ("docs/rates.md", "studies/logbook.md"):
-        assert cheap in words[page] and right in words[page]
-    known = table[table["setting"] != "sentences"]
-    apart = rehearsals.errors(known)["rms"]
-    said = f"it is off by {apart['dry']:.2f} and the rehearsal by {apart['rehearsal']:.2f}"
-    assert said in words["docs/rates.md"]
-
-
-def test_the_logbook_says_what_a_rehearsal_needs():
-    found = rehearsal_limits.judge()
-    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
-    for variant, row in found.iterrows():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {variant}: ")]
-        mean = f"{row['mean']:+.2f}".replace("-", "−")
-        assert f"| {row['rms']:.2f} | {mean} | {row['early']:.0f} of {row['cells']:.0f} |" in line
-
-
 @pytest.mark.slow
 def test_a_cell_goes_on_where_it_was_left(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsals, "FRAME", tmp_path / "frame.csv")
@@ -112,3 +69,9 @@ def test_a_cell_goes_on_where_it_was_left(tmp_path, monkeypatch):
     rehearsals.FRAME.write_text("".join(kept[:4]), "utf-8")
     rehearsals.run_cell("few", "fedlora", {"chosen": 0.25, "rehearsal": 1.0})
     assert rehearsals.FRAME.read_text("utf-8") == first
+
+
+def test_the_committed_judgement_is_that_of_the_committed_runs():
+    judged = rehearsals.judge().drop(columns="warning")
+    kept = pd.read_csv(rehearsals.JUDGED).drop(columns="warning")
+    pd.testing.assert_frame_equal(judged, kept, rtol=1e-3, check_dtype=False)

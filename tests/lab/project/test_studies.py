@@ -1,22 +1,18 @@
 """The laboratory still stands on the library; its own tests lie beside it, in studies/tests."""
 
+from dataclasses import replace
+
 import fedlora_lab as fl
-from studies import runner
-from studies.declared import Case, Study
-
-SIZES = {"clients": 2, "examples": 8, "test": 8, "d_in": 4, "d_out": 3, "rank": 1}
-PLAN = {"rounds": 1, "local_steps": 1, "batch": 4}
+from studies import protocol
 
 
-def test_a_study_is_tuned_and_reported_once(tmp_path):
-    """Called again it trains nothing."""
-    case = Case(fl.methods.FFA, {"epsilon": None}, ("regression", SIZES), None, {}, PLAN, {})
-    study = Study(
-        "smoke", "a test", (case,), (0,), (0.05, 0.1, 0.2), tune_seeds=(7, 8), finalists=1
+def test_a_row_is_trained_at_each_rate_and_gets_a_card():
+    """One round at two rates, as `python -m studies.table card FILE.py:ROW quick` tries a row."""
+    name = "digits, example, epsilon 8"
+    setting = replace(
+        protocol.QUICK[name], clients=2, plan={"rounds": 1, "local_steps": 1, "batch": 8}
     )
-    path = tmp_path / "smoke.jsonl"
-    done = runner.run_study(study, path, bar=False)
-    content = path.read_bytes()
-    assert runner.run_study(study, path, bar=False) == done and path.read_bytes() == content
-    frame = runner.study_frame(study, path)
-    assert frame["seed"].tolist() == [0] and frame["lr"].tolist() == [0.1]
+    card = protocol.run_protocol(fl.methods.FFA, settings={name: setting}, seeds=(0,))
+    found = card["settings"][name]
+    assert [one["lr"] for one in found["rates"]] == list(setting.rates)
+    assert found["rate"] in setting.rates and 7.9 < found["epsilon"] <= 8

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from calls import refused
@@ -9,7 +10,7 @@ from small_digits import PLAN, PRIVACY, digits, with_other_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.recipes.rehearsal import public_task, seeds_of
+from fedlora_lab.recipes.rehearsal import plateau_end, public_task, seeds_of
 
 RATES = [0.1, 0.4]
 DELTAS = {"example": 1e-5, "person": 1e-5, "client": 1e-2}
@@ -120,3 +121,16 @@ def test_a_suggestion_rehearses_where_there_are_public_examples():
     plain = fl.suggest_lr(text, "fedlora", PRIVACY, PLAN)
     assert found.lr == plain.lr and found.origin.startswith(plain.origin)
     assert "up to 20 times" in found.origin
+
+
+@pytest.mark.parametrize(
+    ("scores", "end"),
+    [
+        # Half of what is lost to the next rate is lost half an octave on; a second hill is another.
+        ((0.5, 0.9, 0.84, 0.9), 0.2 * 2**0.5),
+        # Beyond the end of the grid nothing is known.
+        ((0.5, 0.6, 0.9, 0.89), 0.8),
+    ],
+)
+def test_a_plateau_ends_where_three_points_are_lost(scores, end):
+    assert plateau_end(pd.Series(scores, [0.1, 0.2, 0.4, 0.8])) == pytest.approx(end)

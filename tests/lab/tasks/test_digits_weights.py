@@ -4,6 +4,7 @@ import runpy
 import shutil
 
 import pytest
+import torch
 from calls import refused
 from places import ROOT
 
@@ -30,10 +31,11 @@ def test_card_numbers_hold():
 @pytest.mark.skipif(not FOLDER.exists(), reason="the images are not part of the library")
 def test_the_card_of_fashion_mnist_holds():
     model, card = load_pretrained(name="fashion_vit")
-    script = runpy.run_path(str(ROOT / card["script"]))
-    images = load_images(FOLDER)
+    x, y = load_images(FOLDER).test
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    found = script["accuracy"](model, *images.test)
+    with torch.no_grad():
+        answers = torch.cat([model(part).argmax(1) for part in x.split(1000)])
+    found = float((answers == y).double().mean())
     assert found == pytest.approx(card["accuracy_test_before_tuning"], abs=0.001)
 
 

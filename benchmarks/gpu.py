@@ -108,9 +108,9 @@ def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
     return fl.tasks.Task(
         name=name,
         model=model,
-        targets=TARGETS[kind],
-        clients=tuple(examples(EACH) for _ in range(clients)),
-        test=examples(2),
+        layers=fl.tasks.Layers(TARGETS[kind]),
+        clients=[examples(EACH) for _ in range(clients)],
+        held_out=fl.tasks.HeldOut(examples(2)),
         **objective,
     )
 

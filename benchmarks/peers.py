@@ -20,10 +20,10 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.config import Config, Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import BFloat16Linear
-from fedlora_lab.lora.per_example import prepare_inputs, split_batch
+from fedlora_lab.lora.per_example import split_batch
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.modules import head_names
-from fedlora_lab.tasks.task import Task, concatenate, map_inputs, take
+from fedlora_lab.tasks.task import Task, concatenate, forward, map_inputs, take
 
 RATE = 0.1
 Step = Callable[[], None]
@@ -143,7 +143,9 @@ def grouped_examples(task: Task, batch: int, how: How) -> tuple[list[Batch], int
     x, y = concatenate(examples(task, batch))
     cpu = torch.device("cpu")
     groups = split_batch(x, torch.arange(len(y)), torch.device(how.device), how.chunk)
-    batches = [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in groups]
+    batches = [
+        (map_inputs(lambda column: column.to(cpu), take(x, part)), y[part]) for part in groups
+    ]
     return [on_device(data, how.device) for data in batches], len(y)
 
 
@@ -162,7 +164,7 @@ def plain_step(
     def step() -> None:
         optimizer.zero_grad()
         for inputs, targets in batches:
-            losses = task.loss(task.forward(model, inputs), targets)
+            losses = task.loss(forward(model, inputs), targets)
             # The gradient of the mean over all examples, added up group by group.
             (losses.sum() / count).backward()
         optimizer.step()
@@ -198,7 +200,7 @@ def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = Fa
     def step() -> None:
         for model, optimizer, x, y in clients:
             optimizer.zero_grad()
-            losses = task.loss(task.forward(model, x), y)
+            losses = task.loss(forward(model, x), y)
             if ghost:
                 DPTensorFastGradientClipping(model, optimizer, losses, "sum").backward()
             else:

@@ -148,7 +148,7 @@ def scored_apart(task: Task) -> Task:
         "accuracy": tasks.OverAll(ShareRight(chosen)),
         "validation": tasks.OverAll(ShareRight(0, chosen)),
     }
-    return replace(task, test=(x, y), validation=None, metrics=scores)
+    return replace(task, held_out=tasks.HeldOut((x, y)), metrics=scores)
 
 
 def cells_of(row: Method, name: str, setting: Setting, seeds: Iterable[int] = SEEDS) -> list[Cell]:

@@ -169,7 +169,7 @@ def parts_of(name: str) -> tuple[Task, Any, fl.Privacy, fl.Plan, fl.Lora]:
         x, y = task.validation or task.test
         public = x[:600], y[:600]
         x, y = task.test
-        task = replace(task, validation=public, test=(x[:1000], y[:1000]))
+        task = replace(task, held_out=fl.tasks.HeldOut((x[:1000], y[:1000]), public))
     plan = fl.Plan(**setting.plan, lr=1.0)
     by_client = setting.unit == "client"
     delta = 1e-2 if by_client else 1e-4 if setting.task == "digits" else 1e-5
@@ -225,7 +225,13 @@ def predict(name: str, slug: str) -> dict[str, Any]:
     middle = START
     try:
         middle = noise_taken_up(task, slug, privacy, plan, lora).factor(OUTPUT_VARIANCE)
-        dry = fl.dry_run(replace(task, validation=public), slug, privacy, plan, lora=lora)
+        dry = fl.dry_run(
+            replace(task, held_out=fl.tasks.HeldOut(task.test, public)),
+            slug,
+            privacy,
+            plan,
+            lora=lora,
+        )
         row |= {"v": middle, "dry": dry.end, "steps": dry.steps, "warning": dry.warning or ""}
     except ValueError as error:
         row["warning"] = str(error)

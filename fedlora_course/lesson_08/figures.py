@@ -13,7 +13,7 @@ from fedlora_lab.methods import LALoRA
 from fedlora_lab.methods.method import Method
 from fedlora_lab.plots import style
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import HeldOut, Layers, Task
 
 CHANNELS = 64
 TURNS = style.look("la-lora").colour
@@ -110,10 +110,10 @@ def sensors(shuffle: bool = False) -> Task:
     model.add_module("map", layer)
     return Task(
         name="sensors",
-        model=model.eval(),
-        targets=("map",),
-        clients=tuple(draw(128) for _ in range(10)),
-        test=draw(256),
+        model=model,
+        layers=Layers(("map",)),
+        clients=[draw(128) for _ in range(10)],
+        held_out=HeldOut(draw(256)),
         loss=squared_error,
         metrics=select_metrics((), "regression"),
     )

@@ -225,7 +225,7 @@ def messages(clients: int = 3) -> tasks.Task:
 @cache
 def _encoded_codes(task: tasks.Task) -> Any:
     """Encodes all codes as answers, once for a task: every round asks for them."""
-    return task.reader.read([text_row(START, code) for code in CODES])
+    return task.origin.reader.read([text_row(START, code) for code in CODES])
 
 
 def _code_losses(record: Round) -> Float[Tensor, " codes"]:

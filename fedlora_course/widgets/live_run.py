@@ -35,7 +35,7 @@ from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report import epsilon_text, format_number, observer_phrase
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import Task, forward, take
 
 if TYPE_CHECKING:
     from fedlora_lab.federated.compare import Cell
@@ -516,7 +516,7 @@ class Workbench(anywidget.AnyWidget):
         measure = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
         some = slice(0, 512)  # the page comes within a second
         with torch.no_grad():
-            outputs = task.forward(task.model, take(x, some))
+            outputs = forward(task.model, take(x, some))
         self._start = float(task.metrics[measure](outputs, y[some]).mean())
         return measure
 

@@ -169,7 +169,7 @@ class RunConfig:
             privacy += f"privacy.calibrate(epsilon={self.epsilon:g}, task=task, plan=plan)"
         return f"""import fedlora_lab as fl
 
-task = {_task_call(self.task.info)}
+task = {_task_call(self.task)}
 method = {method}
 plan = {_call(self.plan, "rounds", "local_steps", "batch", "lr")}
 privacy = {privacy}
@@ -208,16 +208,16 @@ def _call(record: Any, *always: str) -> str:
     return f"fl.{type(record).__name__}({_arguments(written)})"
 
 
-def _task_call(info: Mapping[str, Any]) -> str:
+def _task_call(task: Task) -> str:
     """Writes the call that builds an embedded task, without options at their defaults."""
-    if "arguments" not in info:
+    named = dict(task.origin.arguments)
+    if not named:
         return "...  # your task"
-    named = dict(info["arguments"])
-    for name, kind in inspect.signature(tasks.TASKS[info["task"]]).parameters.items():
+    for name, kind in inspect.signature(tasks.TASKS[task.name]).parameters.items():
         default = list(kind.default) if isinstance(kind.default, tuple) else kind.default
         if kind.kind is kind.KEYWORD_ONLY and name in named and named[name] == default:
             del named[name]
-    return f"fl.tasks.{info['task']}({_arguments(named)})"
+    return f"fl.tasks.{task.name}({_arguments(named)})"
 
 
 # ---- knobs: each reads its text from a configuration, and writes a text into one
@@ -298,20 +298,19 @@ def _deal(argument: str, parse: Parse, nothing: str = "none") -> tuple[Read, Wri
     """Makes ``read`` and ``write`` of how the task deals its data to clients."""
 
     def read(config: RunConfig) -> str:
-        return text_of(config.task.info["arguments"][argument], nothing)
+        return text_of(config.task.origin.arguments[argument], nothing)
 
     def write(config: RunConfig, text: str) -> RunConfig:
         task = config.task
         value = parse(text)
-        if value == task.info["arguments"][argument]:
+        if value == task.origin.arguments[argument]:
             return config
-        arguments = {**task.info["arguments"], argument: value}
-        dealt = tasks.build(task.info["task"], **arguments)
+        arguments = {**task.origin.arguments, argument: value}
+        dealt = tasks.build(task.name, **arguments)
         # The reader may have changed these, and data that are dealt anew bring the task's own.
-        changed = {
-            name: getattr(task, name) for name in ("model", "loss", "metrics", "public_test")
-        }
-        return replace(config, task=replace(dealt, **changed))
+        changed = {name: getattr(task, name) for name in ("model", "loss", "metrics")}
+        held_out = replace(dealt.held_out, public=task.public_test)
+        return replace(config, task=replace(dealt, held_out=held_out, **changed))
 
     return read, write
 
@@ -362,7 +361,7 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
         "clip_norm": _field("privacy.clip_norm", real),
         "delta": _field("privacy.delta", real),
     }
-    dealt = first.task.info.get("arguments", {})
+    dealt = first.task.origin.arguments
     if "clients" in dealt and "shares" not in dealt:
         access["clients"] = _deal("clients", integer)
         if "dirichlet" in dealt:

@@ -386,6 +386,5 @@ def flattened_digits_task(
         test=task.test,
         targets=["1"],
         name="whole scans",
-        labels=task.labels,
         head="3" if head else None,
     )

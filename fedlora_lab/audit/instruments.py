@@ -18,7 +18,7 @@ from fedlora_lab.federated.run import RoundResult, Run
 from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.tasks.metrics import OverAll
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Examples, Task, take
+from fedlora_lab.tasks.task import Clients, Examples, Task, take
 
 ORDINARY = 0
 LEFT_OUT = -1
@@ -77,9 +77,16 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     clients = zip(task.clients, marks, strict=True)
     return replace(
         task,
-        clients=tuple((x, encode_marks(y, mark)) for (x, y), mark in clients),
-        test=public(task.test),
-        validation=None if task.validation is None else public(task.validation),
+        clients=Clients(
+            [(x, encode_marks(y, mark)) for (x, y), mark in clients],
+            task.client_names,
+            task.persons,
+        ),
+        held_out=replace(
+            task.held_out,
+            test=public(task.test),
+            validation=None if task.validation is None else public(task.validation),
+        ),
         loss=loss,
         metrics={name: without_marks(metric) for name, metric in task.metrics.items()},
     )

@@ -19,7 +19,7 @@ from fedlora_lab.audit.instruments import (
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy.privatizer import row_norms
-from fedlora_lab.tasks.task import Examples, Task, concatenate
+from fedlora_lab.tasks.task import Clients, Examples, Origin, Task, concatenate
 
 CANARY_LOSS_WEIGHT = 10_000
 """Weight of a canary's loss: the clip always leaves a whole C of it."""
@@ -115,13 +115,7 @@ def insert_canaries(
         new = int(torch.cat(persons).max()) + 1 + torch.arange(count)
         persons = tuple(torch.cat([ids, new[owner == k]]) for k, ids in enumerate(persons))
     names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
-    full = replace(
-        task,
-        clients=tuple(clients),
-        client_names=names,
-        info={**task.info, "canaries": count},
-        persons=persons,
-    )
+    full = replace(task, clients=Clients(clients, names, persons), origin=Origin())
     return Canaries(mark_examples(full, marks), examples, owner, included, weights)
 
 

@@ -716,7 +716,7 @@ def run_settings(cell: Cell, options: Mapping[str, Any], out: Path) -> JsonObjec
         **cell.config().settings(),
         "name": cell.slug,
         "rounds": cell.plan.rounds,
-        "made": dict(cell.task.info),
+        "made": {"task": cell.task.name, "arguments": dict(cell.task.origin.arguments)},
         "public_test": cell.task.public_test,
         "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
         "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),

@@ -329,14 +329,13 @@ class Config:
         free = ("rounds", "target_epsilon")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
-        code = self.task.forward, self.task.loss, self.task.prepare
         settings = {
             "method": {x.name: rule_identity(getattr(self.method, x.name)) for x in fields(Method)},
             "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
             "seed": self.streams.seed,
             "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
-            "task": " ".join([self.task.fingerprint, *map(rule_identity, code)]),
+            "task": f"{self.task.fingerprint} {rule_identity(self.task.loss)}",
             "targets": self.task.targets,
             "head": self.task.head,
             "model": hashlib.sha256(without_addresses(str(self.task.model)).encode()).hexdigest(),

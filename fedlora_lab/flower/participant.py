@@ -19,7 +19,14 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, person_numbers
+from fedlora_lab.tasks.task import (
+    Clients,
+    Examples,
+    Task,
+    map_inputs,
+    named_tensors,
+    person_numbers,
+)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -98,7 +105,8 @@ class Participant:
             sizes = privacy.unit_counts(task)
             ends = accumulate(sizes)
             persons = tuple(list(range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
-        task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
+        clients = Clients(placeholder_examples(sizes, task.test), task.client_names, persons)
+        task = replace(task, clients=clients)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
         config = make_config(task, method, privacy, plan, lora, seed)
         prepared = prepare_run(config, {})
@@ -107,7 +115,7 @@ class Participant:
             **config.settings(),
             "rounds": plan.rounds,
             "slots": {str(key): [list(x.shape), str(x.dtype)] for key, x in begin.tensors.items()},
-            "rules": [getattr(x, "__qualname__", repr(x)) for x in (task.forward, task.loss)],
+            "loss": getattr(task.loss, "__qualname__", repr(task.loss)),
         }
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
         return cls(prepared, begin, digest)

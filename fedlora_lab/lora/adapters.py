@@ -48,6 +48,7 @@ from fedlora_lab.tasks.modules import (
     names_for_peft,
     output_layer,
     target_layers,
+    task_parts,
 )
 from fedlora_lab.tasks.sentences import shipped_name
 from fedlora_lab.tasks.task import Task
@@ -716,7 +717,7 @@ def _tensors_of_modules(task: Task, values: Tensors) -> dict[str, Tensor]:
     """
     adapted = {key.layer for key in values if key.name == "A"}
     tensors: dict[str, Tensor] = {}
-    for name in task.new_modules:
+    for name in task_parts(task.model):
         for path, tensor in task.model.get_submodule(name).state_dict(prefix=f"{name}.").items():
             layer, _, attribute = path.rpartition(".")
             path = f"{layer}.base_layer.{attribute}" if layer in adapted else path

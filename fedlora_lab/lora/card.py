@@ -60,7 +60,7 @@ def _loading_code(task: Task, base: str, place: str) -> str:
         kind = type(model).__name__
         code.append(f"from transformers import {kind}\n")
         options = ""
-        if classes := task.info.get("classes"):
+        if classes := getattr(task.origin.reader, "classes", ()):
             # PEFT has no place for the names of classes.
             names = dict(enumerate(classes))
             numbers = {name: number for number, name in names.items()}

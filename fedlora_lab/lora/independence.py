@@ -6,7 +6,7 @@ itself must be its own, since what others add to it without a gradient is in the
 parts of a task or method that see private values before the clip, and what keeps each to one
 example:
 
-- ``Task.prepare``, ``Task.forward``, the model, ``Task.loss`` and what a kind of tensor does to an
+- The model, ``Task.loss`` and what a kind of tensor does to an
   output (`KINDS`): probed here; the loss is (N,) at every step.
 - ``Method.penalty``: probed for each set of tensors that moves together, of a choice layer by layer
   for both extremes; (N,) at every step.

@@ -20,7 +20,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import over_all
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Examples, Inputs, Task, map_inputs, mask_of, take
+from fedlora_lab.tasks.task import Examples, Inputs, Task, forward, mask_of, move_to_model, take
 
 TEXTS_AT_ONCE = 8
 """Texts that go through the model at once on a CPU: of more, the short ones are padded further."""
@@ -179,7 +179,7 @@ def _losses(
 ) -> Float[Tensor, " n"]:
     """The loss of each example, checked to be one number for each."""
     x, y = data
-    outputs = task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
+    outputs = forward(adapted.model, move_to_model(x, adapted.model))
     loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
     _check_per_example("loss", loss, count)
     return loss
@@ -278,18 +278,6 @@ def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
     if len(tensor) == 1:
         return tensor.expand(len(owner), *tensor.shape[1:])
     return tensor.index_select(0, owner)
-
-
-def prepare_inputs(
-    task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device
-) -> "Tensor | Mapping[str, Tensor]":
-    """Prepares a batch of inputs as the task wants it, and puts it on the model's device.
-
-    Args:
-        task, x, device: whose ``prepare``, the inputs, where the model is.
-    """
-    x = x if task.prepare is None else task.prepare(x)
-    return map_inputs(lambda value: value.to(device, non_blocking=True), x)
 
 
 def split_batch(
@@ -395,4 +383,4 @@ def model_outputs(
     """
     adapted.place(values)
     with torch.inference_mode():
-        return task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
+        return forward(adapted.model, move_to_model(x, adapted.model))

@@ -22,6 +22,7 @@ from fedlora_lab.tasks.task import (
     Task,
     concatenate,
     examples_to_judge,
+    forward,
     move_to_model,
     take,
 )
@@ -56,7 +57,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
         return functional_call(model, weights, args, kwargs)
 
     x, y = move_to_model(data[0], model), move_to_model(data[1], model)
-    return task.loss(task.forward(changed, x), y).mean()  # type: ignore[arg-type]
+    return task.loss(forward(changed, x), y).mean()  # type: ignore[arg-type]
 
 
 def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
@@ -178,7 +179,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     x, y = (move_to_model(part, adapted.model) for part in data)
     # Fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        loss = task.loss(task.forward(adapted.model, x), y).mean()
+        loss = task.loss(forward(adapted.model, x), y).mean()
         slopes = torch.autograd.grad(loss, moving, create_graph=True)
         gradient = torch.cat([slope.flatten() for slope in slopes])
 

@@ -26,7 +26,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ParamKey, TensorDict
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from fedlora_lab.tasks.task import Task, move_to_model, take
+from fedlora_lab.tasks.task import Task, forward, move_to_model, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,7 +229,7 @@ def _outputs(task: Task, model: adapters.AdaptedModel, x: Any) -> Float[Tensor, 
     parts = []
     for first in range(0, count, AT_ONCE):
         few = move_to_model(take(x, slice(first, first + AT_ONCE)), model.model)
-        parts.append(task.forward(model.model, few).cpu())
+        parts.append(forward(model.model, few).cpu())
     return torch.cat(parts)
 
 

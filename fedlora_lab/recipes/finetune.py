@@ -59,11 +59,12 @@ class Finetuned:
 
         Raises: ValueError for a task that was not made by `fl.tasks.from_trainer` of a classifier.
         """
-        classes: list[Any] = self.task.info.get("classes", [])
+        reader = self.task.origin.reader
+        classes = getattr(reader, "classes", ())
         expected = "of fl.tasks.from_trainer, with classes; else fl.predict takes the inputs"
         check(bool(classes), "task", self.task.name, expected)
         # The collator asks for labels, which nobody reads here.
-        x, _ = self.task.reader.read([{"label": 0, **row} for row in rows])
+        x, _ = reader.read([{"label": 0, **row} for row in rows])
         outputs = predict(self.task, self.record, x)
         return [classes[i] for i in outputs.argmax(1).tolist()]
 
@@ -89,7 +90,7 @@ class Finetuned:
             model: Any = PeftModel.from_pretrained(copy.deepcopy(self.task.model), str(adapter))
             whole = Path(scratch) / "whole"
             model.merge_and_unload().save_pretrained(whole)
-            processing_class = getattr(self.task.reader, "processing_class", None)
+            processing_class = getattr(self.task.origin.reader, "processing_class", None)
             if processing_class is not None:
                 processing_class.save_pretrained(whole)
             for name in ("PRIVACY.md", "ledger.json"):

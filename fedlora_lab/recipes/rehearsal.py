@@ -17,7 +17,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.dry_run import at_rate
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import Clients, HeldOut, Task, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,12 +159,9 @@ def public_task(task: Task, privacy: Privacy, public: tuple[Any, Tensor] | None,
         persons.append([*range(first, first + count)])
     return replace(
         task,
-        clients=tuple(clients),
-        persons=tuple(persons) if privacy.unit == "person" else None,
-        test=(take(x, scored), y[scored]),
-        validation=None,
         # Whose they are is known: examples that learn are public, as those are that score.
-        public_test=True,
+        clients=Clients(clients, persons=persons if privacy.unit == "person" else None),
+        held_out=HeldOut((take(x, scored), y[scored])),
     )
 
 

@@ -17,12 +17,16 @@ from fedlora_lab.tasks.fashion_mnist import fashion_mnist
 from fedlora_lab.tasks.metrics import METRICS, OverAll
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentences import sentences, shipped
-from fedlora_lab.tasks.task import Task, classification
+from fedlora_lab.tasks.task import Clients, HeldOut, Layers, Origin, Task, classification
 from fedlora_lab.tasks.trainer import from_trainer
 
 __all__ = [
     "METRICS",
     "TASKS",
+    "Clients",
+    "HeldOut",
+    "Layers",
+    "Origin",
     "OverAll",
     "Task",
     "build",
@@ -43,12 +47,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "regression": regression,
     "sentences": sentences,
 }
-"""Name -> function that builds the task, whose ``info`` holds name and arguments; its ``clients``
-and ``dirichlet`` are options of commands."""
+"""Name -> function that builds the task of this name, whose ``origin`` holds the arguments."""
 
 
 def build(name: str, **arguments: Any) -> Task:
-    """Builds a named task, such as ``build(info["task"], **info["arguments"])``.
+    """Builds a named task, such as ``build(task.name, **task.origin.arguments)``.
 
     Raises: ValueError for a name that is not in `TASKS`.
     """

@@ -20,10 +20,8 @@ from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.task import Task, classification
+from fedlora_lab.tasks.task import Origin, Task, classification
 
-DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-"""Of the pixels and labels as bytes."""
 TEST, VALIDATION = 360, 180
 """Scans that test and that validate; the others are the clients'."""
 SMALLEST_CLIENT = 8
@@ -67,7 +65,7 @@ def digits(
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
     split = partition.dirichlet(y[private], clients, dirichlet, seed, SMALLEST_CLIENT)
-    model, card = load_pretrained()
+    model, _ = load_pretrained()
     task = classification(
         model,
         [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, split)],
@@ -75,11 +73,9 @@ def digits(
         validation=(x[validation], y[validation]),
         targets=targets,
         head=head,
-        labels=[str(digit) for digit in range(10)],
         name="digits",
     )
-    sums = {"data_sha256": DIGITS_SHA256, "weights_sha256": card["weights_sha256"]}
-    return replace(task, info={"task": "digits", "arguments": arguments, **sums})
+    return replace(task, origin=Origin(arguments))
 
 
 @cache

@@ -18,7 +18,7 @@ from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole, refuse
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import load_pretrained
-from fedlora_lab.tasks.task import Examples, Task, classification
+from fedlora_lab.tasks.task import Examples, Origin, Task, classification
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
@@ -98,7 +98,7 @@ def fashion_mnist(
     images = load_images(Path(folder))
     x, y = images.private
     split = partition.dirichlet(y, clients, dirichlet, seed, SMALLEST_CLIENT)
-    model, card = load_pretrained(name="fashion_vit")
+    model, _ = load_pretrained(name="fashion_vit")
     task = classification(
         model,
         [(x[part], y[part]) for part in map(torch.from_numpy, split)],
@@ -106,11 +106,9 @@ def fashion_mnist(
         validation=images.validation,
         targets=targets,
         head=head,
-        labels=LABELS,
         name="fashion_mnist",
     )
-    info = {"task": "fashion_mnist", "arguments": arguments}
-    return replace(task, info={**info, "weights_sha256": card["weights_sha256"]})
+    return replace(task, origin=Origin(arguments))
 
 
 @cache

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from fedlora_lab._utils.validation import check, in_one_line
 
 Head = str | Sequence[str] | None
-"""Names of modules that are trained in full, see `Task.head`."""
+"""Names of modules that are trained in full, see `Layers.head`."""
 ALL_LINEAR = "all-linear"
 """Targets that stand for every linear map, as in PEFT."""
 CLASSIFIERS = "classifier", "score"
@@ -47,19 +47,24 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
+def is_frozen(model: nn.Module) -> bool:
+    """Whether a model is as `frozen_copy` leaves it."""
+    compiled = hasattr(model, "_orig_mod")
+    fused = any(
+        isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu
+        for module in model.modules()
+    )
+    trains = model.training or any(p.requires_grad for p in model.parameters())
+    return not (compiled or fused or trains)
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a floating tensor are finite; other types pass."""
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuses anything but a module of finite weights without gradients, in evaluation mode."""
-    kind = type(model).__name__
-    check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
-    # An adapted copy shares the weights: it must find nothing to switch off in them.
-    is_frozen = not model.training and not any(p.requires_grad for p in model.parameters())
-    expected = "a frozen copy in evaluation mode; tasks.classification makes one"
-    check(is_frozen, "model", kind, expected)
+    """Refuses a model of PEFT's, weights that are not finite, and statistics of a batch."""
     check_no_adapters(model)
     for name, weight in model.named_parameters():
         expected = (

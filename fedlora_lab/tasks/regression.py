@@ -13,7 +13,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
-from fedlora_lab.tasks.task import Examples, Task, concatenate
+from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Origin, Task, concatenate
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -66,13 +66,12 @@ def regression(
     return Task(
         name="regression",
         model=_linear_model(base, DTYPES[dtype]),
-        targets=("map",),
-        clients=tuple(draw("private", examples)),
-        test=concatenate(draw("test", test)),
-        validation=concatenate(draw("validation", test)),
+        layers=Layers(("map",)),
+        clients=draw("private", examples),
+        held_out=HeldOut(concatenate(draw("test", test)), concatenate(draw("validation", test))),
         loss=squared_error,
         metrics=select_metrics((), "regression"),
-        info={"task": "regression", "arguments": arguments},
+        origin=Origin(arguments),
     )
 
 
@@ -108,7 +107,7 @@ def teachers(
     The factors (d_out, rank) and (rank, d_in) are sqrt(1 - h) of a shared draw plus sqrt(h) of the
     client's own, h the heterogeneity: the law of a teacher does not depend on h.
 
-    Args: those of `regression`; ``teachers(**task.info["arguments"])`` are a task's own.
+    Args: those of `regression`; ``teachers(**task.origin.arguments)`` are a task's own.
     Raises: ValueError for a value out of range.
     Guarantees: test_tasks.py::test_heterogeneity_moves_the_teachers.
     """

@@ -1,7 +1,6 @@
 """Real sentences and a small language model that has read others, both embedded."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Origin, Task
 from fedlora_lab.tasks.trainer import from_trainer
 
 FOLDER = Path(__file__).with_name("data") / "sentences"
@@ -55,7 +54,7 @@ def sentences(
         clients: number of clients, in [1, 700].
         dirichlet: concentration of the split by domain, > 0; ``None`` or infinity: at random.
         seed: of the split and of the classifier's start; a whole number >= 0.
-        targets, head: see `Task`; query, key, value and dense are linear maps.
+        targets, head: see `Layers`; query, key, value and dense are linear maps.
     Raises: ValueError for a bad argument.
     Guarantees: test_sentences.py::test_every_sentence_is_used_once,
         ::test_a_language_model_learns_under_privacy.
@@ -64,7 +63,7 @@ def sentences(
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.sentences(clients=4, dirichlet=None)
-    >>> task.sizes, task.labels
+    >>> task.sizes, task.origin.reader.classes
     ((1400, 1400, 1400, 1400), ('negative', 'positive'))
     """
     # JSON, in which arguments are stored, has neither infinity nor tuples.
@@ -115,9 +114,13 @@ def sentences(
         targets=targets,
         head=head,
     )
-    card = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
-    info = {"task": "sentences", "arguments": arguments, "sha256": card["sha256"]}
-    return replace(task, name="sentences", client_names=(), info={**task.info, **info})
+    # Numbers name the clients: what names them here is the order of their numbers.
+    return replace(
+        task,
+        name="sentences",
+        clients=tuple(task.clients),
+        origin=Origin(arguments, task.origin.reader),
+    )
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from fedlora_lab.tasks.modules import (
     head_modules,
     head_names,
     is_finite,
+    is_frozen,
     target_layers,
-    task_parts,
 )
 from fedlora_lab.tasks.names import number_in_order, owners, to_identifiers
 from fedlora_lab.tasks.public_rows import FEW_PEOPLE, SharedRows, row_keys, shared_rows
@@ -60,7 +60,7 @@ def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Any:
 def move_to_model(x: Inputs, model: nn.Module) -> Any:
     """Puts inputs where the model's first parameter is."""
     device = next(model.parameters()).device
-    return map_inputs(lambda value: value.to(device), x)
+    return map_inputs(lambda value: value.to(device, non_blocking=True), x)
 
 
 def named_tensors(examples: Examples) -> dict[str, Tensor]:
@@ -81,14 +81,6 @@ def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> Any:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest
-
-
-def base_digest(model: nn.Module) -> str:
-    """sha256 over a base's weights, without classifier and pooler, which a file may lack."""
-    parts = task_parts(model)
-    state = model.state_dict().items()
-    base = {name: weight.float() for name, weight in state if not name.startswith(parts)}
-    return add_to_digest(hashlib.sha256(), base).hexdigest()
 
 
 def take(x: Inputs, index: Tensor | slice) -> Any:
@@ -144,6 +136,90 @@ def forward(model: nn.Module, x: Inputs) -> Any:
 # ---- the task
 
 
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a model that are trained.
+
+    Args:
+        targets: linear maps that get adapters, matched at the end of a module's name as by PEFT.
+        head: what is trained in full beside the factors: a name, several, or ``None``; each stands
+            for the modules whose names end with it, see `head_modules`.
+    """
+
+    targets: Sequence[str]
+    head: Head = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Examples to measure on.
+
+    Args:
+        test: (x, y), for the curves.
+        validation: (x, y) or ``None``; for tuning only, never for results.
+        public: both are public, and a private run refuses them where they are plainly private ones,
+            see `Task.check_public`. Otherwise their metrics are NaN in private runs: they would be
+            exact numbers about private examples that no ledger counts.
+    """
+
+    test: Examples
+    validation: Examples | None = None
+    public: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Clients(Sequence[Examples]):
+    """The private examples of every client, which is a sequence of pairs (x, y).
+
+    Args:
+        examples: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y
+            (n_k,) or (n_k, ...).
+        names: one for each client, each once; numbers by default.
+        persons: whose each example is, for privacy by person: for every client n_k texts or whole
+            numbers, each person at one client; a task keeps them as numbers from 0. ``None``: not
+            known. How many persons each client has counts as public.
+    """
+
+    examples: Sequence[Examples]
+    names: Sequence[str] = ()
+    persons: Sequence[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.examples[place]
+
+    def checked(self) -> "Clients":
+        """The same with a name for each client, and persons as numbers.
+
+        Raises: ``ValueError`` for names or persons that do not fit the examples.
+        """
+        names = tuple(self.names) or tuple(str(k) for k in range(len(self)))
+        check(len(names) == len(self), "client_names", names, f"{len(self)} names")
+        # What several runs spent is added up by name.
+        texts = all(isinstance(name, str) and name for name in names)
+        check(texts and len({*names}) == len(self), "client_names", names, "texts, each once")
+        persons = self.persons
+        if persons is not None:
+            persons = person_numbers(persons, tuple(len(y) for _, y in self), names)
+        return Clients(tuple(self.examples), names, persons)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a task comes from.
+
+    Args:
+        arguments: with which `tasks.build` makes a built-in task of this name again, JSON-able;
+            empty where it cannot.
+        reader: how rows become inputs, see `trainer.RowReader`; ``None``: tensors are given.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    reader: Any = None
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """What is learned, on whose data, and how it is scored. Functions of ``fl.tasks`` build one.
@@ -152,67 +228,38 @@ class Task:
 
     Args:
         name: short name, used in frames and figures.
-        model: the frozen base in evaluation mode; it is never changed.
-        targets: linear maps that get adapters, matched at the end of a module's name as by PEFT.
-        clients: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y
-            (n_k,) or (n_k, ...).
-        test: (x, y) held out, for the curves.
-        validation: (x, y) or ``None``; for tuning only, never for results.
-        head: what is trained in full beside the factors: a name, several, or ``None``; each stands
-            for the modules whose names end with it, see `head_modules`.
-        forward: (model, x) -> outputs, the first dimension being that of x.
+        model: the base; of one that is not frozen a frozen copy is taken. It is never changed.
+        layers: of the model that are trained.
+        clients: a pair (x, y) for every client, or `Clients` with names and persons.
+        held_out: examples to measure on.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
             `metrics.OverAll`, a score of all test examples together.
-        labels: the classes in order, names or numbers; ``None``: numbers from 0.
-        client_names: one name per client, each once; numbers by default.
-        prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
-        info: JSON-able, without a number about private examples; ``info["task"]`` and
-            ``info["arguments"]`` rebuild a built-in task.
-        public_test: the test and validation examples are public, and a private run refuses them
-            where they are plainly private ones, see `check_public`. Otherwise their metrics are NaN
-            in private runs: they would be exact numbers about private examples that no ledger
-            counts.
-        persons: whose each example is, for privacy by person: for every client n_k texts or whole
-            numbers, each person at one client; kept as numbers from 0. ``None``: not known. How
-            many persons each client has counts as public.
-        new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
-            it draws other numbers, so a saved adapter holds these modules, trained or not.
-        reader: how rows become inputs, see `trainer.RowReader`; ``None``: tensors are given.
-    Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
+        origin: where it comes from.
+    Raises: ValueError when data, layers or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
-        ::test_fingerprint_sees_data_and_weights.
+        ::test_fingerprint_sees_data_and_weights, ::test_a_task_freezes_a_copy_of_its_model.
     """
 
     name: str
     model: nn.Module
-    targets: tuple[str, ...]
-    clients: tuple[Examples, ...]
-    test: Examples
-    validation: Examples | None = None
-    head: Head = None
-    forward: Callable[[nn.Module, Any], Any] = forward
+    layers: Layers
+    clients: Sequence[Examples]
+    held_out: HeldOut
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
-    labels: tuple[int | str, ...] | None = None
-    client_names: tuple[str, ...] = ()
-    prepare: Callable[[Any], Any] | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
-    public_test: bool = True
-    persons: tuple[Any, ...] | None = None
-    new_modules: tuple[str, ...] = ()
-    reader: Any = None
+    origin: Origin = Origin()
 
     def __post_init__(self) -> None:
-        count = len(self.clients)
-        check(count > 0, "clients", count, "at least one pair (x, y)")
+        clients = self.clients if isinstance(self.clients, Clients) else Clients(self.clients)
+        check(len(clients) > 0, "clients", len(clients), "at least one pair (x, y)")
         _check_parts(self.parts)
-        names = tuple(self.client_names) or tuple(str(k) for k in range(count))
-        check(len(names) == count, "client_names", names, f"{count} names")
-        # What several runs spent is added up by name.
-        texts = all(isinstance(name, str) and name for name in names)
-        check(texts and len({*names}) == count, "client_names", names, "texts, each once")
-        object.__setattr__(self, "client_names", names)
+        object.__setattr__(self, "clients", clients.checked())
+        kind = type(self.model).__name__
+        check(isinstance(self.model, nn.Module), "model", kind, "a torch.nn.Module")
+        if not is_frozen(self.model):
+            check_batch_norm(self.model)  # the copy is in evaluation mode whatever this one is
+            object.__setattr__(self, "model", frozen_copy(self.model))
         check_model(self.model)
         # The head comes first: what is trained in full has no adapter.
         named = bool(self.targets) and all(isinstance(name, str) and name for name in self.targets)
@@ -221,9 +268,6 @@ class Task:
         expected = "a mapping from names to scores"
         check(isinstance(self.metrics, Mapping), "metrics", self.metrics, expected)
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
-        if self.persons is not None:
-            persons = person_numbers(self.persons, self.sizes, names)
-            object.__setattr__(self, "persons", persons)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -233,6 +277,41 @@ class Task:
             f"{max(self.sizes)} examples, test {len(self.test[1])}, model parameters "
             f"{parameters:,}, adapters on {', '.join(self.targets)}, head {head})"
         )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Ends of the names of the linear maps that get adapters."""
+        return tuple(self.layers.targets)
+
+    @property
+    def head(self) -> Head:
+        """What is trained in full."""
+        return self.layers.head
+
+    @property
+    def test(self) -> Examples:
+        """Examples for the curves."""
+        return self.held_out.test
+
+    @property
+    def validation(self) -> Examples | None:
+        """Examples to tune on."""
+        return self.held_out.validation
+
+    @property
+    def public_test(self) -> bool:
+        """Whether the examples to measure on are public."""
+        return self.held_out.public
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """A name for each client."""
+        return tuple(getattr(self.clients, "names", ()))
+
+    @property
+    def persons(self) -> tuple[Tensor, ...] | None:
+        """Each example's person, for every client (n_k,); ``None``: not known."""
+        return getattr(self.clients, "persons", None)
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -309,13 +388,9 @@ class Task:
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
-        return replace(
-            self,
-            clients=(concatenate(self.clients),),
-            client_names=("all",),
-            info={**self.info, "pooled": True},
-            persons=None if self.persons is None else (torch.cat(self.persons),),
-        )
+        persons = None if self.persons is None else (torch.cat(self.persons),)
+        clients = Clients((concatenate(self.clients),), ("all",), persons)
+        return replace(self, clients=clients, origin=Origin())
 
 
 def examples_to_judge(task: Task, private: bool) -> Examples:
@@ -342,7 +417,6 @@ def classification(
     *,
     validation: Examples | None = None,
     metrics: Metrics = ("accuracy",),
-    labels: Sequence[int | str] | None = None,
     client_names: Sequence[str] = (),
     persons: Sequence[Persons] | None = None,
     public_test: bool = True,
@@ -351,7 +425,7 @@ def classification(
     """Builds a classification task of any module and tensors.
 
     Args:
-        model: any module whose output, or whose output's ``logits``, is (N, classes); it is copied.
+        model: any module whose output, or whose output's ``logits``, is (N, classes).
         clients: (x, y) of every client, x a tensor (n_k, ...) or a mapping of tensors that the
             model takes as keywords, y (n_k,) whole numbers in [0, classes).
         test: (x, y), held out; public, or else with ``public_test=False``.
@@ -359,7 +433,8 @@ def classification(
             no score of them. A private run refuses rows of the clients as public ones.
         metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
             loss is reported in any case.
-        targets, head, validation, labels, client_names, persons, name: see `Task`.
+        targets, head, validation, client_names, persons, name: see `Layers`, `HeldOut`, `Clients`
+            and `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_adapters.py::test_the_users_model_is_left_alone,
@@ -372,26 +447,16 @@ def classification(
     >>> classification(model, clients, test=(x[:9], y[:9]), targets=["0"]).sizes
     (12, 12, 12, 12, 12)
     """
-    check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
-    check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
     clients = tuple(clients)
     parts = {f"clients[{k}]": part for k, part in enumerate(clients)} | {"test": test}
     _check_label_kinds(parts if validation is None else parts | {"validation": validation})
     task = Task(
         name=name,
-        model=frozen_copy(model),
-        new_modules=task_parts(model),
-        targets=tuple(targets),
-        clients=clients,
-        test=test,
-        validation=validation,
-        head=head,
+        model=model,
+        layers=Layers(targets, head),
+        clients=Clients(clients, client_names, persons),
+        held_out=HeldOut(test, validation, public_test),
         metrics=select_metrics(metrics),
-        labels=None if labels is None else tuple(labels),
-        client_names=tuple(client_names),
-        info={"task": name, "model": type(model).__name__},
-        persons=None if persons is None else tuple(persons),
-        public_test=public_test,
     )
     return check_classes(task)
 
@@ -492,10 +557,6 @@ def check_classes(task: Task) -> Task:
     if task.validation is not None:
         _outputs_of_few(task, "validation")
     classes = outputs.shape[1]
-    names = task.labels or task.info.get("classes")
-    fits = not names or len(names) == classes
-    expected = f"{classes} names, one for each output of the model"
-    check(fits, "labels", names, expected)
     for part, (_, labels) in task.parts.items():
         # torch would refuse such a label in the step that draws its row, rounds later.
         is_class = labels.dtype == torch.int64 and labels.ndim == 1
@@ -525,7 +586,7 @@ def _outputs_of_few(task: Task, part: str) -> Tensor:
     expected = f"expected to accept the {part} inputs, but it says"
     with in_one_line(f"model={type(task.model).__name__!r}: {expected}"), _named_tokens(task.model):
         few = move_to_model(take(x, torch.tensor(sorted(rows))), task.model)
-        outputs = task.forward(task.model, few)
+        outputs = forward(task.model, few)
     is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")

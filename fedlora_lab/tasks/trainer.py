@@ -25,7 +25,17 @@ from fedlora_lab.tasks.modules import (
 )
 from fedlora_lab.tasks.names import names_of
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Task, base_digest, forward, move_to_model, named_tensors, take
+from fedlora_lab.tasks.task import (
+    Clients,
+    HeldOut,
+    Layers,
+    Origin,
+    Task,
+    forward,
+    move_to_model,
+    named_tensors,
+    take,
+)
 
 ROWS_AT_ONCE = 256
 """Rows that the collator gets at once."""
@@ -62,7 +72,7 @@ def from_trainer(
         compute_metrics: see `Trainer`, of a classifier; by default its accuracy.
         processing_class: tokenizer or image processor, which is saved beside the adapter; by
             default the collator's tokenizer.
-        targets, head: see `Task`; by default PEFT's own of the architecture, and the classifier.
+        targets, head: see `Layers`; by default PEFT's own of the architecture, and the classifier.
     Raises: ValueError in one line for a loss that is not the model's, tokens and labels that the
         model does not have, private rows among the public ones, a person at two clients, and names
         of clients or persons that differ in spelling only.
@@ -104,29 +114,20 @@ def from_trainer(
     metrics: dict[str, Any] = {"perplexity": perplexity} if writes else {}
     if y.ndim == 1:
         metrics = _metrics_of(compute_metrics or _accuracy, len(classes))
+    trained = _classifiers(base) if head == "classifier of the model" else head
     task = Task(
         name="from_trainer",
         model=base,
-        new_modules=task_parts(base),
-        targets=tuple(_targets(base, targets)),
-        head=_classifiers(base) if head == "classifier of the model" else head,
-        clients=tuple(
-            (take(x, torch.tensor(places[k])), y[torch.tensor(places[k])]) for k in names
+        layers=Layers(_targets(base, targets), trained),
+        clients=Clients(
+            [(take(x, torch.tensor(places[k])), y[torch.tensor(places[k])]) for k in names],
+            names,
+            [[persons[i] for i in places[k]] for k in names] if persons else None,
         ),
-        client_names=names,
-        test=scored,
-        public_test=bool(eval_dataset),
+        held_out=HeldOut(scored, public=bool(eval_dataset)),
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
-        labels=tuple(classes) or None,
-        persons=tuple([persons[i] for i in places[k]] for k in names) if persons else None,
-        reader=reader,
-        info={
-            "task": "from_trainer",
-            "model": type(base).__name__,
-            "base": base_digest(base),
-            **({"classes": classes} if classes else {}),
-        },
+        origin=Origin(reader=reader._replace(classes=classes)),
     )
     task.check_public()
     return task
@@ -143,12 +144,14 @@ class RowReader(NamedTuple):
         columns: what the model and the loss read of a row.
         pad_token: fills up texts.
         processing_class: tokenizer or image processor, or ``None``.
+        classes: their names, in the order of the outputs; none of a language model.
     """
 
     collator: Callable[[list[dict]], Mapping[str, Tensor]]
     columns: frozenset[str]
     pad_token: int
     processing_class: Any
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, collator: Any, processing_class: Any) -> "RowReader":
@@ -256,20 +259,20 @@ def _classifiers(model: nn.Module) -> list[str] | None:
 # ---- checks
 
 
-def _check_labels(model: nn.Module, rows: Any, y: Any) -> list[str]:
+def _check_labels(model: nn.Module, rows: Any, y: Any) -> tuple[str, ...]:
     """Refuses classes that the model does not have; returns their names."""
     if y.ndim > 1:
-        return []
+        return ()
     config: Any = getattr(model, "config", None)
     count = getattr(config, "num_labels", 0)
     fits = y.dtype == torch.int64 and bool(((y >= 0) & (y < count)).all())
     expected = f"whole numbers in [0, {count - 1}], the model's num_labels"
     check(fits, "labels", "others", expected)
-    names = [str(config.id2label[i]) for i in range(count)]
+    names = tuple(str(config.id2label[i]) for i in range(count))
     features = getattr(rows, "features", None) or {}
     for column in ("label", "labels"):
         declared = getattr(features.get(column), "names", names)
-        check([*declared] == names, "id2label", names, f"the data's ClassLabel: {declared}")
+        check((*declared,) == names, "id2label", names, f"the data's ClassLabel: {declared}")
     return names
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from toy_tasks import with_private_test
 from wait_for_thread import WAIT, until
 
 import fedlora_course as course
@@ -382,7 +383,7 @@ def test_live_calibrates_for_the_plan_that_runs(make, task):
 @slow
 def test_live_shows_nothing_of_private_test_examples(make, task):
     """Neither before the run nor in any round of it."""
-    bench = make(replace(task, public_test=False), plan=fl.Plan(rounds=1, local_steps=1))
+    bench = make(with_private_test(task), plan=fl.Plan(rounds=1, local_steps=1))
     assert "accuracy –" in bench.say and bench.setup["start"] is None
     seen = []
     bench.send = seen.append

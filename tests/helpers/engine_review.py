@@ -29,7 +29,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.tasks.task import Examples, Task, concatenate, take
+from fedlora_lab.tasks.task import Clients, Examples, Task, concatenate, take
 
 UNITS = 8
 """Units whose batch is varied."""
@@ -113,7 +113,7 @@ def task_of(task: Task, units: list[Examples], unit: str) -> Task:
     persons = None
     if unit == "person":
         persons = tuple(torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit]).chunk(2))
-    return replace(task, clients=clients_of([], units, unit), persons=persons, client_names=())
+    return replace(task, clients=Clients(clients_of([], units, unit), persons=persons))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, PerClient
 from fedlora_lab.tasks.modules import frozen_copy
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Clients, Task
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
@@ -87,7 +87,12 @@ def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
 @cache
 def people() -> Task:
     """The same with persons: three, four and two of them, of one to three examples each."""
-    return replace(tokens("head"), persons=PERSONS)
+    return with_persons(tokens("head"), PERSONS)
+
+
+def with_persons(task: Task, persons: Any) -> Task:
+    """The same task with these persons."""
+    return replace(task, clients=Clients(task.clients, persons=persons))
 
 
 APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_factor)
@@ -182,7 +187,12 @@ def keeps(row: Method) -> bool:
 
 def with_clients(task: Task, clients: list[tuple[Tensor, Tensor]]) -> Task:
     """The same task on other data."""
-    return replace(task, clients=tuple(clients), client_names=())
+    return replace(task, clients=clients)
+
+
+def with_private_test(task: Task) -> Task:
+    """The same task, whose examples to measure on are private."""
+    return replace(task, held_out=replace(task.held_out, public=False))
 
 
 def other_data(task: Task) -> Task:
@@ -192,7 +202,7 @@ def other_data(task: Task) -> Task:
         x = x.flip(0) * 3 + k
         x[0], x[1] = torch.nan, torch.inf
         others.append((x, y.roll(1, 0)))
-    return with_clients(task, others)
+    return replace(task, clients=Clients(others, persons=task.persons))
 
 
 def tensors(record: Round) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ def test_traces_of_a_large_finite_release_do_not_overflow():
     do not count as 0, which would hide the bug; a release that leaves it is invalid in its round.
     """
     clients = tuple((1e17 * x, y) for x, y in WIDE.clients)
-    task = replace(WIDE, clients=clients, test=(1e17 * WIDE.test[0], WIDE.test[1]), validation=None)
+    held_out = fl.tasks.HeldOut((1e17 * WIDE.test[0], WIDE.test[1]))
+    task = replace(WIDE, clients=clients, held_out=held_out)
     result, late = (audited(lr, task=task, clip_norm=1e-4, bug=NOTHING) for lr in (1e-38, 1e-37))
     assert result.invalid is None and not result.holds
     assert result.lower["update A"] > result.epsilon_nominal and result.lower["update"] > 0.5

@@ -16,7 +16,6 @@ from torch import nn
 from toy_tasks import (
     KEEPS_B,
     LORA,
-    PERSONS,
     PLAN,
     gap,
     other_data,
@@ -26,6 +25,7 @@ from toy_tasks import (
     tensors,
     tokens,
     with_clients,
+    with_private_test,
 )
 
 import fedlora_course as course
@@ -74,7 +74,7 @@ def test_no_example_stops_a_run(word, unit):
 
 def test_no_measure_of_a_private_run_looks_at_private_rows():
     """Sharpness, gradients and scores of a finished run were told unasked."""
-    task = replace(tokens(), public_test=False)
+    task = with_private_test(tokens())
     last = play(task, QUANTISED, private("example"))[-1]
     lesson = course.lesson(14)
     for measure in (
@@ -96,7 +96,7 @@ def test_private_test_examples_are_never_judged_under_privacy(row, engine):
         seen.append(len(y))
         return 0.0 * outputs.sum(1)
 
-    task = replace(tokens(), metrics={"score": score}, public_test=False)
+    task = replace(with_private_test(tokens()), metrics={"score": score})
     for record in engine(task, row, protected("example"), PLAN):
         names = {"score", "score_received"} if row is QUANTISED else {"score"}
         assert set(record.metrics) == names and all(map(math.isnan, record.metrics.values()))
@@ -148,7 +148,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     privacy = private(unit, clip=0.0, trust=trust)
     plan = PLAN.replace(batch=None)
     seen = []
-    for place, task in enumerate((people(), replace(other_data(people()), persons=PERSONS))):
+    for place, task in enumerate((people(), other_data(people()))):
         folder = tmp_path / str(place)
         if over_messages:
             everybody = party(task, row, privacy, plan, seed=None)

@@ -16,6 +16,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
+from fedlora_lab.tasks.task import Layers
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
@@ -93,7 +94,7 @@ def test_a_local_step_sends_the_device_as_much_at_once_however_many_layers_there
     """Fault: the noise and the divisor of each tensor were a copy of their own."""
 
     def copies(targets):
-        task = replace(tokens(), targets=targets)
+        task = replace(tokens(), layers=Layers(targets))
         prepared = Run.open(task, slug, private("example"), PLAN, lora=LORA).prepared
         prepared = replace(prepared, adapted=adapters.adapt(task, LORA, "meta"))
         start = anywhere(task, methods.get(slug))

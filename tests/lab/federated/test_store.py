@@ -13,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import Damaged, read_sealed, write_sealed
 from fedlora_lab.federated.compare import ROWS, Cell, run_settings
+from fedlora_lab.tasks.task import Layers
 
 ROW = fl.methods.FFA
 
@@ -98,11 +99,8 @@ def changed_rules(c: float) -> dict[str, Any]:
         "penalty": lambda rows, start: c,
         "aggregate": Even(c),
         "loss": lambda outputs, y: c * outputs.square().sum(1),
-        "forward": lambda model, x: c * model(x),
-        "prepare": lambda x: c * x,
         "metrics": {"score": lambda outputs, y: c * outputs.sum(1)},
-        "targets": ("inner", "outer") if c < 1 else ("inner",),
-        "head": "head" if c < 1 else None,
+        "layers": Layers(("inner", "outer"), "head") if c < 1 else Layers(("inner",)),
     }
 
 
@@ -131,14 +129,14 @@ def test_any_changed_argument_trains_anew(tmp_path):
         "task": other_data(regression()),
         "loss": replace(regression(), loss=lambda x, y: (x - y).square().sum(1)),
         "metrics": replace(regression(), metrics={"loss": lambda x, y: (x - y).abs().sum(1)}),
-        "targets": replace(regression(), targets=("map", "map")),
+        "layers": replace(regression(), layers=Layers(("map", "map"))),
         "privacy": private("example", sigma=1.5),
         "plan": PLAN.replace(rounds=3),
         "lora": fl.Lora(rank=2, alpha=4.0),
         "seed": 1,
     }
     cells = [
-        replace(base, **{"task" if name in ("loss", "metrics", "targets") else name: value})
+        replace(base, **{"task" if name in ("loss", "metrics", "layers") else name: value})
         for name, value in changes.items()
     ]
     keys = [run_settings(cell, {}, tmp_path) for cell in (base, *cells)]

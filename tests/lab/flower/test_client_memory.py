@@ -5,7 +5,6 @@ no round is released twice, all releases are counted, and the memory is of one d
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,7 +13,7 @@ import torch
 from calls import refused
 from flower_runs import apart, by_messages, folders, node, party, protected, question
 from flwr.app import ArrayRecord
-from toy_tasks import PERSONS, PLAN, book, people, private, tokens, with_clients
+from toy_tasks import PERSONS, PLAN, book, people, private, tokens, with_clients, with_persons
 
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab.flower import client_ledger, memory, open_run, rounds
@@ -56,7 +55,7 @@ def test_a_client_counts_its_releases_under_all_terms(unit, tmp_path):
     task = people() if unit == "person" else TASK
     turned = with_clients(TASK, list(TASK.clients[::-1]))
     if unit == "person":
-        turned = replace(turned, persons=PERSONS[::-1])
+        turned = with_persons(turned, PERSONS[::-1])
     first = agreed(protected(unit, sigma=1.0), task)
     second = agreed(protected(unit, sigma=1.5), turned)
     *_, one = played(first, tmp_path)
@@ -101,7 +100,7 @@ def changed(task, what):
     """The task with another label, number, order or person at client 0."""
     (x, y), *others = task.clients
     if what == "person":
-        return replace(task, persons=((0, 1, 1, 2, 2), *PERSONS[1:]))
+        return with_persons(task, ((0, 1, 1, 2, 2), *PERSONS[1:]))
     other = x.clone()
     other[0, 0, 0] += 1e-9
     pairs = {"label": (x, y.roll(1)), "number": (other, y), "order": (x.flip(0), y.flip(0))}

@@ -27,6 +27,7 @@ from toy_tasks import (
     seeded,
     tokens,
     two_layers,
+    with_private_test,
 )
 
 import fedlora_lab as fl
@@ -36,7 +37,7 @@ from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
 from fedlora_lab.methods.state import KINDS, TensorKind
 from fedlora_lab.tasks.metrics import squared_error
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import HeldOut, Layers, Task, ragged, take
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings(toy_hubs.NO_PAD)]
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
@@ -61,12 +62,6 @@ def test_no_more_texts_train_together_than_were_probed():
     sizes.clear()
     assert len([*records]) == 2
     assert sum(sizes) > max(sizes) <= probed < 16
-
-
-def without_padding(x):
-    """Cuts the columns that are padding in every text."""
-    longest = max(int(x["attention_mask"].sum(1).max()), 1)
-    return {key: value[:, :longest] for key, value in x.items()}
 
 
 def refuse_run(message, task, row=FedLoRA, unit="example"):
@@ -126,7 +121,7 @@ def test_targets_that_broadcast_over_the_batch_are_refused(y):
     """The usual slip of a regression: every example is compared with every other's target."""
     pair = examples(6, 0)[0].mean(1), y.double()
     model = seeded(lambda: nn.Sequential(nn.Linear(5, 1)))
-    task = Task("columns", model, ("0",), (pair,), pair, metrics={})
+    task = Task("columns", model, Layers(("0",)), (pair,), HeldOut(pair), metrics={})
     for loss, message in (
         (squared_error, r"^outputs=\(4, 1\): expected \(4,\), the shape of y"),
         (
@@ -192,7 +187,7 @@ FAINT: dict[str, Callable] = {
 @pytest.mark.parametrize("distinct", [9, 1])
 def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(distinct):
     x, y = (part[torch.arange(9) % distinct] for part in examples(9, 1))
-    task = replace(tokens(), test=(x, y))
+    task = replace(tokens(), held_out=HeldOut((x, y)))
     for loss in LOSSES.values():
         refuse_run(MODEL.format("Tokens"), replace(task, loss=loss))
     assert fl.run(replace(task, loss=cross), "fedlora", private("example"), PLAN)
@@ -227,7 +222,7 @@ def test_what_a_batch_adds_without_a_gradient_is_refused_where_losses_are_releas
     assert len(play(task, gradients, private("example"))) == PLAN.rounds + 1
     words = (PENALTY if of_penalty else MODEL.format("Tokens")) + ".*differences releases losses"
     refuse_run(words, task, losses)
-    refuse_run(words, replace(task, public_test=False), losses, "client")
+    refuse_run(words, with_private_test(task), losses, "client")
     assert fl.run(tokens(), FedZO, private("example"), PLAN)
 
 
@@ -261,10 +256,6 @@ def test_a_model_that_is_sure_of_itself_is_not_refused():
         return learned + 1e-10 * len(y) * out.sum(1)
 
     assert len(play(replace(task, loss=sure), "fedlora", private("example"))) == PLAN.rounds + 1
-
-
-def test_a_preparation_that_normalises_over_the_batch_is_refused():
-    refuse_run(MODEL.format("Tokens"), replace(tokens(), prepare=lambda x: x - x.mean(0)))
 
 
 def test_a_kind_of_tensor_that_mixes_examples_is_refused(monkeypatch):
@@ -307,7 +298,7 @@ def test_a_preconditioner_is_asked_about_the_rank_of_the_run():
 
 def test_a_refusal_tells_no_number_of_private_test_examples():
     """Nor what an error says of them."""
-    private_test = replace(tokens(), public_test=False)
+    private_test = with_private_test(tokens())
     mixing = replace(private_test, loss=lambda out, y: (out - out.mean(0)).square().mean(1))
     refuse_run(MODEL.format("Tokens") + ", and no random numbers$", mixing)
 
@@ -320,12 +311,24 @@ def test_a_refusal_tells_no_number_of_private_test_examples():
     refuse_run(words, replace(private_test, loss=raises))
 
 
+class Changed(Tokens):
+    """A rule on the outputs."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, x):
+        return self.rule(super().forward(x))
+
+
 def test_a_model_without_gradients_is_refused():
-    task = replace(tokens(), forward=lambda model, x: model(x) * float("nan"))
-    refuse_run(r"^model='Tokens': expected finite gradients of the test examples", task)
+    model = seeded(lambda: Changed(lambda out: out * float("nan")))
+    task = replace(tokens(), model=model)
+    refuse_run(r"^model='Changed': expected finite gradients of the test examples", task)
     # As RWKV's attention does it.
-    task = replace(tokens(), forward=lambda model, x: model(x).exp().mul_(2))
-    refuse_run(r"^model='Tokens': expected no operation in place", task)
+    task = replace(tokens(), model=seeded(lambda: Changed(lambda out: out.exp().mul_(2))))
+    refuse_run(r"^model='Changed': expected no operation in place", task)
 
 
 class Remembers(Tokens):
@@ -410,8 +413,8 @@ def padded(lengths):
 
 def texts_task(public, **options):
     model = seeded(lambda: Tables(**options))
-    clients = (padded([4, 12, 5, 3, 9]),)
-    return Task("texts", model, ("map",), clients, padded(public), prepare=without_padding)
+    clients = [ragged(padded([4, 12, 5, 3, 9]))]
+    return Task("texts", model, Layers(("map",)), clients, HeldOut(ragged(padded(public))))
 
 
 @pytest.mark.parametrize(

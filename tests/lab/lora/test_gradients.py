@@ -18,7 +18,7 @@ from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.modules import head_names, is_within
-from fedlora_lab.tasks.task import concatenate, map_inputs, take
+from fedlora_lab.tasks.task import concatenate, forward, map_inputs, take
 
 RAGGED = [0, 0, 0, 0, 1, 2, 2]
 OPTIONS = [
@@ -67,7 +67,7 @@ def one_by_one(task, params, data, owner, lora):
         peft, places = models[k]
         one = torch.tensor([i])
         x = take(data[0], one)  # without padding
-        loss = task.loss(task.forward(peft, x), data[1][one].to("cpu")).sum()
+        loss = task.loss(forward(peft, x), data[1][one].to("cpu")).sum()
         gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
         for (key, place), gradient in zip(places.items(), gradients, strict=True):
             rows[key].append(torch.zeros_like(place) if gradient is None else gradient)

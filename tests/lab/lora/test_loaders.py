@@ -19,6 +19,7 @@ from torch import nn
 from toy_tasks import seeded
 
 import fedlora_lab as fl
+from fedlora_lab.tasks.task import forward
 
 pytestmark = pytest.mark.filterwarnings(
     toy_hubs.NO_PAD,
@@ -79,16 +80,14 @@ def test_every_usual_loader_gives_the_run_s_numbers(name, tmp_path, monkeypatch)
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == task_type
     x: Any = task.test[0]
     expected = fl.predict(task, last, x)
-    assert not torch.equal(expected, task.forward(task.model, x)), "nothing was trained"
+    assert not torch.equal(expected, forward(task.model, x)), "nothing was trained"
     classes = {} if "answers" in name else {"num_labels": expected.shape[1]}
     frozen: Any = task.model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for model in loaders(auto, task_type, base, folder, classes):
             # A classifier on a decoder finds a text's end by it, as the card says.
             model.config.pad_token_id = getattr(frozen.config, "pad_token_id", None)
-            torch.testing.assert_close(
-                task.forward(model.eval(), x), expected, rtol=1e-6, atol=1e-6
-            )
+            torch.testing.assert_close(forward(model.eval(), x), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["my-base", 'a: "b" #c', "--- x"])

@@ -15,7 +15,7 @@ import toy_hubs
 import transformers
 from calls import Options, refused
 from torch import Tensor, nn
-from toy_tasks import private, seeded
+from toy_tasks import private, seeded, with_private_test
 
 import fedlora_lab as fl
 
@@ -80,9 +80,7 @@ def test_an_adapter_whose_gradient_may_be_zero_is_not_refused(first):
 
 def test_of_private_test_examples_it_is_not_told_which_layer_they_call(recwarn):
     """Of experts some may be called for no test example."""
-    task = task_of(Two(lambda a, x: x))
-    object.__setattr__(task, "public_test", False)
-    train(task)
+    train(with_private_test(task_of(Two(lambda a, x: x))))
     assert not recwarn.list
 
 

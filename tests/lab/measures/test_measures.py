@@ -11,6 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab import measures
 from fedlora_lab.lora.adapters import adapt
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.tasks.task import forward
 
 OUT = 7
 IN = 9
@@ -132,7 +133,7 @@ def test_flatness(record):
     def loss(flat):
         for key, part in zip(adapted.places, flat.split(sizes), strict=True):
             adapted.set_tensor(key, part.view_as(state.tensors[key]))
-        return task.loss(task.forward(adapted.model, task.test[0]), task.test[1]).mean()
+        return task.loss(forward(adapted.model, task.test[0]), task.test[1]).mean()
 
     point = torch.cat([state.tensors[key].flatten() for key in adapted.places])
     full = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))

@@ -49,6 +49,7 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
+from fedlora_lab.tasks.task import forward
 
 CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
 
@@ -147,7 +148,7 @@ def test_adapter_changes_nothing_before_training(row):
     task = tokens("head")
     (record,) = play(task, row, None, PLAN.replace(rounds=0))
     x, y = task.test
-    base = task.forward(task.model, x)
+    base = forward(task.model, x)
     torch.testing.assert_close(fl.predict(task, record, x), base, rtol=1e-12, atol=1e-12)
     for name, value in record.metrics.items():
         metric = task.metrics[name.removesuffix("_received")]

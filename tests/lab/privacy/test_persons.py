@@ -22,6 +22,7 @@ from toy_tasks import (
     private,
     tokens,
     with_clients,
+    with_persons,
 )
 
 import fedlora_lab as fl
@@ -101,7 +102,7 @@ def test_weights_by_size_count_persons():
         task = tokens("head", (5, count))
         mute = [(x * math.nan, y) for x, y in task.clients]
         persons = ([0] * 5, [1, 2, 3] + [4] * (count - 3))
-        task = replace(with_clients(task, mute), persons=persons)
+        task = with_persons(with_clients(task, mute), persons)
         plan = PLAN.replace(client_weights="size", batch=None)
         first, *_, last = play(task, FedLoRA, private("person"), plan)
         heads.append({name: x - first.head[name] for name, x in last.head.items()})
@@ -114,7 +115,7 @@ def test_a_person_at_several_clients_is_refused():
     line = "^persons='one at clients 0 and 2': expected one client for each person: merge those "
     line += "that share persons; or, where each site counts its persons from 1, make them different"
     with refused(line):
-        replace(TASK, persons=(PERSONS[0], PERSONS[1], (0, 8, 8)))
+        with_persons(TASK, (PERSONS[0], PERSONS[1], (0, 8, 8)))
     assert TASK.pooled().person_counts == (9,)
     line = r"^persons=None: expected whose each example is, person= of fl.tasks.from_trainer or"
     with refused(line):
@@ -127,10 +128,10 @@ def test_a_person_at_several_clients_is_refused():
 def test_persons_are_compared_by_value():
     """However a table stores them: one person counted as two would be protected by half."""
     alike = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
-    task = replace(tokens("head", (len(alike), 2)), persons=(alike, (8, 2**62)))
+    task = with_persons(tokens("head", (len(alike), 2)), (alike, (8, 2**62)))
     assert task.person_counts == (1, 2)
     alike = ("é", "e\u0301", "é ", np.str_("é"))
-    task = replace(tokens("head", (len(alike), 2)), persons=(alike, ("10", "9")))
+    task = with_persons(tokens("head", (len(alike), 2)), (alike, ("10", "9")))
     assert task.person_counts == (1, 2)
     assert task.local_persons[1].tolist() == [1, 0], "numbers by size"
 
@@ -143,9 +144,9 @@ def test_what_is_neither_a_text_nor_a_whole_number_is_no_person():
     for value in NOBODY:
         line = r"^persons=('.* in row 1 of client 0'|\[1, .*\]): expected (a text or a|texts thr)"
         with refused(line):
-            replace(tokens("head", (2, 2)), persons=((1, value), (2, 3)))
+            with_persons(tokens("head", (2, 2)), ((1, value), (2, 3)))
     with refused(r"^persons\[2\]='2 entries': expected 3, one an example$"):
-        replace(tokens(), persons=(*PERSONS[:2], (7, 8)))
+        with_persons(tokens(), (*PERSONS[:2], (7, 8)))
 
 
 @pytest.mark.slow

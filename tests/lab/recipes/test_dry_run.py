@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from calls import Options, refused
 from small_digits import PLAN, PRIVACY, digits, with_other_clients
+from toy_tasks import with_private_test
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
@@ -97,6 +98,6 @@ def test_a_rate_scales_noise_in_both_units():
 
 def test_what_a_dry_run_cannot_read_is_refused():
     with refused(r"^task='digits': expected one with public_test=True"):
-        fl.dry_run(replace(digits(), public_test=False), "fedlora", PRIVACY, PLAN)
+        fl.dry_run(with_private_test(digits()), "fedlora", PRIVACY, PLAN)
     with refused(r"^public labels=.*: expected one class an example, .* fl.rehearse"):
         fl.dry_run(fl.tasks.regression(3), "fedlora", PRIVACY, PLAN, [0.1])

@@ -63,7 +63,7 @@ def test_what_the_weights_have_read_is_public_at_every_seed(folder):
 
 def test_the_task_is_built_again_from_what_a_run_stores(folder):
     task = fl.tasks.fashion_mnist(3, dirichlet=float("inf"), folder=folder, targets=("value",))
-    again = fl.tasks.build(task.info["task"], **task.info["arguments"])
+    again = fl.tasks.build(task.name, **task.origin.arguments)
     assert again.fingerprint == task.fingerprint
     assert task.head is None
 

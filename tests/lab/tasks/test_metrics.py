@@ -13,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.metrics import METRICS, OverAll, perplexity
+from fedlora_lab.tasks.task import forward
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 F1 = OverAll(lambda outputs, y: float(theirs.f1_score(y, outputs.argmax(1), average="macro")))
@@ -29,7 +30,7 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
         y = y.to("cpu")
         adapted = adapters.adapt(task, toy_tasks.LORA)
         start = adapters.initial_values(adapted, Streams(0))
-        outputs = task.forward(task.model, x)
+        outputs = forward(task.model, x)
         direct = {name: float(metric(outputs, y).mean()) for name, metric in metrics.items()}
         for chunk in (None, 3):
             scores = per_example.evaluate(task, adapted, start, task.test, chunk=chunk)
@@ -41,7 +42,7 @@ def test_perplexity_counts_every_token_alike_and_is_infinite_where_a_model_diver
     """Transformers' own loss of all tokens at once; NaN stands for what was not measured."""
     task = toy_hubs.answers()
     x, y = ({k: v.to("cpu") for k, v in task.test[0].items()}, task.test[1].to("cpu"))
-    outputs = task.forward(task.model, x)
+    outputs = forward(task.model, x)
     loss = task.model(**x, labels=y).loss
     assert float(perplexity(outputs, y)) == pytest.approx(float(loss.exp()))
     assert float(perplexity(outputs * math.nan, y)) == math.inf

@@ -82,7 +82,7 @@ def test_rows_of_a_mapping_are_compared_by_all_that_the_model_reads():
         last(task)
     cut = mask.clone()
     cut[:, -1] = 0
-    last(replace(task, test=({"input_ids": ids, "attention_mask": cut}, y)))
+    last(replace(task, held_out=fl.tasks.HeldOut(({"input_ids": ids, "attention_mask": cut}, y))))
 
 
 @pytest.mark.parametrize("kinds", [4, 16, 40, 80, 160, 1000])

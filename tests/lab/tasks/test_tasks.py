@@ -1,7 +1,7 @@
 """Tasks: what they hold, what they promise, what they refuse."""
 
-import hashlib
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.tasks import classification, regression
+from fedlora_lab.tasks.metrics import cross_entropy
 from fedlora_lab.tasks.regression import teachers
+from fedlora_lab.tasks.task import HeldOut, Layers, Task, forward
 
 digits = cache(fl.tasks.digits)
 
@@ -43,15 +45,15 @@ def small(**changes):
 # ---- tasks by name
 
 
-def test_info_rebuilds_the_task():
+def test_its_origin_rebuilds_a_task():
     for task in (
         digits(clients=4, dirichlet=float("inf"), seed=3, head="head", targets=("key", "up")),
         regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
     ):
-        info = json.loads(json.dumps(dict(task.info), allow_nan=False))
-        again = fl.tasks.build(info["task"], **info["arguments"])
+        arguments = json.loads(json.dumps(task.origin.arguments, allow_nan=False))
+        again = fl.tasks.build(task.name, **arguments)
         assert again.fingerprint == task.fingerprint
-        assert (again.targets, again.head, again.info) == (task.targets, task.head, task.info)
+        assert (again.layers, again.origin) == (task.layers, task.origin)
 
 
 # ---- digits
@@ -64,8 +66,6 @@ def test_digits_use_every_scan_once():
     data: Any = load_digits()
     truth = np.concatenate([data.data, data.target[:, None]], 1)
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, truth.tolist()))
-    stored = data.data.astype(np.uint8).tobytes() + data.target.astype(np.uint8).tobytes()
-    assert hashlib.sha256(stored).hexdigest() == task.info["data_sha256"]
 
 
 def test_digits_streams_differ():
@@ -82,7 +82,7 @@ def test_digits_streams_differ():
 def test_a_teacher_explains_its_client(heterogeneity):
     """Without noise its loss is zero there, and at another map the distance that the inputs see."""
     task = regression(4, d_in=12, heterogeneity=heterogeneity, noise=0.0, dtype="float64")
-    base, factors = teachers(**task.info["arguments"])
+    base, factors = teachers(**task.origin.arguments)
     assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)
     for (x, y), (b, a) in zip(task.clients, factors, strict=True):
         expected = (x @ torch.from_numpy(b @ a).T).square().mean(1)
@@ -108,11 +108,24 @@ def test_fused_transformer_layers_do_not_bypass_adapters():
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 3))
     x = numbers(5, 2, 4)
     task = classification(model, [(x, pair(5)[1])], test=(x, pair(5)[1]), targets=["linear1"])
-    before = task.forward(task.model, x)
+    before = forward(task.model, x)
     config: Any = peft.LoraConfig(target_modules=["linear1"], init_lora_weights=False)
     adapted: Any = peft.get_peft_model(task.model, config)
     with torch.no_grad():
         assert not torch.allclose(adapted.eval()(x), before, atol=1e-4)
+
+
+def test_a_task_freezes_a_copy_of_its_model():
+    """A loss of one's own needs no more than this class; what is frozen already is taken as it is.
+
+    Fault: an unfrozen model was refused, and nothing said how to build a task of it.
+    """
+    model = net()
+    task = Task("mine", model, Layers(["0"]), [pair(5)], HeldOut(pair(6)), loss=cross_entropy)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not task.model.training and not any(p.requires_grad for p in task.model.parameters())
+    assert replace(task, name="again").model is task.model
+    assert task.client_names == ("0",) and task.persons is None
 
 
 def test_fingerprint_sees_data_and_weights():
@@ -153,7 +166,6 @@ REFUSED: dict[str, Options] = {
     r"clients\[1\]=.*float64.*: expected what": {"clients": [(X, Y), (X.double(), Y)]},
     "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},
     r"clients\[0\] y=\[3\]: expected labels in \[0, 2\]": {"clients": [(X, Y + 1)]},
-    r"labels=\('a',\): expected 3 names": {"labels": ["a"]},
     "metrics='f2': expected one of 'accuracy', 'loss'": {"metrics": ["f2"]},
     "metrics='loss': expected a list of names": {"metrics": "loss"},
     "model='Sequential': expected to accept the test inputs": {

@@ -17,7 +17,7 @@ from transformers import DataCollatorWithPadding
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import forward, take
 
 SHORT = fl.Plan(rounds=1, local_steps=1, batch=4)
 
@@ -90,7 +90,7 @@ def test_a_long_text_makes_only_its_own_row_long():
         lambda module, given: sizes.append(given[0].shape[1])
     )
     x, _ = task.clients[1]
-    task.forward(task.model, x)
+    forward(task.model, x)
     assert max(sizes) <= 10, "texts of at most eight words and two marks"
 
 

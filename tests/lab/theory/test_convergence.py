@@ -7,7 +7,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.tasks.task import concatenate
+from fedlora_lab.tasks.task import HeldOut, concatenate
 
 FAR = 1e6  # a clip norm that no gradient reaches
 SCALING = 2.0
@@ -23,7 +23,7 @@ def least_squares(d_in, d_out, rank):
     )
     x, y = concatenate(task.clients)
     # Not to the last bit: as public rows the clients' own are refused under privacy.
-    task = replace(task, test=(x + 1e-14, y))
+    task = replace(task, held_out=HeldOut((x + 1e-14, y)))
     x, y = (part.numpy() for part in task.test)
     gap = y - task.model(task.test[0]).detach().numpy()
     return task, np.square(gap).mean(), x.T @ x / len(x), gap.T @ x / len(x)

@@ -9,6 +9,7 @@ from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.tasks.modules import frozen_copy
+from fedlora_lab.tasks.task import HeldOut
 
 
 def padded(matrix, scale):
@@ -25,7 +26,7 @@ def test_a_smaller_start_is_a_wider_layer():
     model.map.weight.data = padded(model.map.weight.data, 0.5)
     clients = tuple((padded(x, 2), y) for x, y in narrow.clients)
     x, y = narrow.test
-    wide = replace(narrow, model=model, clients=clients, test=(padded(x, 2), y), validation=None)
+    wide = replace(narrow, model=model, clients=clients, held_out=HeldOut((padded(x, 2), y)))
 
     small = replace(LORA, start_scale=0.5)
     noiseless = private("example", sigma=0.0)

@@ -4,7 +4,6 @@
 `Prepared` the adapted model and the examples. Neither changes while the run goes on.
 """
 
-import copy
 import hashlib
 import inspect
 import json
@@ -102,12 +101,6 @@ class Config:
     def __post_init__(self) -> None:
         # What cannot be computed of these is refused now, and not in a round that first asks.
         _ = (self.weights, self.step_noise, self.uncertified, self.rates, self.charge)
-
-    def with_streams(self, streams: Streams) -> "Config":
-        """The same run with other random streams; nothing else is computed anew."""
-        other = copy.copy(self)
-        object.__setattr__(other, "streams", streams)
-        return other
 
     # ---- the mechanism
 

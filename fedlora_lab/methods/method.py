@@ -169,7 +169,8 @@ class Method:
             check(measured is None or rule is None, name, rule, expected)
         # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("schedule", "filter", "aggregate", "broadcast"):
-            check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))
+            rule = getattr(self, name)
+            check(callable(rule), name, rule, f"a function, such as {_EXAMPLES[name]}")
         # What was found out about a rule is kept under it.
         for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
             rule = getattr(self, name)
@@ -184,18 +185,6 @@ class Method:
         check(counted, "broadcast", self.broadcast, "a rule with bits(numbers)")
         self._check_schedule()
         NAMES[self.slug] = self.name
-
-    def _expected(self, name: str) -> str:
-        """Says what a rule has to be, with an example in the library's own words."""
-        example = _EXAMPLES.get(name, "")
-        given: Any = getattr(self, name)
-        rounds = (given,) if isinstance(given, str) else given
-        if name == "schedule" and isinstance(rounds, tuple | list):
-            words = set(" ".join(map(str, rounds)).split())
-            # What was meant can be read from the letters of a schedule.
-            if words and words <= {"A", "B", "AB", "BA", "R", "*"}:
-                example = f"fl.Cycle({tuple(rounds)!r})"
-        return f"a function, such as {example}" if example else "a function"
 
     def _check_schedule(self) -> None:
         """Refuses a schedule that moves what neither initial factors nor the server's rule make."""

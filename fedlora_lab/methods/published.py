@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.method_names import letters
-from fedlora_lab._utils.validation import check, refuse
+from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Cycle, Method, check_names
@@ -247,12 +245,6 @@ Local = FedLoRA.replace(
 # A row is listed by being a name of this module: a new one is added nowhere else.
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
-_SPELLED = {
-    spelled: row
-    for name, row in _ROWS.items()
-    for spelled in map(letters, (row.slug, row.name, name))
-}
-"""Every name of a row, letters and digits alone."""
 __all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
 
 
@@ -261,40 +253,33 @@ def get(method: str | Method) -> Method:
     as it is.
 
     Raises: ``ValueError`` that names the slugs there are, and the one that is nearest.
+    Guarantees: no two rows are spelled alike (test_published.py::test_rows_are_found_by_any_name).
 
     >>> get("la-lora").schedule, get("LA-LoRA") is get("la_lora")
     (Cycle(rounds=('B A',)), True)
     """
     if isinstance(method, Method):
         return method
-    row = find(method) if isinstance(method, str) else None
+    row = _rows_by_letters().get(_letters(method)) if isinstance(method, str) else None
     if row is None:
-        expected = "one of " + ", ".join(map(repr, ALL))
-        name = method if isinstance(method, str) else ""
-        nearest = suggest(name)
-        expected += f"; did you mean {nearest!r}?" if nearest else ""
-        refuse("method", method, expected)
+        check_one_of("method", method, tuple(ALL))
+    assert row is not None
     return row
 
 
-def find(name: str) -> Method | None:
-    """Finds a row by slug, published name or the name of its variable; ``None``: there is none.
-
-    Args: name: in any spelling of hyphens, blanks and capitals.
-    Guarantees: no two rows are spelled alike (test_published.py::test_rows_are_found_by_any_name).
-    """
-    return _SPELLED.get(letters(name))
+def _letters(name: str) -> str:
+    """Letters and digits alone: names differ by hyphens, blanks and capitals from text to text."""
+    return "".join(filter(str.isalnum, name)).lower()
 
 
-def name_of(slug: str) -> str:
-    """The name under which ``fl.methods`` has the row with this slug."""
-    return {row: name for name, row in _ROWS.items()}[ALL[slug]]
-
-
-def suggest(name: str) -> str:
-    """The slug whose spelling, or whose row's name, is nearest to a mistyped one; "" for none."""
-    close = get_close_matches(letters(name), _SPELLED, 1)
-    return _SPELLED[close[0]].slug if close else ""
+@cache
+def _rows_by_letters() -> dict[str, Method]:
+    """Every row by its slug, its published name and the name of its variable."""
+    return {
+        _letters(spelled): row
+        for name, row in _ROWS.items()
+        for spelled in (row.slug, row.name, name)
+    }
 
 
 # ---- the table as a frame

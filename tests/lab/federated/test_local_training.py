@@ -8,13 +8,21 @@ from itertools import product
 import contract_clauses
 import pytest
 import torch
-from engine_review import ChosenBatch
 from toy_tasks import gap, is_binomial, play, private, regression, tokens, with_clients
 
 import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.privacy import privatizer
+
+
+class NothingOfTheFirst(Streams):
+    """Random streams by which client 0 draws no example, and every other one all of its own."""
+
+    def uniform(self, shape, purpose, *indices):
+        assert purpose == "sampling"
+        return torch.full(shape, 1.0 if indices[1] == 0 else 0.0)
 
 
 def test_a_batch_is_poisson():
@@ -40,7 +48,7 @@ def test_draws_belong_to_round_client_and_step():
 def test_an_empty_batch_still_adds_noise(ids):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    config = replace(ready.config, streams=ChosenBatch(0, 0))
+    config = replace(ready.config, streams=NothingOfTheFirst(0))
     ready = replace(ready, config=config)
     group = replace(group, ids=ids)
     released = contract_clauses.released(ready, group, 0, 0, local_training.local_step)
@@ -53,7 +61,7 @@ def test_an_empty_batch_still_adds_noise(ids):
 def test_each_step_of_a_seeded_run_has_noise_of_its_own():
     """By round, step and client: two releases under one noise would tell their difference."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    ready = replace(ready, config=replace(ready.config, streams=ChosenBatch(0, 0)))
+    ready = replace(ready, config=replace(ready.config, streams=NothingOfTheFirst(0)))
     noises = []
     for t, s in product(range(2), range(3)):
         released = contract_clauses.released(ready, group, t, s, local_training.local_step)

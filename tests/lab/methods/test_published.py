@@ -6,7 +6,6 @@ import os
 import shutil
 from typing import Any
 
-import pandas as pd
 import pytest
 from calls import refused
 from commands import PYTHON, succeeded
@@ -50,8 +49,6 @@ def test_rows_are_found_by_any_name():
         row = getattr(methods, name)
         for spelled in (name, row.slug, row.name, row.name.upper(), row.slug.replace("-", "_")):
             assert methods.get(spelled) is row
-        assert getattr(methods, row.name.replace("-", "").replace(" ", "")) is row
-    assert methods.FFALoRA is methods.FFA
     task, plan = fl.tasks.regression(clients=2), {"ffa-lora": fl.Plan(rounds=1, local_steps=1)}
     assert set(fl.compare(task, ["FFA-LoRA"], None, plan, [0], progress=False).method) == {
         "ffa-lora"
@@ -114,39 +111,6 @@ def test_what_was_measured_are_rows_and_exact_rows_are_exact():
     formed: Any = table.dropna(subset="deviation")
     assert len(formed) >= 18
     assert list(formed.index[formed["deviation"] < 1e-5]) == list(formed.index[formed["exact"]])
-
-
-def test_the_page_states_what_was_measured_of_the_rows_that_were_added():
-    """Means over seeds, each in the section of its method."""
-    table: Any = pd.read_csv(ROOT / "results" / "added-rows.csv")
-    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    keys = ["dirichlet", "epsilon", "lr", "method"]
-    means = table.fillna({"epsilon": 0.0}).groupby(keys)["accuracy"].mean()
-    for section, here in ADDED.items():
-        text = page.split(f"## {section}\n")[1].split("\n## ")[0]
-        for key in here:
-            assert f"{means[key]:.3f}" in text, key
-
-
-ADDED = {
-    "Fed-ZO": [
-        (0.5, 8.0, 0.1, "fed-zo"),
-        (0.5, 8.0, 0.1, "fedlora"),
-        (0.5, 8.0, 0.3, "fed-zo"),
-        (0.5, 8.0, 0.3, "fedlora"),
-        (0.5, 0.0, 0.01, "fed-zo"),
-        (0.5, 0.0, 0.01, "fedlora"),
-        (0.5, 0.0, 0.1, "fedlora"),
-    ],
-    "FedRPCA": [
-        (0.1, 0.0, 0.1, "fedrpca"),
-        (0.1, 0.0, 0.1, "fedlora"),
-        (0.1, 8.0, 0.05, "fedrpca"),
-        (0.1, 8.0, 0.05, "fedlora"),
-        (0.1, 8.0, 0.2, "fedrpca"),
-        (0.1, 8.0, 0.2, "fedlora"),
-    ],
-}
 
 
 ROW = """\

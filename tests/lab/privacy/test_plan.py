@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from calls import Options, refused
-from engine_review import ROWS_OF
 from scipy.stats import binom
 
 from fedlora_lab._utils import run_settings
@@ -182,5 +181,5 @@ def test_a_ledger_takes_the_numbers_of_each_client():
 
 def test_units_and_accountants_are_the_same_wherever_they_are_listed():
     """Fault: one that the command line does not offer, or that no sentence of a promise names."""
-    assert all({*units} == {*run_settings.UNITS} for units in (UNITS, OF_UNIT, ROWS_OF))
+    assert all({*units} == {*run_settings.UNITS} for units in (UNITS, OF_UNIT))
     assert {*accounting.ACCOUNTANTS} == {*run_settings.ACCOUNTANTS}

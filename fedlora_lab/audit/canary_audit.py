@@ -149,22 +149,6 @@ class Audit:
         """The audit is valid and its lower bound does not exceed what is claimed."""
         return self.invalid is None and self.epsilon_lower <= self.claimed
 
-    @property
-    def gaussian_lower(self) -> float:
-        """The lower bound for noised sums without sampling, which is sharper; NaN where invalid.
-
-        It is that of `bounds.gaussian_one_run_lower_bound`.
-        Guarantees: test_the_gaussian_bound_of_an_audit_is_the_sharper_one.
-        """
-        # Bonferroni over the views.
-        share = (1 - self.confidence) / max(1, len(self.scores))
-        fixed = self.delta, share, self.guesses, bounds.gaussian_one_run_lower_bound
-        lower = [
-            bounds.one_run_best_bound(scores, self.included, *fixed)
-            for scores in self.scores.values()
-        ]
-        return max(lower, default=math.nan)
-
     def __str__(self) -> str:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:

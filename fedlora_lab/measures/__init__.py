@@ -1,4 +1,4 @@
-"""Measures what a run did to the adapter: deviation, noise terms and curvature.
+"""Measures what a run did to the adapter: deviation, noise terms and gradients.
 
 >>> import torch
 >>> from fedlora_lab import measures
@@ -11,7 +11,6 @@ from fedlora_lab.measures.deviation import (
     AggregationInput,
     Deviation,
     Exchange,
-    alignment,
     layer_rows,
     mean_spectrum,
     noise_energies,
@@ -19,12 +18,10 @@ from fedlora_lab.measures.deviation import (
     product_norm,
     record_aggregation,
     server_deviation,
-    signal_to_noise,
 )
 from fedlora_lab.measures.gradients import (
     FirstSteps,
     Gradients,
-    flatness,
     full_updates,
     gradient_spectra,
     gradients,

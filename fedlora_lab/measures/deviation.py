@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,18 +107,6 @@ def noise_energies(
     return {name: (scaling * product_norm(*pair)) ** 2 for name, pair in terms.items()}
 
 
-def signal_to_noise(released: Iterable[FactorPair]) -> float:
-    """Computes the norm of noiseless changes over that of the noise, from pairs of both.
-
-    Guarantees: squares add up over layers (test_measures.py::test_signal_to_noise).
-    """
-    signal = noise = 0.0
-    for value, xi in released:
-        signal += float((value.double() - xi.double()).square().sum())
-        noise += float(xi.double().square().sum())
-    return (signal / noise) ** 0.5 if noise else (float("inf") if signal else 0.0)
-
-
 # ---- the rows of a round
 
 
@@ -211,8 +198,13 @@ def _noise_rows(
     energies = noise_energies(*clean, *xi, scaling=scaling)
     rows = [(layer, name, value) for name, value in energies.items()]
     if any(bool(part.any()) for part in xi):
-        changes = [mean[key] - before[key] for key in keys]
-        rows.append((layer, "snr", signal_to_noise(zip(changes, xi, strict=True))))
+        changes = [(mean[key] - before[key]).double() for key in keys]
+        signal = sum(
+            float((change - part.double()).square().sum())
+            for change, part in zip(changes, xi, strict=True)
+        )
+        size = sum(float(part.double().square().sum()) for part in xi)
+        rows.append((layer, "snr", (signal / size) ** 0.5))
     return rows
 
 
@@ -295,30 +287,3 @@ def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' 
     """
     mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
     return torch.linalg.svdvals(mean).numpy()
-
-
-def alignment(inputs: AggregationInput) -> float:
-    """Computes the mean cosine between the updates of two clients; 1 where all agree. Of a client
-    that did not move it counts as 0.
-
-    An update is B_k A_k - B A in all layers, B A what the clients received.
-
-    Args: inputs: of a round, as `record_aggregation` keeps it.
-    Raises: ``ValueError`` for a round with fewer than two clients.
-    Guarantees: that of the products formed in full
-        (test_measures.py::test_recording_changes_nothing).
-    """
-    # Not weighted: each pair of clients counts alike.
-    count = len(inputs.weights)
-    check(count > 1, "clients", count, "at least two")
-    moves = []
-    for layer in inputs.state.layers:
-        a, b = (x.double() for x in inputs.factors(layer))
-        old_a, old_b = (
-            inputs.broadcast.tensors[ParamKey(factor, layer)].double() for factor in "AB"
-        )
-        moves.append((b @ a - old_b @ old_a).flatten(1))
-    unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
-    # The sum of all pairs less those of a client with itself.
-    own = unit.square().sum()
-    return float((unit.sum(0).square().sum() - own) / (count * (count - 1)))

@@ -1,4 +1,4 @@
-"""Gradients of an adapted layer: by autograd, in full, their spectra, and the curvature."""
+"""Gradients of an adapted layer: by autograd, in full, their and their spectra."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
@@ -146,54 +145,6 @@ def sample_first_steps(
     along = left.square().sum((1, 2)) / size
     energy = ((left.mT @ left) * (A @ A.mT)).sum((1, 2)) / size
     return FirstSteps(along.numpy(), energy.numpy())
-
-
-# ---- curvature
-
-
-def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
-    """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
-
-    Lanczos iterations on products of the Hessian with vectors, to a thousandth; the Hessian is
-    never formed. The coordinates are the factors as they stand: (B R, R^-1 A) is the same model
-    with another number, so compare runs that started alike.
-
-    Args:
-        task, record: of the run.
-        data: examples to average over; ``None``: the task's public test examples.
-
-    Raises: ``ValueError`` for a record without its task's adapter; without ``data`` for a private
-        run whose test examples are not public.
-    Guarantees: equals the top of a Hessian formed in full
-        (tests/lab/measures/test_measures.py::test_flatness).
-    """
-    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import
-
-    adapted, tensors = adapted_for(task, record)
-    moving: list[Tensor] = []
-    for key in adapted.select_keys(tensors):
-        leaf = tensors[key].detach().clone().requires_grad_(key.name in "AB")
-        moving += [leaf] if key.name in "AB" else []
-        adapted.set_tensor(key, leaf)
-    data = examples_to_judge(task, record.ledger is not None) if data is None else data
-    x, y = (move_to_model(part, adapted.model) for part in data)
-    # Fused attention kernels have no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        loss = task.loss(forward(adapted.model, x), y).mean()
-        slopes = torch.autograd.grad(loss, moving, create_graph=True)
-        gradient = torch.cat([slope.flatten() for slope in slopes])
-
-        def times_hessian(x: np.ndarray) -> np.ndarray:
-            along = gradient @ torch.from_numpy(x.ravel()).to(gradient)
-            image = torch.autograd.grad(along, moving, retain_graph=True)
-            return torch.cat([part.flatten() for part in image]).cpu().double().numpy()
-
-        # A start of its own: with ARPACK's the number would differ from call to call.
-        start = Streams(0).numpy("curvature").standard_normal(gradient.numel())
-        size = gradient.numel()
-        hessian = LinearOperator((size, size), matvec=times_hessian, dtype=np.float64)  # type: ignore
-        top, _ = eigsh(hessian, k=1, which="LA", v0=start, tol=1e-3)
-    return float(top[0])
 
 
 # ---- spectra

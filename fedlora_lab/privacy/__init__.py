@@ -10,7 +10,7 @@ from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
-from fedlora_lab.privacy.statement import privacy_page, read_privacy, statement
+from fedlora_lab.privacy.statement import privacy_page, statement
 
 __all__ = [
     "ACCOUNTANTS",
@@ -21,7 +21,6 @@ __all__ = [
     "Privacy",
     "Uncertified",
     "privacy_page",
-    "read_privacy",
     "round_up",
     "statement",
 ]

@@ -3,10 +3,7 @@
 Every number is computed from the ledger itself, so that a stored one is checked by reading it.
 """
 
-from pathlib import Path
-
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import RELATION, Ledger
 
 VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
@@ -127,23 +124,8 @@ def privacy_page(ledger: Ledger | None) -> str:
         return f"# Privacy\n\n{NO_PRIVACY}\n"
     promises = "\n\n".join(statement(ledger, observer) for observer in ledger.observers)
     lines = "\n".join(f"- {line}" for line in caveats(ledger))
-    again = "`fl.privacy.read_privacy(folder)` computes these numbers again from ledger.json."
+    again = '`fl.privacy.privacy_page(fl.Ledger.load("ledger.json"))` computes this page again.'
     return (
         f"# Privacy\n\n{promises}\n\nMode: {ledger.mode}. Accountant: {ledger.accountant}.\n\n"
         f"## What this does not say\n\n{lines}\n\n{again}\n"
     )
-
-
-def read_privacy(folder: str | Path) -> str:
-    """Computes the numbers and caveats of an adapter's PRIVACY.md again, from the ledger beside it.
-
-    What that page says of the run itself, and of other runs, no ledger holds.
-
-    Args: folder: as `fl.save_adapter` wrote it; a checkpoint's does too.
-    Raises: ``ValueError`` where no ledger lies there, or one that was changed.
-    Guarantees: a changed file states nothing
-        (test_promise.py::test_a_changed_ledger_states_nothing).
-    """
-    path = Path(folder).expanduser() / "ledger.json"
-    check(path.is_file(), "folder", str(folder), "one with a ledger.json, of a private run")
-    return privacy_page(Ledger.load(path))

@@ -73,12 +73,11 @@ def test_no_example_stops_a_run(word, unit):
 
 
 def test_no_measure_of_a_private_run_looks_at_private_rows():
-    """Sharpness, gradients and scores of a finished run were told unasked."""
+    """Gradients and scores of a finished run were told unasked."""
     task = with_private_test(tokens())
     last = play(task, QUANTISED, private("example"))[-1]
     lesson = course.lesson(14)
     for measure in (
-        lambda: fl.measures.flatness(task, last),
         lambda: fl.measures.gradients(task, last, task.targets[0]),
         lambda: lesson.score(last, lesson.held_after_rounds([last])[0]),
     ):

@@ -1,7 +1,5 @@
 """Measures by low-rank algebra against the full matrices that they avoid."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,7 @@ from toy_tasks import LORA, PLAN, play, random, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures
-from fedlora_lab.lora.adapters import adapt
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.tasks.task import forward
 
 OUT = 7
 IN = 9
@@ -33,14 +29,6 @@ def direct(before, after, clients, weights):
 
 
 # ---- noise, and the rows of a round
-
-
-def test_signal_to_noise():
-    signal = torch.tensor([3.0, 0.0])
-    noise = torch.tensor([0.0, 2.0])
-    alone = (signal, signal * 0)
-    assert measures.signal_to_noise([(signal + noise, noise), alone]) == pytest.approx(18**0.5 / 2)
-    assert measures.signal_to_noise([alone]) == math.inf
 
 
 def by_key(A, B):
@@ -69,6 +57,10 @@ def test_rows_of_a_round_are_those_by_hand():
     for name, term in terms.items():
         assert table["0", name] == pytest.approx(4 * float(term.square().sum()))
         assert table["1", name] == 0
+    changes = [A[0] - old_A[0], B[0] - old_B[0]]
+    signal = sum(float((x - xi).square().sum()) for x, xi in zip(changes, (xi_A, xi_B)))
+    size = float(xi_A.square().sum() + xi_B.square().sum())
+    assert table["0", "snr"] == pytest.approx((signal / size) ** 0.5)
     gaps = []
     for i, layer in enumerate("01"):
         pairs = [x[i] for x in clients]
@@ -82,9 +74,7 @@ def test_rows_of_a_round_are_those_by_hand():
 
 
 def test_recording_changes_nothing():
-    """And the alignment of what it keeps is the mean cosine between two clients' moves of W, over
-    both layers.
-    """
+    """Nor does whoever writes into what it keeps."""
     for slug in ("ravan", "as-lora", "fedlora"):
         recorder, rounds = measures.record_aggregation(fl.methods.get(slug))
         records = play(tokens(), slug, None)
@@ -101,50 +91,15 @@ def test_recording_changes_nothing():
                     tensor.zero_()
         same_bits(records, spoiled)
     assert len(rounds) == PLAN.rounds
-    inputs = rounds[1]
-    moves = []
-    for layer in inputs.state.layers:
-        a, b = inputs.server(layer)
-        a_k, b_k = inputs.factors(layer)
-        moves.append((b_k @ a_k - b @ a).flatten(1))
-    unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
-    pairs = (unit @ unit.T).triu(1)
-    assert measures.alignment(inputs) == pytest.approx(float(pairs.sum()) / 3, rel=1e-4)
 
 
-# ---- curvature and gradients of a layer
+# ---- gradients of a layer
 
 
 @pytest.fixture(scope="module", params=["fedlora", "flora"])
 def record(request):
     """Also of a row whose model has a residual beside the factors."""
     return play(tokens(), request.param, None)[-1]
-
-
-def test_flatness(record):
-    """The top of the Hessian of the mean test loss in all coordinates, formed in full."""
-    task = tokens()
-    _, lora, state = record.source
-    adapted = adapt(task, lora)
-    sizes = [state.tensors[key].numel() for key in adapted.places]
-
-    adapted.place(state.tensors)
-
-    def loss(flat):
-        for key, part in zip(adapted.places, flat.split(sizes), strict=True):
-            adapted.set_tensor(key, part.view_as(state.tensors[key]))
-        return task.loss(forward(adapted.model, task.test[0]), task.test[1]).mean()
-
-    point = torch.cat([state.tensors[key].flatten() for key in adapted.places])
-    full = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))
-    assert measures.flatness(task, record) == pytest.approx(float(full[-1]), rel=1e-3)
-
-
-def test_flatness_of_a_transformer():
-    """Fused attention has no second derivative: the measure must not run into it."""
-    task = fl.tasks.digits(clients=2, seed=1)
-    start = next(fl.run(task, "fedlora", None, fl.Plan(rounds=0), seed=0))
-    assert measures.flatness(task, start, (task.test[0][:4], task.test[1][:4])) > 0
 
 
 def loss_after(task, changes, x, y):

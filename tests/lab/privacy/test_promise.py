@@ -130,11 +130,12 @@ def test_a_changed_ledger_states_nothing(tmp_path):
     *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4), seed=0)
     folder = fl.save_adapter(last, tmp_path / "adapter")
     page = (folder / "PRIVACY.md").read_text("utf-8")
-    assert page.startswith(fl.privacy.read_privacy(folder))
+    again = fl.privacy.privacy_page(fl.Ledger.load(folder / "ledger.json"))
+    assert page.startswith(again)
     assert f"{last.epsilon:.4g}" in page and "against the server" in page
     text = (folder / "ledger.json").read_text("utf-8")
     (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
     with refused(r"ledger.json: expected an unaltered file"):
-        fl.privacy.read_privacy(folder)
+        fl.Ledger.load(folder / "ledger.json")
     fl.save_adapter(next(fl.run(task, "rolora", None, fl.Plan())), folder)
     assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")

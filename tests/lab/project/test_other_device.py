@@ -103,8 +103,6 @@ def test_measures_of_a_model_on_another_device():
         return [
             float(slope.norm()),
             float(fl.measures.sample_first_steps(slope, 2).along.mean()),
-            fl.measures.flatness(task, end),
-            fl.measures.alignment(given[0]),
             float(fl.measures.full_updates(task, steps=2)[layer].norm()),
             fl.measures.gradient_spectra(end)["energy"].sum(),
             float(fl.predict(task, end, task.test[0]).double().square().mean()),

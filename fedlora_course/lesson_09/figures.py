@@ -11,7 +11,7 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab.federated.run import run
 from fedlora_lab.measures import record_aggregation
-from fedlora_lab.methods.aggregation import MeanWithResidual, Rule, Uploads, client_values
+from fedlora_lab.methods.aggregation import MeanWithResidual, ServerRule, Uploads, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -23,7 +23,7 @@ Serve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @dataclass(frozen=True)
-class _Served(Rule):
+class _Served(ServerRule):
     """Hands the uploads of each layer to ``serve``, all clients alike."""
 
     serve: Serve

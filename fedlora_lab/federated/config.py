@@ -27,7 +27,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
 from fedlora_lab.lora.per_example import texts_at_once
-from fedlora_lab.methods.aggregation import Rule
+from fedlora_lab.methods.aggregation import ServerRule
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import rule_name
@@ -534,4 +534,4 @@ def initial_server(prepared: Prepared) -> ServerState:
     start = {key: x.cpu() for key, x in _start(config, prepared.adapted).items()}
     server = ServerState(start, planned=config.plan.rounds, streams=config.streams)
     rule = config.method.aggregate
-    return rule.initial_state(server) if isinstance(rule, Rule) else server
+    return rule.initial_state(server) if isinstance(rule, ServerRule) else server

@@ -28,7 +28,7 @@ from fedlora_lab.federated.local_training import (
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.methods.aggregation import MeanUpdate, Rule, mean
+from fedlora_lab.methods.aggregation import MeanUpdate, ServerRule, mean
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
@@ -361,8 +361,8 @@ class TrafficCounter:
     def __init__(self, config: Config, tensors: Tensors) -> None:
         self.config = config
         rule = config.method.aggregate
-        # A function that is no `Rule` is sent what a mean is sent.
-        self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
+        # A function that is no `ServerRule` is sent what a mean is sent.
+        self.rule = rule if isinstance(rule, ServerRule) else MeanUpdate()
         coding = config.method.broadcast
         self.coded = {key for key in tensors if rule_for(key, coding) != full}
         # Numbers of one client along the directions of a round; 0 where a row has none.

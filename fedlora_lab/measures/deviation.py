@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.methods.aggregation import Rule, client_values
+from fedlora_lab.methods.aggregation import ServerRule, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors, times_core
 
@@ -241,7 +241,7 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
         (tests/lab/measures/test_measures.py::test_recording_changes_nothing).
     """
     rule = method.aggregate
-    kind: Any = type(rule) if isinstance(rule, Rule) else Rule
+    kind: Any = type(rule) if isinstance(rule, ServerRule) else ServerRule
 
     # A subclass: the engine asks what kind of rule it is, what it keeps and what it sends.
     class Recorder(kind):
@@ -251,7 +251,7 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
             return rule(state, broadcast, uploads, weights)
 
     recorder: Any = object.__new__(Recorder)
-    # Of a callable of the user's too, which may be no `Rule`.
+    # Of a callable of the user's too, which may be no `ServerRule`.
     flags = {k: getattr(rule, k) for k in ("writes", "averages_a") if hasattr(rule, k)}
     vars(recorder).update(getattr(rule, "__dict__", {}), **flags, inputs=[])
     # Not by `Method.replace`: the rule is the same, and so is what the row claims.

@@ -25,7 +25,7 @@ Uploads = Tensors
 Shapes = Mapping[ParamKey, Sequence[int]]
 
 
-class Rule(ABC):
+class ServerRule(ABC):
     """A server rule. Its methods answer as those of a plain mean, where a rule has no others.
 
     Attributes:
@@ -83,7 +83,7 @@ def client_values(
 
 
 @dataclass(frozen=True)
-class MeanUpdate(Rule):
+class MeanUpdate(ServerRule):
     """Adds the weighted mean of the changes: state + sum_k w_k (upload_k - broadcast).
 
     With weights that sum to 1 and nothing lost on the way down this is the mean of the uploads. A
@@ -112,7 +112,7 @@ class MeanUpdate(Rule):
 
 
 @dataclass(frozen=True)
-class NormWeighted(Rule):
+class NormWeighted(ServerRule):
     """Averages each factor with weights w_k ||B_k A_k||_F, layer by layer; all else plainly.
 
     Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
@@ -142,7 +142,7 @@ class NormWeighted(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class ByLayer(Rule):
+class ByLayer(ServerRule):
     """Averages what was sent, then draws which factor each layer moves in the next round.
 
     All layers alternate, B first, for the first ``warmup`` of the planned rounds. After that a
@@ -240,7 +240,7 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rotated(Rule):
+class Rotated(ServerRule):
     """Rotates each client's factors towards those it received, then averages them.
 
     (B R)(R^T A) = B A for every rotation R, so no client's product changes. R minimises
@@ -270,7 +270,7 @@ class Rotated(Rule):
 
 
 @dataclass(frozen=True)
-class RobustMean(Rule):
+class RobustMean(ServerRule):
     """Averages what the clients' changes of a factor have in common, and twice what is their own.
 
     The changes are the rows of a matrix, which is split into one of low rank and a sparse one. From
@@ -373,7 +373,7 @@ def _even_factors(u: Tensor, s: Tensor, v: Tensor, rank: int) -> dict[str, Tenso
     return _factors(root.unsqueeze(1) * v, u * root, rank)
 
 
-class ProductRule(Rule, ABC):
+class ProductRule(ServerRule, ABC):
     """A rule that turns each layer's mean product into new tensors; a head is averaged.
 
     A residual W, where the rule writes one, is zero before the first round.
@@ -497,7 +497,7 @@ class TruncatedSVD(ProductRule):
 
 
 @dataclass(frozen=True)
-class Retraction(Rule):
+class Retraction(ServerRule):
     """Moves the product along the mean of the clients' moves and cuts it back to rank r, evenly.
 
     The new product is the best approximation of B A + mean(B_k - B) A + B mean(A_k - A), split as
@@ -555,7 +555,7 @@ class SharedOutputs(TruncatedSVD):
 
 
 @dataclass(frozen=True)
-class MergeGains(Rule):
+class MergeGains(ServerRule):
     """Averages each client's gains times blocks; the server's gains stay 1.
 
     Exact. The gains are sent within the blocks.

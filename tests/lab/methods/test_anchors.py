@@ -14,7 +14,7 @@ from places import ROOT
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.methods.aggregation import Rule
+from fedlora_lab.methods.aggregation import ServerRule
 from fedlora_lab.methods.state import ParamKey, ServerState
 
 ANCHORS = json.loads((Path(__file__).parent / "anchors.json").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def aggregated(name: str) -> dict[str, np.ndarray]:
     state = ServerState({A: old_a, B: old_b}, round=2 if name.endswith("by B") else 1)
     state = ServerState(state.tensors, state.round, streams=Streams(0))
     rule: Any = row.aggregate
-    state = rule.initial_state(state) if isinstance(rule, Rule) else state
+    state = rule.initial_state(state) if isinstance(rule, ServerRule) else state
     moved = row.factors_in_round(0, 1)
     uploads = {key: x for key, x in ((A, a), (B, b)) if key.name in moved}
     after = rule(state, state, uploads, shares).tensors

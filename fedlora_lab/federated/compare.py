@@ -62,7 +62,6 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from peft import LoraConfig
     from tqdm import tqdm
 
 _T = TypeVar("_T")
@@ -262,7 +261,7 @@ def compare(
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int] = (0, 1, 2),
     *,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     lr: "float | Iterable[float] | None" = None,
     grid: Mapping[Any, Iterable[Any]] | None = None,
     jobs: int | None = None,
@@ -285,7 +284,7 @@ def compare(
     spent unequal epsilons, as other plans may: then they cannot be compared.
 
     Args:
-        task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
+        task, privacy, lora: of every run.
         methods: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
             that was changed needs a name of its own: ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import balanced_scale
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 
 @with_default_modes
 def make_config(
@@ -34,14 +31,14 @@ def make_config(
     method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
-    lora: "Lora | LoraConfig | None",
+    lora: "Lora | None",
     seed: int | None,
 ) -> Config:
     """Checks the parts of a run one by one and against each other.
 
     Args:
         task, method, privacy, plan, seed: see `run`.
-        lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
+        lora: a `Lora`, or ``None`` for ``Lora()``.
 
     Raises: ``ValueError`` (name, value, range).
     """
@@ -268,7 +265,7 @@ def noise_amplification(
     method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
 ) -> NoiseAmplification:
     """Computes before a run how much noise it will put into the adapter, from public numbers.
 

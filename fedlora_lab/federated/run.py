@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Int
@@ -58,9 +58,6 @@ from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
 from fedlora_lab.tasks.task import Task
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 CLIENTS_AT_ONCE = 512
 """Clients that train together on a CPU: of more, the tensors no longer lie near the processor."""
 
@@ -71,7 +68,7 @@ def run(
     privacy: Privacy | None,
     plan: Plan,
     *,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     seed: int | None = None,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
@@ -91,7 +88,7 @@ def run(
         method: a row of the table, or its slug.
         privacy: with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
         plan: rounds, local steps, batch, learning rates.
-        lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
+        lora: rank and alpha; default ``Lora()``.
         seed: ``None`` takes the operating system's entropy, and the ledger says "release"; from a
             number every random number follows, and the ledger says "not for release".
         checkpoint: folder for the state after every round, and for the ledger, which is written
@@ -135,7 +132,7 @@ def run_steps(
     privacy: Privacy | None,
     plan: Plan,
     *,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     seed: int | None = None,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,

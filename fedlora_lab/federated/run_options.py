@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,15 +10,12 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 from fedlora_lab.federated.config import MATMUL_PRECISIONS
 from fedlora_lab.methods.plan import Lora
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The keywords of `run`, which describes them."""
 
-    lora: "Lora | LoraConfig | None" = None
+    lora: "Lora | None" = None
     seed: int | None = None
     checkpoint: "str | Path | None" = None
     resume: "str | Path | None" = None

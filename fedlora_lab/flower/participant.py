@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flwr.app import Message
 from torch import Tensor
@@ -27,9 +27,6 @@ from fedlora_lab.tasks.task import (
     named_tensors,
     person_numbers,
 )
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 
 def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
@@ -85,7 +82,7 @@ class Participant:
         privacy: Privacy | None,
         plan: Plan,
         *,
-        lora: "Lora | LoraConfig | None" = None,
+        lora: "Lora | None" = None,
         seed: int | None = None,
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.

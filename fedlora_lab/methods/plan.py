@@ -12,31 +12,10 @@ from fedlora_lab._utils.validation import (
     check,
     check_keys,
     check_number,
-    check_one_of,
     check_whole,
     use_plain_numbers,
 )
 from fedlora_lab.methods.optimizers import SERVER_OPTIMIZERS, SGD, optimizer_of
-
-_READ_FROM_PEFT = {
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "target_modules",
-    "modules_to_save",
-    "task_type",
-}
-_BOOKKEEPING_OF_PEFT = {
-    "peft_type",
-    "auto_mapping",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "runtime_config",
-    "fan_in_fan_out",
-}
-"""Fields of PEFT's LoraConfig that say where an adapter came from, or what PEFT found out."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +39,8 @@ class Lora:
             their names, as of PEFT's ``modules_to_save``.
 
     Raises: ``ValueError`` (name, value, range).
-    Guarantees: a config of PEFT is read and written back as it was
-        (tests/lab/lora/test_adapters.py::test_a_config_is_read_and_written_back).
+    Guarantees: PEFT reads what is saved with the same numbers
+        (tests/lab/lora/test_adapters.py::test_peft_s_config_has_the_same_numbers).
     Source: Hu et al., arXiv:2106.09685, section 4.1; rslora: arXiv:2312.03732; start_scale: this
         project.
 
@@ -106,58 +85,6 @@ class Lora:
         if self.head is not None:
             check(_are_names(self.head), "head", self.head, "names of modules")
 
-    @classmethod
-    def from_peft(cls, config: object) -> "Lora":
-        """Reads PEFT's LoraConfig; ``LoraConfig.from_pretrained(folder)`` gives that of an adapter.
-
-        Read are ``r``, ``lora_alpha``, ``use_rslora``, ``target_modules``, ``modules_to_save`` and
-        ``task_type``, which adds PEFT's names of classifiers to what is trained in full, where
-        none of them is named.
-
-        Args:
-            config: a `peft.LoraConfig`.
-
-        Raises: ``ValueError`` for another kind of adapter, and for any other field that is not as
-            PEFT has it by default.
-        Guarantees: what an adapter's folder holds is read back
-            (tests/lab/lora/test_adapters.py::test_a_config_is_read_and_written_back).
-
-        >>> import peft
-        >>> Lora.from_peft(peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True)).scaling
-        4.0
-        """
-        import peft
-
-        from fedlora_lab.tasks.modules import CLASSIFIERS  # loads torch
-
-        expected = "a peft.LoraConfig"
-        check(type(config) is peft.LoraConfig, "config", type(config).__name__, expected)
-        assert isinstance(config, peft.LoraConfig)
-        # Any other option would be dropped without a word: it is refused in one line.
-        for name, default in vars(peft.LoraConfig()).items():
-            value = getattr(config, name)
-            fits = name in _READ_FROM_PEFT | _BOOKKEEPING_OF_PEFT or value == default
-            expected = f"{default!r}: only plain LoRA is trained here, and rank-stabilised LoRA"
-            check(fits, name, value, expected)
-        kinds = (None, "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
-        check_one_of("task_type", config.task_type, kinds)
-        targets = config.target_modules
-        if targets is not None and not isinstance(targets, str):
-            targets = tuple(sorted(targets))  # PEFT has a set, in another order each time
-        head = config.modules_to_save
-        # PEFT trains a classifier's head as a whole, whatever it is called.
-        if config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
-            named = {str(name).rpartition(".")[2] for name in head or ()}
-            # A model has one of them: where it is named, the other would be looked for in vain.
-            head = [*(head or ()), *(() if named & {*CLASSIFIERS} else CLASSIFIERS)]
-        return cls(
-            rank=config.r,
-            alpha=float(config.lora_alpha),
-            rslora=config.use_rslora,
-            targets=targets,
-            head=None if head is None else tuple(head),
-        )
-
     @cached_property
     def scaling(self) -> float:
         """alpha / rank / start_scale, the factor before B A; rslora: alpha / sqrt(rank) / ..."""
@@ -176,13 +103,11 @@ class Lora:
 def lora_of(value: object) -> Lora:
     """The adapter that an argument ``lora=`` stands for.
 
-    Args: value: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
+    Args: value: a `Lora`, or ``None`` for ``Lora()``.
     Raises: ``ValueError`` for anything else.
     """
-    if value is None or isinstance(value, Lora):
-        return value or Lora()
-    check(hasattr(value, "peft_type"), "lora", value, "a Lora, or a peft.LoraConfig")
-    return Lora.from_peft(value)
+    check(value is None or isinstance(value, Lora), "lora", value, "a Lora, or None")
+    return value if isinstance(value, Lora) else Lora()
 
 
 def _are_names(value: object) -> bool:

@@ -30,7 +30,6 @@ from fedlora_lab.tasks.task import Task, forward, move_to_model, take
 
 if TYPE_CHECKING:
     import pandas as pd
-    from peft import LoraConfig
 
 KEPT_AT_END = 0.55
 """The share of the model's answers, beyond what guessing gives, that noise alone leaves where a
@@ -72,7 +71,7 @@ def dry_run(
     plan: Plan,
     rates: Iterable[float] | None = None,
     *,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     draws: int = 4,
     seed: int = 0,
 ) -> DryRun:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedlora_lab import methods
 from fedlora_lab._utils.rounding import round_up
@@ -22,9 +22,6 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.tuned_rates import carry_over, suggest_lr
 from fedlora_lab.tasks.task import Task
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 LOCAL_STEPS = 5
 """The steps a round of most of the runs behind `suggest_lr`."""
@@ -111,7 +108,7 @@ def finetune(
     *,
     method: Method | str = "rolora",
     rounds: int = 20,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     unit: str | None = None,
     seed: int | None = None,
     out: str | Path | None = None,

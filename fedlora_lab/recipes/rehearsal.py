@@ -21,7 +21,6 @@ from fedlora_lab.tasks.task import Clients, HeldOut, Task, take
 
 if TYPE_CHECKING:
     import pandas as pd
-    from peft import LoraConfig
 
 LEARNED = 2 / 3
 """The share of the public examples that a rehearsal learns from; the others are scored."""
@@ -61,7 +60,7 @@ def rehearse(
     rates: Iterable[float],
     *,
     public: tuple[Any, Tensor] | None = None,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     runs: int = 2,
     seed: int = 0,
 ) -> Rehearsal:

@@ -6,7 +6,7 @@ No rate is tuned on private data: every look at their scores is a release that h
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -22,9 +22,6 @@ from fedlora_lab.methods.state import KINDS, ParamKey
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import OutputVariance, noise_factor
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 HORIZON = 12
 """Rounds, and steps of a round, in which a schedule is looked at."""
@@ -66,7 +63,7 @@ def suggest_lr(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
     *,
     rehearse: bool = False,
 ) -> PublicSuggestion:
@@ -150,7 +147,7 @@ def _asked_network(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    lora: "Lora | LoraConfig | None",
+    lora: "Lora | None",
 ) -> float:
     """By what factor the end of a dry run differs from v's; 1 where it is near, or cannot tell.
 
@@ -179,7 +176,7 @@ def _rehearsed(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    lora: "Lora | LoraConfig | None",
+    lora: "Lora | None",
     middle: float,
 ) -> PublicSuggestion:
     """The best of octaves around a rate, in a rehearsal.
@@ -251,7 +248,7 @@ def noise_taken_up(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    lora: "Lora | LoraConfig | None" = None,
+    lora: "Lora | None" = None,
 ) -> NoiseTakenUp:
     """Computes what `suggest_lr` holds against its bound, at the plan's rate and clip norm.
 

@@ -68,7 +68,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     columns = ["method", *heads, "seeds", "fell", "collapsed", "before", "score", "interval"]
     summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])
     # A method's settings stand below one another, in the order of the frame.
-    order = tidy.slugs_in_order(frame)
+    order = list(frame["method"].unique())
     summarised = summarised.sort_values("method", key=lambda x: x.map(order.index), kind="stable")
     summarised.attrs = {"measure": measure, "settings": heads}
     return summarised.reset_index(drop=True)

@@ -125,7 +125,7 @@ def behind_a_line(outputs: list[Any]) -> list[Any]:
     for output in outputs[:-1]:
         data = output.get("data", {})
         if "image/png" in data:
-            finding = escape(" ".join(data["text/plain"].removeprefix("Picture: ").split()))
+            finding = escape(data["text/plain"].removeprefix("Picture: "))
             png = "".join(data["image/png"].split())
             parts.append(f'<img alt="{finding}" src="data:image/png;base64,{png}">')
         else:
@@ -155,7 +155,10 @@ def cleaned(notebook: Any) -> Any:
             cell.execution_count = None
             cell.outputs = [output for output in cell.outputs if not only_a_view(output)]
             for output in cell.outputs:
-                output.get("data", {}).pop(VIEW, None)
+                data = output.get("data", {})
+                data.pop(VIEW, None)
+                if "image/png" in data:  # the same figure, for a page that runs
+                    data.pop("text/html", None)
                 if "metadata" in output:
                     output.metadata = nbformat.NotebookNode()
                 if "execution_count" in output:

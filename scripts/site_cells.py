@@ -132,7 +132,7 @@ def dress_outputs(cell: Any) -> None:
     asked = ASKED.search(cell.source)
     for data in (output.get("data", {}) for output in cell.get("outputs", [])):
         if "image/png" in data:
-            finding = " ".join(data["text/plain"].removeprefix("Picture: ").split())
+            finding = data["text/plain"].removeprefix("Picture: ")
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": finding}
         if "text/html" in data and "course.exercises." in cell.source:
             page = with_formulas(data["text/html"])

@@ -9,7 +9,6 @@ import numpy as np
 
 from fedlora_course.widgets.run_config import Knob, RunConfig
 from fedlora_lab.measures.runs import find_collapsed, smaller_is_better, t_interval
-from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.plan import Privacy
 
 Point = dict[str, float]
@@ -70,7 +69,8 @@ class RunRow:
             for t, point in enumerate(longest):
                 runs = self.points.values()
                 values = [points[t][measure] for points in runs if t < len(points)]
-                numbers = [point["round"], float(np.mean(values)), *confidence_interval(values)]
+                mean, half = t_interval(np.array(values))
+                numbers = [point["round"], mean, mean - half, mean + half]
                 # JSON has no infinity and no NaN: a gap is drawn where there is no number.
                 drawn[measure].append([x if math.isfinite(x) else None for x in numbers])
         return drawn

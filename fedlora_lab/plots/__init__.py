@@ -9,25 +9,12 @@ Each method has one colour in all of them, and each mean its band.
 'Test loss'
 """
 
-from fedlora_lab.plots.grammar import (
-    closed_form,
-    film,
-    heat,
-    intervals,
-    lines,
-    measurements,
-    share_inside,
-)
+from fedlora_lab.plots.closed_forms import closed_form, measurements, share_inside
+from fedlora_lab.plots.grammar import film, heat, intervals, lines
 from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.noise_alone import noise_alone
-from fedlora_lab.plots.training_curves import (
-    curves,
-    deviation,
-    noise,
-    overview,
-    traffic,
-)
+from fedlora_lab.plots.training_curves import curves, deviation, overview
 
 __all__ = [
     "closed_form",
@@ -39,11 +26,9 @@ __all__ = [
     "lines",
     "measurements",
     "method_diagrams",
-    "noise",
     "noise_alone",
     "overview",
     "share_inside",
     "tradeoff",
-    "traffic",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -6,18 +6,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedlora_lab._utils.validation import check
-from fedlora_lab.plots import style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import lines
 
 if TYPE_CHECKING:
     from fedlora_lab.recipes.dry_run import DryRun
 
-ALONE, TRAINED = "noise alone", "trained"
+COLOURS = {"noise alone": style.FACTOR["A"], "trained": style.FACTOR["B"]}
 
 
 @style.paper()
-def noise_alone(dry: "DryRun", trained: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+def noise_alone(
+    dry: "DryRun",
+    trained: pd.DataFrame,
+    *,
+    title: str = "What the noise of a run alone does to the model",
+    ax: Axes | None = None,
+) -> Figure:
     """Draws the score of the model with the noise of a whole run alone, and that of trained models.
 
     Where the lower line falls noise destroys what the model knew before. Training mends a part of
@@ -27,25 +32,23 @@ def noise_alone(dry: "DryRun", trained: pd.DataFrame, *, ax: Axes | None = None)
         dry: what `fl.dry_run` returned.
         trained: columns ``lr`` and ``score``, a row a run or a mean: such as the table of
             `fl.rehearse`.
+        title: the finding.
         ax: of a figure of your own, which gets no caption.
 
     Raises: ``ValueError`` for a frame without these columns.
     Guarantees: both lines go through the scores
         (test_plots.py::test_noise_alone_is_drawn_beside_the_trained_model).
     """
-    missing = {"lr", "score"} - {*trained.columns}
-    check(not missing, "trained", sorted(trained.columns), "columns lr and score")
-    parts = {ALONE: dry.table, TRAINED: trained}
-    frame = pd.concat(part[["lr", "score"]].assign(model=name) for name, part in parts.items())
-    colours = {ALONE: style.FACTOR["A"], TRAINED: style.FACTOR["B"]}
+    tidy.check_columns(trained, "lr", "score")
+    parts = zip(COLOURS, (dry.table, trained), strict=True)
     figure = lines(
-        frame,
+        pd.concat(part[["lr", "score"]].assign(model=name) for name, part in parts),
         "lr",
         by="model",
         value="score",
         band="none",
-        colours=colours,
-        title="What the noise of a run alone does to the model",
+        colours=COLOURS,
+        title=title,
         ylabel="share of public examples right",
         ax=ax,
     )

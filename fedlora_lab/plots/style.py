@@ -1,5 +1,6 @@
 """Colours of methods, the style of every figure, PNG bytes, and labels beside lines."""
 
+import base64
 import hashlib
 import io
 import textwrap
@@ -7,6 +8,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +86,14 @@ _RC = matplotlib.rc_params_from_file(
 _LOCK = threading.RLock()
 
 
+IN_THE_DARK = """<style>:is(body[data-jp-theme-light="false"], html[theme="dark"],
+body[data-vscode-theme-kind*="dark"], body[data-vscode-theme-kind$="high-contrast"]) .fl-figure
+{{filter: invert(.93) hue-rotate(180deg)}}</style>
+<img class="fl-figure" alt="{}" src="data:image/png;base64,{}">"""
+"""A figure in JupyterLab, Colab and VS Code: in a dark theme paper and ink change places, and the
+colours keep their hues."""
+
+
 class Picture(Figure):
     """A Matplotlib figure that shows itself as PNG wherever it is the last value of a cell."""
 
@@ -95,8 +105,11 @@ class Picture(Figure):
 
         titles = [self.get_suptitle(), *(ax.get_title(loc="left") for ax in self.axes)]
         words = [str(text) for text in (*titles, self.get_label()) if text]
-        text = "; ".join(words) or "no title"
-        display({"image/png": png(self), "text/plain": f"Picture: {text}"}, raw=True)
+        text = " ".join("; ".join(words).split()) or "no title"
+        shown = png(self)
+        html = IN_THE_DARK.format(escape(text), base64.b64encode(shown).decode())
+        forms = {"image/png": shown, "text/html": html, "text/plain": f"Picture: {text}"}
+        display(forms, raw=True)
         if self.below is not None:
             display(self.below)
 
@@ -251,24 +264,6 @@ def draw_dots(
     """
     look: dict[str, Any] = {"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size}
     ax.plot(x, y, **look | style)
-
-
-def draw_open_dots(
-    ax: Axes,
-    x: ArrayLike,
-    y: ArrayLike,
-    colour: str,
-    size: float = 6.0,
-    marker: str = "o",
-    zorder: float = 3,
-) -> None:
-    """Draws open dots, where there is one measurement and so no interval; none, where none is.
-
-    Args: ax, x, y, colour, size: see `draw_dots`; marker, zorder: see ``Axes.plot``.
-    """
-    if np.size(x):
-        open_look = {"marker": marker, "zorder": zorder, "mfc": CARD, "mec": colour, "mew": 1.4}
-        draw_dots(ax, x, y, colour, size, **open_look)
 
 
 def headline(figure: Figure, text: str) -> None:

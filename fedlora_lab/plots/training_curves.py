@@ -1,17 +1,14 @@
-"""Figures of runs: a measure over rounds, deviation, noise, bytes, and an overview."""
+"""Figures of runs: a measure over rounds, and an overview."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.runs import COLUMNS, headline_measure
+from fedlora_lab.measures.runs import COLUMNS, headline_measure, run_ends
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.grammar import draw_intervals, draw_lines
+from fedlora_lab.plots.grammar import lines
 from fedlora_lab.plots.style import Picture
 
 SHARE = "share of test examples right"
@@ -27,89 +24,10 @@ AXES = {  # measure: (title, axis label with the unit)
     "seconds": ("Time", "seconds per round"),
     "bytes_up": ("Sent to the server", "bytes per round, all clients"),
     "bytes_down": ("Received from the server", "bytes per round, all clients"),
+    "bytes": ("Sent and received", "bytes so far, all clients"),
 }
-DRAWN_AS_EXACT = 1e-5  # a relative deviation below it is rounding
-TERMS = {  # measure of a layer: (words, colour), what noise adds in a round
-    "noise_B": ("$\\Xi_B A$   noise on B", style.FACTOR["B"]),
-    "noise_A": ("$B\\, \\Xi_A$   noise on A", style.FACTOR["A"]),
-    "noise_BA": ("$\\Xi_B \\Xi_A$   noise times noise", style.FACTOR["BA"]),
-}
-
-
-def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
-    """Draws a line a method over the rounds; returns how many runs collapsed by this measure."""
-    labels = draw_lines(ax, part, "round", "method")
-    title, unit = AXES.get(measure, (measure, measure))
-    low = int(part["round"].min())
-    high = int(part["round"].max())
-    # A single round still needs axes of some width.
-    beyond = 0.5 if low == high else 0
-    ax.set(ylabel=unit, xlabel="round", xlim=(low - beyond, high + beyond), title=title)
-    style.whole_ticks(ax.xaxis)
-    collapsed = 0
-    # Of what was spent or sent no run collapses.
-    if measure.startswith("accuracy") or measure == "loss":
-        collapsed = _mark_collapsed(ax, part, measure)
-        _start_line(ax, part)
-    if measure.startswith("accuracy"):
-        _keep_in_unit(ax)
-    elif measure in ("epsilon", "deviation"):
-        # Of rounding alone nothing is to be seen.
-        most = max(float(part["value"].max()), 1e-3)
-        ax.set_ylim(-0.02 * most, 1.1 * most)
-    if measure == "deviation":
-        # Zero looks like any line near the axis: the label says that it is exact.
-        worst = part.groupby("method", sort=False)["value"].max()
-        labels = [
-            label._replace(text=f"{label.text} = 0") if value < DRAWN_AS_EXACT else label
-            for label, value in zip(labels, worst, strict=True)
-        ]
-    style.label_ends(ax, labels)
-    return collapsed
-
-
-def _keep_in_unit(ax: Axes) -> None:
-    """Keeps the y axis in [0, 1]: a band may leave it, an accuracy cannot."""
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(max(0.0, bottom), min(1.0, top))
-
-
-def _start_line(ax: Axes, part: pd.DataFrame) -> None:
-    """Marks the value before training, where the frame has round 0 and something after it."""
-    first = part[part["round"] == 0]["value"]
-    if len(first) and part["round"].max() > 0:
-        value = float(first.mean())
-        ax.axhline(value, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
-        across = ax.get_yaxis_transform()
-        text = f"before training {value:.2f}"
-        style.note(ax, 0.98, value, text, size=7.5, ha="right", va="top", transform=across)
-
-
-def _mark_collapsed(ax: Axes, part: pd.DataFrame, measure: str) -> int:
-    """Marks the last value of each run that collapsed by a cross; returns how many there are."""
-    ends = tidy.collapsed_ends(part, measure)
-    for slug, at, value in zip(ends["method"], ends["round"], ends["value"], strict=True):
-        colour = style.darken(style.look(slug).colour)
-        ax.plot([at], [value], "x", ms=6, mew=1.6, color=colour, clip_on=False)
-    return len(ends)
-
-
-def _caption(
-    frame: pd.DataFrame,
-    part: pd.DataFrame,
-    collapsed: int = 0,
-    missing: Sequence[str] = (),
-    why: str = "not measured",
-) -> str:
-    """Says how many seeds a mean has, what a cross is, of which methods there is nothing, and that
-    they spent unequal epsilons."""
-    caption = tidy.describe_means(part, ["method", "round"]) + tidy.describe_privacy(frame)
-    if collapsed:
-        runs = "the run that" if collapsed == 1 else f"{collapsed} runs that"
-        caption += f"; ×: {runs} collapsed"
-    if missing:
-        caption += f"; {why}: {', '.join(map(style.name, missing))}"
-    return caption
+EXACT = 1e-5
+"""A relative deviation below it is rounding."""
 
 
 @style.paper()
@@ -127,12 +45,55 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
         (test_plots.py::test_runs_that_collapsed_are_marked).
     """
     part = tidy.select_measure(frame, measure)
-    figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
-    collapsed = _rounds_panel(ax, part, measure)
-    reason = "no finite ε" if measure == "epsilon" else "not measured"
-    caption = _caption(frame, part, collapsed, tidy.unmeasured_methods(frame, part), reason)
-    style.footer(figure, caption)
+    check(len(part) > 0, "measure", measure, "a finite value in at least one row")
+    title, unit = AXES.get(measure, (measure, measure))
+    figure = lines(part, title=title, ylabel=unit, ax=ax)
+    ax = ax or figure.axes[0]
+    notes = [figure.get_supxlabel() + tidy.describe_privacy(frame)]
+    missing = [
+        style.name(slug) for slug in frame["method"].unique() if slug not in {*part["method"]}
+    ]
+    if missing:
+        reason = "no finite ε" if measure == "epsilon" else "not measured"
+        notes.append(f"{reason}: {', '.join(missing)}")
+    if measure.startswith("accuracy") or measure == "loss":
+        notes += [_mark_start(ax, part), _mark_collapsed(ax, part, measure)]
+    if measure.startswith("accuracy"):
+        # A band may leave [0, 1], an accuracy cannot.
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(max(0.0, bottom), min(1.0, top))
+    if measure == "deviation":
+        worst = part.groupby("method", sort=False)["value"].max()
+        exact = map(style.name, worst.index[worst < EXACT])
+        notes.append(f"zero: {', '.join(exact)}" if (worst < EXACT).any() else "")
+        # Of rounding alone nothing is to be seen.
+        ax.set_ylim(-0.02 * worst.max(), max(1.1 * worst.max(), 1e-3))
+    style.footer(figure, "; ".join(filter(None, notes)))
     return figure
+
+
+def _mark_start(ax: Axes, part: pd.DataFrame) -> str:
+    """Marks the value before training, where the frame has round 0 and something after it."""
+    first = part[part["round"] == 0]["value"]
+    if first.empty or part["round"].max() == 0:
+        return ""
+    ax.axhline(first.mean(), color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
+    return "dotted: before training"
+
+
+def _mark_collapsed(ax: Axes, part: pd.DataFrame, measure: str) -> str:
+    """Marks the last value of each run that collapsed by a cross; says how many there are.
+
+    See `fl.measures.find_collapsed`.
+    """
+    runs = part.groupby(["method", "seed"], sort=False, dropna=False)
+    # By place, not by name: a missing seed is found under no name.
+    ends = run_ends(part, measure).assign(last=runs["round"].max().to_numpy()).reset_index()
+    collapsed = ends[ends["collapsed"]]
+    for slug, at, value in collapsed[["method", "last", "after"]].itertuples(index=False):
+        colour = style.darken(style.look(slug).colour)
+        ax.plot([at], [value], "x", ms=6, mew=1.6, color=colour, clip_on=False)
+    return f"×: runs that collapsed, {len(collapsed)}" if len(collapsed) else ""
 
 
 def deviation(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
@@ -147,113 +108,29 @@ def deviation(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     return curves(frame, "deviation", ax)
 
 
-def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Computes the energy of each noise term in a round: columns method, seed, term, value.
+def bytes_so_far(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds rows of the measure "bytes": what all clients sent and received up to a round.
 
-    It is summed over layers; the mean over the rounds with noise.
-    """
-    energies = []
-    for term in TERMS:
-        part = tidy.select_measure(frame, term, layers=True)
-        # Before the first round nothing is noised.
-        part = part[part["round"] > 0] if (part["round"] > 0).any() else part
-        total = part.groupby(["method", "seed", "round"], sort=False)["value"].sum()
-        mean = total.groupby(["method", "seed"], sort=False).mean().reset_index()
-        energies.append(mean.assign(term=term))
-    return pd.concat(energies, ignore_index=True)
-
-
-@style.paper()
-def noise(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
-    """Draws the energy that noise adds to the product in a round, the mean over the rounds.
-
-    It is that of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, on a log axis, with geometric
-    means over seeds.
-
-    Args: frame: tidy. ax: see `curves`.
-    Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer, or
-        nothing was noised.
-    Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero).
-    Source: arXiv:2403.12313, the second discordance.
-    """
-    added = mean_noise_energies(frame)
-    slugs = tidy.slugs_in_order(added)
-    # A logarithmic axis has no place for a term that is zero.
-    some = added[added["value"] > 0]
-    check(len(some) > 0, "frame", "no noise", "a run with noise")
-    logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
-    shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
-    shown["term"] = shown["term"].map({term: text for term, (text, _) in TERMS.items()})
-    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs), ax=ax)
-    ax.set(xscale="log", xlabel="added in a round, measured (squared Frobenius norm)")
-    draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
-    ax.set_title("What the noise adds to B·A")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
-    count = tidy.count_measurements(some, ["method", "term"])
-    style.footer(figure, f"geometric mean of {count}; no mark: the term is zero")
-    return figure
-
-
-def traffic_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Averages over seeds: columns method, round, bytes (so far), mean (of the score), low, high.
-
-    Bytes are those sent and received by all clients.
+    A run in which a round was not measured gets none: its sum is unknown.
     """
     tidy.check_columns(frame, *COLUMNS)
-    frame = frame.fillna({"seed": -1})  # pandas would drop the runs without one
-    sent = tidy.cumulative_sum(frame, ("bytes_up", "bytes_down")).rename(columns={"value": "bytes"})
-    # Only rounds with both: a score belongs to the bytes of its own run so far.
-    scores = tidy.select_measure(frame, headline_measure(frame))
-    joined = scores.merge(sent, on=["method", "seed", "round"])
-    bytes_so_far = joined.groupby(["method", "round"], sort=False)["bytes"].mean().reset_index()
-    return tidy.means(joined, ["method", "round"]).merge(bytes_so_far, on=["method", "round"])
-
-
-def _traffic_panel(ax: Axes, table: pd.DataFrame, measure: str) -> None:
-    """Draws the score against bytes so far, one line a method."""
-    labels = draw_lines(ax, table, "bytes", "method")
-    ax.xaxis.set_major_formatter(EngFormatter("B"))
-    _, unit = AXES.get(measure, (measure, measure))
-    ax.set(xlabel="sent and received so far, all clients", ylabel=unit)
-    ax.set_xlim(left=0)
-    if measure == "accuracy":
-        _keep_in_unit(ax)
-    style.label_ends(ax, labels)
-
-
-@style.paper()
-def traffic(
-    frame: pd.DataFrame, title: str = "What accuracy costs in bytes", ax: Axes | None = None
-) -> Figure:
-    """Draws the test score against bytes so far: one line a method, mean over seeds, 95 % band.
-
-    Args: frame: tidy, of one or more methods. title: the finding. ax: see `curves`.
-    Raises: ``ValueError`` when the frame lacks a score or bytes, or no run has the bytes of all its
-        rounds.
-    """
-    table = traffic_table(frame)
-    check(len(table) > 0, "measure", "bytes", "bytes of every round of at least one method")
-    figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
-    score = headline_measure(frame)
-    scores = tidy.select_measure(frame, score)
-    _traffic_panel(ax, table, score)
-    ax.set_title(title)
-    style.footer(
-        figure,
-        _caption(frame, scores, missing=tidy.unmeasured_methods(frame, table)),
-    )
-    return figure
+    part = frame[(frame["layer"] == "all") & frame["measure"].isin(["bytes_up", "bytes_down"])]
+    place = [name for name in COLUMNS if name not in ("measure", "value")]
+    sent = part.groupby(place, sort=False, dropna=False)["value"].sum(min_count=2)
+    run = [name for name in place if name != "round"]
+    total = sent.groupby(run, sort=False, dropna=False).cumsum(skipna=False)
+    return pd.concat([frame, total.reset_index().assign(measure="bytes")])
 
 
 @style.paper()
 def overview(frame: pd.DataFrame) -> Picture:
-    """Draws score, aggregation deviation and ε over rounds, and the score against bytes.
+    """Draws score, aggregation deviation, ε and bytes so far over the rounds.
 
     What was not measured has no panel.
 
     Raises: ``ValueError`` when the frame, tidy and of one task, lacks a measure, or has no score.
     """
-    spent = traffic_table(frame)  # refuses what is no tidy frame
+    frame = bytes_so_far(frame)
     score = headline_measure(frame)
     titles = {
         score: "How well it learns",
@@ -261,19 +138,16 @@ def overview(frame: pd.DataFrame) -> Picture:
         "epsilon": "What privacy it spends",
         "bytes": "What it sends and receives",
     }
-    scores = tidy.select_measure(frame, score)
-    parts = {name: tidy.select_measure(frame, name, required=False) for name in [*titles][:3]}
-    parts["bytes"] = spent
-    measured = [name for name, part in parts.items() if len(part)]
+    measured = [name for name in titles if len(tidy.select_measure(frame, name))]
     columns = 2 if len(measured) == 4 else len(measured)
     rows = len(measured) // columns
     figure, axes = style.subplots(10.4, 3.6 * rows, rows, columns)
-    collapsed = 0
-    for ax, name in zip(axes, measured, strict=True):
+    for number, (ax, name) in enumerate(zip(axes, measured, strict=True), 1):
+        curves(frame, name, ax)
+        ax.set_title(f"{number}  {titles[name]}")
         if name == "bytes":
-            _traffic_panel(ax, parts[name], score)
-        else:
-            collapsed += _rounds_panel(ax, parts[name], name)
-        ax.set_title(f"{1 + axes.index(ax)}  {titles[name]}")
-    style.footer(figure, _caption(frame, scores, collapsed))
+            ax.yaxis.set_major_formatter(EngFormatter("B"))
+    said = tidy.describe_means(tidy.select_measure(frame, score), ["method", "round"])
+    said += "; dotted: before training, ×: a run that collapsed" + tidy.describe_privacy(frame)
+    style.footer(figure, said)
     return figure

@@ -313,6 +313,3 @@ def test_every_sweep_that_was_run_is_drawn(name, values, scores, ticks):
     ax = fl.plots.lines(frame, x=name).axes[0]
     shown = [label.get_text() for label in ax.get_xticklabels()]
     assert ticks is None or shown == ticks
-    if ticks:
-        with refused(f"^suggested={{'m': 1}}: expected None where {name} is not a number"):
-            fl.plots.lines(frame, x=name, suggested={"m": 1})

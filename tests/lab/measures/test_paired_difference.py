@@ -92,7 +92,7 @@ def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown(capsys):
     line = frame.attrs["privacy"]
     assert line.startswith("not at one epsilon") and line in capsys.readouterr().out
     assert judge(frame)["lines"].count(line) == 1
-    for picture in (fl.plots.overview(frame), fl.plots.traffic(frame), fl.plots.lines(frame, "lr")):
+    for picture in (fl.plots.overview(frame), fl.plots.lines(frame, "lr")):
         assert "the methods spent unequal ε" in picture.get_supxlabel()
 
 

@@ -99,6 +99,7 @@ def draw_means(
     statistics: Mapping[str, Any],
     alpha: float,
     marked: bool = True,
+    joined: bool = True,
     **options: Any,
 ) -> None:
     """Draws means with their intervals, each group in its look.
@@ -108,7 +109,7 @@ def draw_means(
         by, looks: column of the groups, and the look of each of its words.
         statistics, options: see ``seaborn.lineplot``.
         alpha: of the intervals, which are pale, so that dots and means stand out on them.
-        marked: whether means have markers.
+        marked, joined: whether means have markers, and whether lines join them.
     """
     import seaborn as sns  # slow to import
 
@@ -119,7 +120,8 @@ def draw_means(
         hue_order=[*looks],
         style_order=[*looks],
         palette={word: look.colour for word, look in looks.items()},
-        dashes={word: look.dashes or "" for word, look in looks.items()},
+        dashes={word: look.dashes or "" for word, look in looks.items()} if joined else False,
+        linestyle="solid" if joined else "none",
         markers={word: look.marker for word, look in looks.items()} if marked else False,
         markeredgecolor=style.CARD,
         solid_capstyle="butt",  # or bars would look longer than their intervals
@@ -213,7 +215,7 @@ def intervals(
     for ax, part in zip(axes, panels.values(), strict=True):
         place = {"x": "value", "y": "place", "legend": "full" if hue and ax is axes[-1] else False}
         bar = {"elinewidth": 4 if hue else 7}
-        line = {"orient": "y", "linestyle": "none", "markersize": 6.5, "zorder": 3}
+        line = {"orient": "y", "joined": False, "markersize": 6.5, "zorder": 3}
         draw_means(
             ax,
             part,

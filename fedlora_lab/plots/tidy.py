@@ -81,7 +81,7 @@ def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "b
     if count.startswith("1 ") and " to " not in count:
         return f"{count}, no {band}"
     said = f"mean of {count}, {band}: 95 % interval of the mean (Student's t)"
-    return f"{said}; of one, none" if count.startswith("1 ") else said
+    return f"{said}; no {band}: one" if count.startswith("1 ") else said
 
 
 def describe_privacy(frame: pd.DataFrame) -> str:

@@ -51,6 +51,9 @@ def test_marks_of_a_hue_stand_beside_one_another(frame):
     assert [text.get_text() for text in ax.get_legend().texts] == ["1", "8"]
     heights = [[path[0, 1] for path in bar.get_segments()] for bar in ax.collections]
     assert heights == [[-0.25, 0.75, 1.75], [0.25, 1.25, 2.25]]
+    # Fault: rows joined by a line, and bars longer than their intervals.
+    assert {line.get_linestyle() for line in ax.lines} == {"None"}
+    assert {bar.get_capstyle() for bar in ax.collections} == {"butt"}
 
 
 def test_a_mean_of_one_seed_has_no_interval(frame):

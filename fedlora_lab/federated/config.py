@@ -513,9 +513,7 @@ def prepare_run(
     chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
     keys = _start(config, adapted)
-    check_batch_independence(
-        task, adapted, matmul_precision, config.method, config.plan, rows, keys
-    )
+    check_batch_independence(task, adapted, matmul_precision, config.method, rows, keys)
     # Made while there is memory for it.
     made_up = None if config.privacy is None else longest_probe(task, adapted)
     return Prepared(config, adapted, data, persons, matmul_precision, chunk, made_up=made_up)

@@ -13,9 +13,9 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.config import ClientIds, Config, Prepared, RoundKeys
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.lora.independence import repeat_probe
 from fedlora_lab.lora.per_example import (
     NotPerExample,
+    gradients_at,
     loss_differences,
     per_example_gradients,
     split_batch,
@@ -190,18 +190,19 @@ def gradients_or_nan(
         return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
 
 
-def check_machine(prepared: Prepared, moving: Keys) -> None:
+def check_machine(prepared: Prepared) -> None:
     """Raises `MachineFailure` unless an example that passed before the run passes now.
 
     The pass hangs on no client's example and on no trained tensor: whether the run stops here tells
     nothing of them.
 
-    Args: prepared: of the run. moving: the tensors that are differentiated.
+    Args: prepared: of the run.
     """
     config = prepared.config
     try:
         with matmuls(prepared.matmul_precision):
-            repeat_probe(config.task, prepared.adapted, config.method, moving, prepared.probe)
+            start = prepared.adapted.initial
+            gradients_at(config.task, prepared.adapted, start, tuple(start), prepared.probe)
     except Exception as error:  # whatever a library raises in place of a MemoryError
         # The words of an error may hold a value, here of a test example.
         words = f": {error_text(error, 160)}" if config.task.public_test else ""
@@ -243,10 +244,7 @@ def gradient_rows(
                 return per_example_gradients(*model, tuple(sums), *data, *rules)
             return loss_differences(*model, basis, measured.step, *data, *rules)
 
-    moving = tuple(sums)
-    if basis is not None:
-        moving = tuple(key for key in clients.params if key.kind.trained)
-    guard = partial(check_machine, prepared, moving)
+    guard = partial(check_machine, prepared)
     if config.by_person:
         yield from _person_rows(prepared, gradients, examples, sums, guard)
         return

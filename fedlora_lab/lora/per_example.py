@@ -17,7 +17,7 @@ from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.directions import ALONG, Basis
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
+from fedlora_lab.methods.state import Keys, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import over_all
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, Inputs, Task, forward, mask_of, move_to_model, take
@@ -183,33 +183,6 @@ def _losses(
     loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
     _check_per_example("loss", loss, count)
     return loss
-
-
-def depends_on(
-    task: Task,
-    adapted: AdaptedModel,
-    params: Tensors,
-    moving: Keys,
-    examples: Examples,
-) -> set[ParamKey]:
-    """The moving tensors that the losses are a differentiable function of.
-
-    A gradient of zero counts as one: it may be another number for other examples.
-
-    Args:
-        task, adapted, moving: see `per_example_gradients`.
-        params: key -> (n, ...), one of each tensor for each example.
-        examples: n of them.
-    """
-    owner = torch.arange(len(examples[1]), device=adapted.device)
-    leaves = _set_leaves(adapted, params, moving, owner)
-    with torch.enable_grad():
-        loss = _losses(task, adapted, examples, len(owner))
-        if not loss.requires_grad:
-            return set()
-        gradients = torch.autograd.grad(loss.sum(), [*leaves.values()], allow_unused=True)
-    pairs = zip(leaves, gradients, strict=True)
-    return {key for key, gradient in pairs if gradient is not None}
 
 
 def gradients_at(

@@ -1,5 +1,7 @@
 """Texts of different lengths, one after the other, without their padding."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -40,6 +42,11 @@ class Ragged:
         return cls(tensor[inside], lengths, padding)
 
     @classmethod
+    def of_rows(cls, rows: Sequence[Tensor], padding: int) -> "Ragged":
+        """Puts rows of any lengths below one another."""
+        return cls(torch.cat([*rows]), torch.tensor([len(row) for row in rows]), padding)
+
+    @classmethod
     def joined(cls, columns: "list[Ragged]") -> "Ragged":
         """Puts the rows of several columns below one another."""
         values = torch.cat([column.values for column in columns])
@@ -59,6 +66,10 @@ class Ragged:
         starts = (self.lengths.cumsum(0) - self.lengths)[places]
         before = lengths.cumsum(0) - lengths
         return torch.arange(int(lengths.sum())) + (starts - before).repeat_interleave(lengths)
+
+    def is_floating_point(self) -> bool:
+        """Whether the rows have floating-point numbers."""
+        return self.values.is_floating_point()
 
     @property
     def dtype(self) -> torch.dtype:

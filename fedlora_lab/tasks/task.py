@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, refuse
-from fedlora_lab.tasks.metrics import IGNORED, Metric, Metrics, cross_entropy, select_metrics
+from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
     Head,
     check_batch_norm,
@@ -101,24 +101,6 @@ def concatenate(pairs: Sequence[Examples]) -> Examples:
 
 def _joined(columns: list[Any]) -> Any:
     return Ragged.joined(columns) if isinstance(columns[0], Ragged) else torch.cat(columns)
-
-
-def dense(column: Any, width: int) -> Tensor:
-    """A column as a tensor; of texts padded to a width."""
-    return column.padded(width) if isinstance(column, Ragged) else column
-
-
-def ragged(examples: Examples) -> Examples:
-    """Texts, (n, tokens) with an attention mask, without the padding on their right."""
-    x, y = examples
-    mask = x["attention_mask"]
-    lengths = (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp(min=1)
-
-    def cut(column: Tensor, padding: int) -> Any:
-        is_text = column.shape == mask.shape
-        return Ragged.of_padded(column, lengths, padding) if is_text else column
-
-    return {name: cut(column, 0) for name, column in x.items()}, cut(y, IGNORED)
 
 
 def mask_of(x: Inputs) -> "Any":
@@ -321,12 +303,6 @@ class Task:
         if self.validation is not None:
             named["validation"] = self.validation
         return named
-
-    @cached_property
-    def longest_text(self) -> int:
-        """The number of tokens of the longest text; 0 where there are none."""
-        columns = (x for part in self.parts.values() for x in named_tensors(part).values())
-        return max((x.shape[1] for x in columns if isinstance(x, Ragged)), default=0)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:

@@ -37,7 +37,8 @@ from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
 from fedlora_lab.methods.state import KINDS, TensorKind
 from fedlora_lab.tasks.metrics import squared_error
-from fedlora_lab.tasks.task import HeldOut, Layers, Task, ragged, take
+from fedlora_lab.tasks.ragged import Ragged
+from fedlora_lab.tasks.task import HeldOut, Layers, Task, take
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings(toy_hubs.NO_PAD)]
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
@@ -97,22 +98,15 @@ def test_a_penalty_that_is_not_each_example_s_own_is_refused(penalty, words):
     refuse_run(words, task, leash(penalty))
 
 
-@pytest.mark.parametrize(("slug", "moving"), [("rolora", "AB"), ("fedask", "B"), ("as-lora", "AB")])
-def test_a_penalty_is_asked_about_what_moves(slug, moving):
-    """One that mixes a single factor only, at the steps that move it, with or without a core."""
-    asked = []
-
-    def sound(rows, start):
-        asked.append(frozenset(key.name for key in rows))
-        return gaps(rows, start)
+@pytest.mark.parametrize("slug", ["rolora", "fedask", "as-lora"])
+def test_a_penalty_that_mixes_a_single_factor_is_refused(slug):
+    """Whatever moves in the first round, with or without a core."""
 
     def mixing(rows, start):
         only = {key: x for key, x in rows.items() if key.name == "B"}
         return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
 
     row = fl.methods.get(slug)
-    fl.run(tokens(), row.replace(name="leash", penalty=sound), None, PLAN)
-    assert set(asked) == {frozenset(side) for side in moving}
     refuse_run(PENALTY, tokens(), row.replace(name="mixing", penalty=mixing), None)
 
 
@@ -326,9 +320,6 @@ def test_a_model_without_gradients_is_refused():
     model = seeded(lambda: Changed(lambda out: out * float("nan")))
     task = replace(tokens(), model=model)
     refuse_run(r"^model='Changed': expected finite gradients of the test examples", task)
-    # As RWKV's attention does it.
-    task = replace(tokens(), model=seeded(lambda: Changed(lambda out: out.exp().mul_(2))))
-    refuse_run(r"^model='Changed': expected no operation in place", task)
 
 
 class Remembers(Tokens):
@@ -404,17 +395,19 @@ class Tables(nn.Module):
         return (hidden * seen).sum(1) / seen.sum(1)
 
 
-def padded(lengths):
-    """Texts of these lengths in a width of 12, and two classes that take turns."""
-    mask = (torch.arange(12) < torch.tensor(lengths)[:, None]).long()
-    ids = torch.arange(mask.numel()).view_as(mask) * 7 % 19 + 1
-    return {"input_ids": ids * mask, "attention_mask": mask}, torch.arange(len(lengths)) % 2
+def texts(lengths):
+    """Texts of these lengths, and two classes that take turns."""
+    sizes = torch.tensor(lengths)
+    ids = torch.arange(12 * len(sizes)).view(-1, 12) * 7 % 19 + 1
+    columns = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    x = {name: Ragged.of_padded(column, sizes, 0) for name, column in columns.items()}
+    return x, torch.arange(len(sizes)) % 2
 
 
 def texts_task(public, **options):
     model = seeded(lambda: Tables(**options))
-    clients = [ragged(padded([4, 12, 5, 3, 9]))]
-    return Task("texts", model, Layers(("map",)), clients, HeldOut(ragged(padded(public))))
+    clients = [texts([4, 12, 5, 3, 9])]
+    return Task("texts", model, Layers(("map",)), clients, HeldOut(texts(public)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import toy_hubs
 import transformers
 from calls import Options, refused
 from torch import Tensor, nn
-from toy_tasks import private, seeded, with_private_test
+from toy_tasks import private, seeded
 
 import fedlora_lab as fl
 
@@ -45,43 +45,6 @@ def task_of(model, **options):
 
 def train(task, **options):
     return list(fl.run(task, "rolora", private("example"), STEP, seed=0, **options))
-
-
-def no_gradient(layer, x):
-    with torch.no_grad():
-        return layer(x)
-
-
-def cut_off(layer, x):
-    return layer(x).detach()
-
-
-CANNOT_LEARN = {
-    "its weight is multiplied": lambda a, x: F.linear(x, a.weight, a.bias),
-    "an einsum": lambda a, x: torch.einsum("ni,oi->no", x, a.weight),
-    "its output is detached": cut_off,
-    "it is called without gradients": no_gradient,
-    "nobody calls it": lambda a, x: x,
-}
-
-
-@pytest.mark.parametrize("first", CANNOT_LEARN.values(), ids=CANNOT_LEARN)
-def test_an_adapter_that_cannot_learn_is_told_by_name(first):
-    """Its noise was released, and nothing was said; other layers did learn."""
-    with pytest.warns(match="^targets: no loss of a test example depends on a;"):
-        train(task_of(Two(first)))
-
-
-@pytest.mark.parametrize("first", [lambda a, x: a(x), lambda a, x: 0 * a(x)])
-def test_an_adapter_whose_gradient_may_be_zero_is_not_refused(first):
-    """Such as that of a query where the test texts have one token."""
-    assert len(train(task_of(Two(first)))) == 2
-
-
-def test_of_private_test_examples_it_is_not_told_which_layer_they_call(recwarn):
-    """Of experts some may be called for no test example."""
-    train(with_private_test(task_of(Two(lambda a, x: x))))
-    assert not recwarn.list
 
 
 class SequenceFirst(nn.Module):

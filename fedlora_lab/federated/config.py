@@ -37,7 +37,6 @@ from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
     ClipSum,
-    Privatizer,
     uncertified_reason,
 )
 from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of, take
@@ -442,7 +441,7 @@ class Prepared:
         return take(x, torch.tensor([0])), y[:1]
 
     @cached_property
-    def privatizer(self) -> Privatizer:
+    def privatizer(self) -> ClipAndNoise:
         """Clips and noises what is released: steps or, in the client unit, whole updates."""
         privacy = self.config.privacy
         norm = math.inf if privacy is None else privacy.clip_norm
@@ -453,7 +452,7 @@ class Prepared:
         """Why no epsilon covers the releases of this run: of its mechanism, or the method's rules.
 
         Guarantees: a mechanism that does not say what it spends is covered by no epsilon
-            (test_checkpoint.py::test_a_mechanism_finds_its_state_again).
+            (test_attack_clip.py::test_a_mechanism_of_another_class_is_certified_by_nobody).
         """
         reasons = (self.privatizer.uncertified, self.config.uncertified)
         return "; ".join(reason for reason in reasons if reason) or None
@@ -464,7 +463,7 @@ class Prepared:
         return self.config.privacy is not None and self.uncertified is None
 
     @cached_property
-    def step_privatizer(self) -> Privatizer:
+    def step_privatizer(self) -> ClipAndNoise:
         """Sums local steps; where they are not released, finite rows stay as they are."""
         if self.config.releases_steps:
             return self.privatizer

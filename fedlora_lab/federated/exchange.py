@@ -41,7 +41,7 @@ from fedlora_lab.methods.state import (
     shape_at_rank,
 )
 from fedlora_lab.privacy.ledger import per_client
-from fedlora_lab.privacy.privatizer import ClipCounts, PrivatizerState
+from fedlora_lab.privacy.privatizer import ClipCounts
 
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
@@ -59,7 +59,6 @@ class Received:
         noise: key -> (...), the noise in the weighted mean.
         broadcast: what these clients received: (rows, ...) where they have unequal ranks.
         clip_counts: what the clip of the uploads did.
-        privatizer_state: of the release of their sum; ``None``: no sum was released.
     """
 
     uploads: Tensors
@@ -67,7 +66,6 @@ class Received:
     noise: Tensors
     broadcast: ServerState
     clip_counts: ClipCounts = field(default_factory=ClipCounts)
-    privatizer_state: PrivatizerState | None = None
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -117,9 +115,7 @@ def begin_clients(
     config = prepared.config
     start = prepared.adapted.on_device(tensors_received(config, ids, sent))
     params = start | prepared.adapted.on_device(personal)
-    shapes = {key: x.shape[1:] for key, x in params.items()}
-    state = prepared.step_privatizer.init(shapes, len(ids))
-    return ClientBatch(ids, params, start, privatizer_state=state)
+    return ClientBatch(ids, params, start)
 
 
 # ---- up
@@ -158,7 +154,6 @@ def release_round(
     arrived: Int[Tensor, " n"],
     keys: Keys,
     sent: ServerState,
-    state: PrivatizerState | None = None,
     alone: bool = False,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
@@ -169,7 +164,6 @@ def release_round(
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
-        state: of the privatizer, where a sum is released; ``None``: before its first release.
         alone: a client releases its own upload, and whoever adds it up counts how many there are.
     """
     config = prepared.config
@@ -182,7 +176,7 @@ def release_round(
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
     if not config.releases_steps:
-        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
+        return _release_updates(prepared, ClientBatch(ids, rows, start), sent)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key][arrived] for key in keys}
     weights = config.weights[list(ids)]
@@ -190,9 +184,7 @@ def release_round(
 
 
 @matmuls("float32")  # as a local step
-def _release_updates(
-    prepared: Prepared, clients: ClientBatch, sent: ServerState, state: PrivatizerState | None
-) -> Received:
+def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
     Args: see `release_round`; clients: those whose upload arrived, with what they send.
@@ -229,15 +221,11 @@ def _release_updates(
         # since `make_config` refuses steps that leave it.
         change = basis.along(change)
         zeros = basis.zeros(len(weights))
-    # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
-    if state is None or not config.releases_sum:
-        state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, len(weights))
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.privatizer.update(
         rows=[(change, owner)],
         zeros=zeros,
         std=std,
-        state=state,
         streams=config.streams,
         where=where,
         metric=maps,
@@ -251,7 +239,6 @@ def _release_updates(
         noise=_mean(noise, weights),
         broadcast=_row_by_row(sent, reference),
         clip_counts=release.counts,
-        privatizer_state=release.state if config.releases_sum else None,
     )
 
 

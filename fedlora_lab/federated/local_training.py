@@ -35,7 +35,6 @@ from fedlora_lab.privacy.privatizer import (
     ClipCounts,
     Metric,
     OwnedRows,
-    PrivatizerState,
     in_noise_units,
 )
 from fedlora_lab.tasks.task import Inputs, concatenate, take
@@ -53,7 +52,6 @@ class ClientBatch:
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
         clip_counts: what the clip did in all steps so far.
-        privatizer_state: of the releases of their steps.
     """
 
     ids: ClientIds
@@ -63,7 +61,6 @@ class ClientBatch:
     optimizer: OptimizerState = field(default_factory=dict)
     noise_optimizer: OptimizerState = field(default_factory=dict)
     clip_counts: ClipCounts = field(default_factory=ClipCounts)
-    privatizer_state: PrivatizerState = field(default_factory=dict)
 
 
 # ---- the batch of a step
@@ -441,13 +438,11 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         rows=gradient_rows(prepared, clients, zeros, drawn, basis),
         zeros=zeros,
         std=[config.step_noise[k] for k in clients.ids],
-        state=clients.privatizer_state,
         streams=config.streams,
         where=[(t, k, s) for k in clients.ids],
         metric=maps,
     )
     clients.clip_counts = clients.clip_counts + release.counts
-    clients.privatizer_state = release.state
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = config.expected_batch[list(clients.ids)]

@@ -460,9 +460,7 @@ class Run:
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
-        received = exchange.release_round(
-            self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer_state
-        )
+        received = exchange.release_round(self.prepared, everyone, arrived, keys.uploaded, sent)
         return self.finish_round(opened, received, everyone, arrived)
 
     def begin_round(self) -> OpenRound:
@@ -540,8 +538,6 @@ class Run:
         # Before the state moves on: bytes down depend on what each client last received.
         traffic = self._traffic.count(state, opened.ids, senders, opened.keys.uploaded)
         aggregated = after = before
-        if received.privatizer_state is not None:
-            state.privatizer_state = received.privatizer_state
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(self.config.method.aggregate, before, received)

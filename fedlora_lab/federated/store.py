@@ -33,7 +33,6 @@ from fedlora_lab.federated.config import Config
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.privatizer import PrivatizerState
 
 FORMAT = 11
 """Of the files; those of another version are refused."""
@@ -53,7 +52,6 @@ class RunState:
         changed: for each round done, the server's tensors that it changed, and the rank of the
             change (0: the tensor is new as a whole).
         optimizer: what the server's optimiser remembers.
-        privatizer_state: of the releases of the sums of updates; ``None``: none yet.
     """
 
     server: ServerState
@@ -61,7 +59,6 @@ class RunState:
     seen: list[int]
     changed: list[dict[ParamKey, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
-    privatizer_state: PrivatizerState | None = None
 
 
 # ---- the folder
@@ -145,12 +142,10 @@ def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         "round": round,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
-        "has_released": state.privatizer_state is not None,
         # Each part may be whole and of another run, or of the same round before a restart.
         "released": hashlib.sha256(released).hexdigest(),
     }
-    # What a mechanism remembers may be noise that nobody may subtract.
-    private = {"personal": state.personal, "privatizer": state.privatizer_state or {}}
+    private = {"personal": state.personal}
     # The released part last: without it the round is not there, whatever a kill has left.
     write_sealed(_place(private_folder(folder), round), _to_bytes(private, about_private))
     write_sealed(_place(folder, round), released)
@@ -203,14 +198,12 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
     for group in groups.keys() - {"server"}:
         for key, x in groups[group].items():
             moments.setdefault(key, {})[group.removeprefix("optimizer ")] = x
-    remembered = private_groups.get("privatizer", {})
     state = RunState(
         server=ServerState(groups["server"], round),
         personal=private_groups.get("personal", {}),
         seen=about_private["seen"],
         changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
         optimizer=moments,
-        privatizer_state=remembered if about_private["has_released"] else None,
     )
     return state, about["settings"]
 

@@ -1,14 +1,13 @@
 """Clip and noise: the only functions between private values and released ones.
 
-A mechanism is a pair of functions, ``init`` and ``update``, as an optimiser is: see `Privatizer`.
-A release stands in the ledger before ``update`` computes it.
+A release stands in the ledger before `ClipAndNoise.update` computes it.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,6 @@ Metric = Mapping[ParamKey, Preconditioner]
 Maps common to all owners are (1, r, r), others (owners, r, r)."""
 OwnedRows = Iterable[tuple[Tensors, Int[Tensor, " n"]]]
 """Rows to clip in chunks, key -> (n, ...), with the position of each row's owner."""
-PrivatizerState = Tensors
 
 
 class ClipCounts(NamedTuple):
@@ -75,47 +73,11 @@ class Release(NamedTuple):
         value: the clipped sum with its noise.
         noise: the noise in ``value`` alone, for measures in a laboratory.
         counts: of the clip.
-        state: of the privatizer, for the next release.
     """
 
     value: TensorDict
     noise: TensorDict
     counts: ClipCounts
-    state: PrivatizerState
-
-
-class Privatizer(Protocol):
-    """Makes releases of private rows.
-
-    The loop carries the state. That of a client's steps lasts for one round. That of the sum of the
-    clients' updates lasts from round to round, and lies in the checkpoint. An update that a client
-    releases alone starts from ``init``.
-    """
-
-    @property
-    def uncertified(self) -> str | None:
-        """Why the ledger's epsilon does not cover these releases; ``None`` where it does."""
-        ...
-
-    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
-        """Makes the state before the first release.
-
-        Args: shapes: of each tensor that may be released, of one owner; owners: how many.
-        """
-        ...
-
-    def update(
-        self,
-        rows: OwnedRows,
-        zeros: Tensors,
-        std: Sequence[float],
-        state: PrivatizerState,
-        streams: Streams,
-        where: Sequence[tuple[int, ...]],
-        metric: Metric,
-    ) -> Release:
-        """Makes one release of every owner, see `ClipAndNoise.update`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -143,16 +105,11 @@ class ClipAndNoise:
         name = getattr(self.clip, "__name__", type(self.clip).__name__)
         return f"an injected bug: {name.strip('_').replace('_', ' ')}"
 
-    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
-        """Nothing is kept from release to release: their noise is independent."""
-        return {}
-
     def update(
         self,
         rows: OwnedRows,
         zeros: Tensors,
         std: Sequence[float],
-        state: PrivatizerState,
         streams: Streams,
         where: Sequence[tuple[int, ...]],
         metric: Metric,
@@ -164,7 +121,6 @@ class ClipAndNoise:
             zeros: key -> (owners, ...), to which the clipped rows are added.
             std: of the noise, sigma C: one for each owner, or several for a single owner, whose
                 noise is then the sum of independent shares.
-            state: of the release before.
             streams, where: of the run, and the indices of the stream of each noise in ``std``.
             metric: the coordinates in which rows are clipped and noised.
 
@@ -195,7 +151,7 @@ class ClipAndNoise:
         # A long sum is rounded behind its noise: before it, rounding would add to the sensitivity.
         value = {key: x.to(zeros[key].dtype) for key, x in value.items()}
         noise = {key: x.to(zeros[key].dtype) for key, x in noise.items()}
-        return Release(value, noise, counts, state)
+        return Release(value, noise, counts)
 
 
 def _precise_where_many(rows: OwnedRows) -> OwnedRows:

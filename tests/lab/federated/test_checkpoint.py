@@ -33,14 +33,12 @@ from fedlora_lab._utils.files import (
     write_atomically,
     write_sealed,
 )
-from fedlora_lab.federated import config, store
+from fedlora_lab.federated import store
 from fedlora_lab.federated.config import rule_identity
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.methods.aggregation import by_layer
 from fedlora_lab.methods.filters import identity
-from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.privatizer import ClipAndNoise
 
 LONG = PLAN.replace(rounds=3, participation=0.7, client_dropout=0.2, optimizer=fl.SGD(0.5))
 RUN = tokens(), "fedlora", private("example"), PLAN
@@ -50,35 +48,6 @@ def contents(folder):
     """All files below a folder, without its lock."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
-
-
-@pytest.mark.parametrize(
-    ("unit", "found"),
-    [
-        ("example", [0, 1, 0, 1, 0, 1]),  # a client's state lives from step to step of a round
-        ("client", [0, 1, 2]),  # the sum's from round to round, and through a checkpoint
-    ],
-)
-def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
-    """A mechanism whose state counts its releases, and which says nothing of what it spends."""
-    counts = []
-
-    class Counting(ClipAndNoise):
-        def init(self, shapes, owners):
-            return {key: torch.zeros(owners) for key in shapes}
-
-        def update(self, rows, zeros, std, state, *options, **named):
-            if any(std):  # in the client unit steps are no releases
-                counts.append(state[ParamKey("B", "map")][0].item())
-            more = {key: count + 1 for key, count in state.items()}
-            return super().update(rows, zeros, std, state, *options, **named)._replace(state=more)
-
-    monkeypatch.setattr(config, "ClipAndNoise", Counting)
-    run = regression(), "ffa-lora", private(unit, trust="secagg" if unit == "client" else "local")
-    for rounds, folder in ((2, {"checkpoint": tmp_path}), (3, {"resume": tmp_path})):
-        last = play(*run, PLAN.replace(rounds=rounds, local_steps=2), seed=None, **folder)[-1]
-    assert counts == found
-    assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
 
 
 @pytest.mark.parametrize("name", ["round-000003", "private/round-000003"])

@@ -23,6 +23,7 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated import config
 from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
 from fedlora_lab.methods.state import ParamKey
@@ -66,7 +67,7 @@ def test_one_row_of_many_moves_their_sum_by_at_most_c(chunk, filtered):
     parts = zip(table.split(chunk), owner.split(chunk), strict=True)
     zeros = {ONE: torch.zeros(2, 16, 1)}
     made = ClipAndNoise(1.0).update(
-        (({ONE: x}, who) for x, who in parts), zeros, [0.0] * 2, {}, Streams(0), [], maps
+        (({ONE: x}, who) for x, who in parts), zeros, [0.0] * 2, Streams(0), [], maps
     )
     value = made.value[ONE]
     exact = (rows.double() / rows.double().norm(dim=1, keepdim=True)).sum(0)
@@ -244,4 +245,15 @@ def test_a_release_without_a_noise_level_for_every_owner_is_refused(owners, std)
     rows = [({ONE: torch.ones(owners, 2, 7)}, torch.arange(owners))]
     where = [(0, k, 0) for k in range(len(std))]
     with refused(r"^std=.*: expected "):
-        ClipAndNoise(1.0).update(rows, zeros, std, {}, Streams(0), where, {})
+        ClipAndNoise(1.0).update(rows, zeros, std, Streams(0), where, {})
+
+
+def test_a_mechanism_of_another_class_is_certified_by_nobody(monkeypatch):
+    """It may release anything, and says nothing of what it spends."""
+
+    class Louder(ClipAndNoise):
+        pass
+
+    monkeypatch.setattr(config, "ClipAndNoise", Louder)
+    last = play(regression(), "ffa-lora", private("example"), PLAN)[-1]
+    assert last.epsilon == float("inf") and "Louder does not say" in str(book(last).uncertified)

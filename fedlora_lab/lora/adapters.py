@@ -104,9 +104,8 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
 class Adapter(nn.Module):
     """A frozen layer plus the low-rank map s B R A (no R without a core) and a residual s W.
 
-    A, B, R and R's gain have one value for all examples or, with a leading N, one for each. Further
-    kinds of tensors act on the output as their row of `KINDS` says; other attributes are the frozen
-    layer's.
+    A, B, R and R's gain have one value for all examples or, with a leading N, one for each. Other
+    attributes are the frozen layer's.
     """
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scaling: float) -> None:
@@ -116,13 +115,6 @@ class Adapter(nn.Module):
         self.A = a
         self.B = b
         for name in ("R", "W", "gain"):
-            setattr(self, name, ABSENT)
-        self.further = {
-            name: (kind.output, len(kind.shape(1, 1, 1)))
-            for name, kind in KINDS.items()
-            if kind.output is not None and kind.shape is not None
-        }
-        for name in self.further:
             setattr(self, name, ABSENT)
 
     def __getattr__(self, name: str) -> Any:
@@ -143,11 +135,6 @@ class Adapter(nn.Module):
         if self.R.numel():
             b = times_core(b, self.R, self.gain if self.gain.numel() else None)
         y = low_rank(y, x, self.A, b, self.scaling)
-        for name, (output, dims) in self.further.items():
-            value: Tensor = getattr(self, name)
-            if value.numel():
-                value = value if value.dim() > dims else value[None]
-                y = output(by_example(y, len(value)), value).reshape(y.shape)
         return y.to(frozen.dtype)
 
 
@@ -733,10 +720,6 @@ def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[
 
     Returns: the factors, and the adapter with their rank and the same scale.
     """
-    # What acts on the output of a layer, and not on its weight, cannot become a low-rank product.
-    for key in values:
-        expected = "A, B, R, W or head: a PEFT adapter has no place for another"
-        check(key.kind.output is None, "kind", key.name, expected)
     state = ServerState(values).without_core()
     a = state.named("A")
     b = state.named("B")

@@ -6,8 +6,8 @@ itself must be its own, since what others add to it without a gradient is in the
 parts of a task or method that see private values before the clip, and what keeps each to one
 example:
 
-- The model, ``Task.loss``, ``Method.penalty`` and what a kind of tensor does to an output
-  (`KINDS`): probed here; loss and penalty are (N,) at every step.
+- The model, ``Task.loss`` and ``Method.penalty``: probed here; loss and penalty are (N,) at every
+  step.
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
   client's maps must be those of its own matrix: probed here.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be

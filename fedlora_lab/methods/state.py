@@ -36,8 +36,6 @@ class TensorKind:
         rank_axes: the axes that are as long as the rank; such tensors go down by the method's
             broadcast rule, and are cut for clients of lower rank.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
-        output: ``(y, value) -> y``, what it does to its layer's output: y is (n, places, d_out),
-            value (n or 1, *shape). ``None``: `lora.adapters.Adapter` knows it.
     """
 
     trained: bool = False
@@ -48,7 +46,6 @@ class TensorKind:
     of_the_product: bool = False
     rank_axes: tuple[int, ...] = ()
     shape: Callable[[int, int, int], tuple[int, ...]] | None = None
-    output: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 _FACTOR = TensorKind(
@@ -69,8 +66,8 @@ KINDS: dict[str, TensorKind] = {
     # Which factor a layer moves: chosen by the server's rule, from released values.
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }
-"""Every kind of tensor, except what a server rule remembers for itself (`MEMORY`). A new kind is
-one more row here, and a method whose ``initial_factors`` makes it."""
+"""Every kind of tensor, except what a server rule remembers for itself (`MEMORY`). What a
+new kind does to its layer's output stands in `lora.adapters.Adapter`."""
 MEMORY = TensorKind(of_the_model=False)
 """What a server rule remembers: it never leaves the server."""
 

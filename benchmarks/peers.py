@@ -17,7 +17,8 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.config import Config, Prepared
+from fedlora_lab.federated.config import Config, Execution
+from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import BFloat16Linear
 from fedlora_lab.lora.per_example import split_batch
@@ -62,13 +63,11 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | Non
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
     adapted = adapters.adapt(small, lora, how.device, how.matmul_precision)
-    streams = Streams(seed)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
-    config = Config(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
-    prepared = Prepared(
-        config, adapted, small.clients, matmul_precision=how.matmul_precision, chunk=how.chunk
-    )
-    start = ServerState(adapters.initial_values(adapted, streams))
+    config = Config(small, fl.methods.FedLoRA, privacy, plan, lora, seed)
+    execution = Execution(matmul_precision=how.matmul_precision)
+    prepared = Prepared(config, adapted, small.clients, execution=execution, chunk=how.chunk)
+    start = ServerState(adapters.initial_values(adapted, config.streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     everyone = tuple(range(len(small.clients)))
     clients = local_training.ClientBatch(everyone, dict(received), received)

@@ -19,9 +19,9 @@ from .federated.records import (
     save_adapter as save_adapter,
     to_frame as to_frame,
 )
-from .federated.run import run as run, run_steps as run_steps
+from .federated.run import run as run
 from .methods.method import Cycle as Cycle, Method as Method
-from .methods.optimizers import SGD as SGD, Adam as Adam, AdamW as AdamW
+from .methods.optimizers import SGD as SGD, AdamW as AdamW
 from .methods.plan import Lora as Lora, Plan as Plan
 from .methods.source_code import show as show
 from .privacy.ledger import Ledger as Ledger

@@ -19,6 +19,7 @@ from fedlora_lab import tasks
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.federated.compare import Cell, run_cells
+from fedlora_lab.federated.config import Execution
 from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -163,7 +164,6 @@ def cells_of(row: Method, name: str, setting: Setting, seeds: Iterable[int] = SE
         for rate in setting.rates:
             privacy, its_plan = setting.scale(private, plan, rate)
             cell = Cell.from_name(row, task, privacy, its_plan, LORA, seed)
-            cell.config()
             cells.append(replace(cell, setting={"setting": name}))
     return cells
 
@@ -211,11 +211,11 @@ def run_protocol(
         except ValueError as error:
             found[name] = {"refused": error_text(error, 200)}
     bar = tqdm(disable=True) if bar is None else bar
-    bar.total = sum(cell.plan.rounds for cell in cells)
+    bar.total = sum(cell.config.plan.rounds for cell in cells)
     # Only the first and the last round are scored, and a call has one number of rounds.
-    for count in {cell.plan.rounds for cell in cells}:
-        some = [cell for cell in cells if cell.plan.rounds == count]
-        frame = run_cells(some, {"evaluate_every": count}, out, jobs, bar)
+    for count in {cell.config.plan.rounds for cell in cells}:
+        some = [cell for cell in cells if cell.config.plan.rounds == count]
+        frame = run_cells(some, Execution(evaluate_every=count), out, jobs, bar)
         for name in frame["setting"].unique():
             part = frame[frame["setting"] == name]
             found[name] = summarize(row, settings[name], part)

@@ -8,15 +8,15 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import torch
 import traitlets
-from joblib import parallel_config
+from joblib import Parallel, delayed
 
 from fedlora_course.widgets import background_worker as work
 from fedlora_course.widgets.dial import widget_module
@@ -30,6 +30,7 @@ from fedlora_course.widgets.run_config import (
 )
 from fedlora_course.widgets.run_row import Part, RunRow, label_parts
 from fedlora_lab import methods
+from fedlora_lab._utils.torch_state import torch_threads
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look, on_screen
@@ -38,7 +39,6 @@ from fedlora_lab.report import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.task import Task, forward, take
 
 if TYPE_CHECKING:
-    from fedlora_lab.federated.compare import Cell
     from fedlora_lab.federated.records import LocalStep, Round
     from fedlora_lab.methods.method import Method
 
@@ -239,8 +239,7 @@ class Workbench(anywidget.AnyWidget):
         return {"key": key, "values": ", ".join(map(text_of, values)), "seeds": 3}
 
     def run_sweep(self, key: str, values: str, seeds: int = 3) -> None:
-        """Compares several values of one knob by `fl.compare`, each with several seeds, two runs at
-        once.
+        """Compares several values of one knob, each with several seeds, two runs at once.
 
         A learning rate that follows is the one suggested for each value.
 
@@ -261,7 +260,7 @@ class Workbench(anywidget.AnyWidget):
         for config in configs.values():
             if self.follows and key in FOLLOWED:
                 config = config.with_rate(config.suggestion().lr)
-            config.spec()  # a mistake in the last value is told now
+            config.checked()  # a mistake in the last value is told now
             rows.append(self._new_row(config, chosen))
         for row in rows:
             row.sweep = rows[0].id
@@ -294,72 +293,35 @@ class Workbench(anywidget.AnyWidget):
         worker.start()
 
     def _train_rows(self, rows: Sequence[RunRow], worker: work.Worker) -> None:
-        """Trains rows, those on the same data in one comparison; an error ends its run alone."""
-        tasks: dict[int, list[RunRow]] = {}
-        for row in rows:
-            tasks.setdefault(id(row.config.task), []).append(row)
-        for group in tasks.values():
-            try:
-                self._train_on_one_task(group, worker)
-            except Exception as error:  # its other runs are done
-                for row in group:
-                    if not row.complete:
-                        row.error = row.error or work.one_line(error)
-                        row.state = "failed"
-        for row in rows:
-            if row.error and row in self.rows:
+        """Trains the runs of rows, two at once; an error ends its run alone."""
+        runs = [(row, seed) for row in rows for seed in row.seeds]
+        # In threads every round can be drawn, and a pause is within one step.
+        threads = Parallel(min(len(runs), AT_ONCE), backend="threading", batch_size=1)
+        threads(delayed(self._train_run)(row, seed, worker) for row, seed in runs)
+        failed = [row for row in rows if row.error]
+        for row in failed:
+            row.state = "failed"
+        for row in failed:
+            if row in self.rows:
                 raise ValueError(row.error)
 
-    def _train_on_one_task(self, rows: Sequence[RunRow], worker: work.Worker) -> None:
-        """Trains rows of several methods, each with its plan, or of one method's grid."""
-        from fedlora_lab.federated.compare import compare  # slow to import
+    def _train_run(self, row: RunRow, seed: int, worker: work.Worker) -> None:
+        """Trains one run of a row, and hands on what it yields."""
+        from fedlora_lab.federated.run import Run  # slow to import
 
-        first = rows[0].config
-        seeds = rows[0].seeds
-        chosen = {row.config.method.slug: row.config for row in rows}
-        settings = [row.config.settings() for row in rows]
-        varied = [x for x in settings[0] if len({str(values[x]) for values in settings}) > 1]
-        if len(chosen) > 1:
-            varied = []  # each method has a plan of its own
-        # What differs goes together, as a rate that was suggested for each epsilon does.
-        names = tuple(dict.fromkeys(["epsilon", *varied]))
-        points = [tuple(values[name] for name in names) for values in settings]
-        found = {}
-        for row, values in zip(rows, settings, strict=True):
-            setting = {name: values[name] for name in names if name in varied}
-            found[row.config.method.slug, str(setting)] = row
-
-        def watch(
-            run: "Cell", events: "Iterator[Round | LocalStep]"
-        ) -> "Iterator[Round | LocalStep]":
-            row = found[run.slug, str(dict(run.setting))]
-            try:
+        try:
+            config = replace(row.config, seed=seed).checked()
+            # An error here would else leave the run suspended.
+            with torch_threads(1), closing(Run.open(config).events()) as events:
                 for event in events:
-                    self._handle(row, run.seed or 0, event)
+                    self._handle(row, seed, event)
                     worker.gate()
                     if row not in self.rows:
                         raise LookupError("deleted")
-                    yield event
-            except Exception as error:
-                row.error = work.one_line(error)
-                raise
-            row.state = "finished" if row.complete else row.state
-
-        several = len(rows) * len(seeds) > 1
-        # In threads every round can be drawn, and a pause is within one step.
-        with parallel_config("threading") if several else nullcontext():
-            compare(
-                first.task,
-                [config.method for config in chosen.values()],
-                first.privacy,
-                {slug: config.plan for slug, config in chosen.items()},
-                seeds,
-                lora=first.lora,
-                grid={names: points if varied else points[:1]},
-                jobs=AT_ONCE if several else None,
-                progress=False,
-                watch=watch,
-            )
+        except Exception as error:
+            row.error = work.one_line(error)
+        if row.complete:
+            row.state = "finished"
 
     def pause(self) -> None:
         """Pauses after the local step under way."""

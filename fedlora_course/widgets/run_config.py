@@ -68,18 +68,12 @@ class RunConfig:
             return None
         return self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
 
-    def spec(self) -> "Config":
+    def checked(self) -> "Config":
         """The checked arguments of the run. Raises ``ValueError`` for one that could not begin."""
         from fedlora_lab.federated.make_config import make_config  # slow to import
 
         privacy = self.calibrated()
         return make_config(self.task, self.method, privacy, self.plan, self.lora, self.seed)
-
-    def settings(self) -> dict[str, Any]:
-        """What the grid of a comparison may vary: fields of plan, adapter and privacy, and ε."""
-        parts: tuple[Any, ...] = (self.plan, self.lora, self.privacy)
-        values = {one.name: getattr(part, one.name) for part in parts for one in fields(part)}
-        return {**values, "epsilon": self.epsilon}
 
     def suggestion(self) -> Suggestion:
         """Suggests a learning rate from public numbers: no run was looked at for it.
@@ -120,7 +114,7 @@ class RunConfig:
         from fedlora_lab.federated.exchange import bytes_of_round
         from fedlora_lab.federated.noise_forecast import forecast_of  # slow to import
 
-        spec = self.spec()
+        config = self.checked()
         privacy = self.calibrated()
         sigma = "no noise"
         rate = "–"
@@ -129,7 +123,7 @@ class RunConfig:
         if privacy is not None:
             sigma = _range(privacy.noise_multiplier)
             rate = _range(privacy.sample_rate)
-            forecast = forecast_of(spec)
+            forecast = forecast_of(config)
             if forecast.unknown:
                 taken_up = f"not known: {forecast.unknown}"
             else:
@@ -140,7 +134,7 @@ class RunConfig:
             if forecast.unknown_on_outputs:
                 on_outputs = f"not known: {forecast.unknown_on_outputs}"
         try:
-            up, down = bytes_of_round(spec)
+            up, down = bytes_of_round(config)
         except ValueError:  # targets that do not fit, say
             up = down = math.nan
         clients = self.plan.participation * len(self.task.clients)

@@ -129,15 +129,10 @@ class RunSettings:
     participation: float = _option(
         1.0, "Chance that a client takes part in a round.", low=1e-9, high=1
     )
-    # Not 1: a run in which every upload is lost trains nothing.
-    client_dropout: float = _option(
-        0.0, "Chance that a participating client's upload is lost.", low=0, high=1 - 1e-9
-    )
     client_weights: str = _option("uniform", "How clients count.", choices=("uniform", "size"))
     lr_decay: float = _option(
         1.0, "Factor on the learning rate after each round.", low=0, high=1, above=True
     )
-    server_lr: float = _option(1.0, "Learning rate of the server.", low=0, high=LARGEST)
 
     # The adapter.
     rank: int = _option(4, "Rank of the adapter.", low=1, whole=True)
@@ -152,9 +147,6 @@ class RunSettings:
     )
 
     # The run.
-    max_epsilon: float | None = _option(
-        None, "End a run before it spends more than this ε.", low=0, above=True
-    )
     seed: int | None = _option(
         0, "A number repeats a run; none draws fresh noise, for a release.",
         low=0, whole=True, word="none",

@@ -24,7 +24,8 @@ from fedlora_lab.audit.planting import (
     weights_at_clip_norm,
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
-from fedlora_lab.federated.make_config import check_parts
+from fedlora_lab.federated.config import EXACT, Execution
+from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
@@ -227,11 +228,13 @@ def run_audit(
         row,
         privacy,
         plan,
+        execution=Execution(
+            chunk_clients=chunk_clients,
+            chunk_examples=chunk_examples,
+            device=device,
+            matmul_precision=matmul_precision,
+        ),
         bug=bug,
-        chunk_clients=chunk_clients,
-        chunk_examples=chunk_examples,
-        device=device,
-        matmul_precision=matmul_precision,
         **setup,
     )
     return judge(run, planted, observe(run, planted), confidence, seed)
@@ -256,7 +259,7 @@ def plant(
     if unit == "client":
         # Many local steps with a loud loss would diverge: the update need only reach the clip.
         free = None if privacy is None else privacy.replace(target_epsilon=None)
-        start = Recorder.open(task, row, free, plan, lora=lora, seed=seed)
+        start = Recorder.open(make_config(task, row, free, plan, lora, seed))
         weights = weights_at_clip_norm(start, examples)
     return insert_canaries(task, unit, examples, weights, streams)
 
@@ -268,7 +271,9 @@ def open_audited(
     plan: Plan,
     *,
     lora: Lora,
-    **options: Any,
+    seed: int,
+    execution: Execution = EXACT,
+    bug: "Callable[..., Any] | None" = None,
 ) -> Recorder:
     """Opens the run of a task with canaries. Args: see `run_audit`."""
     if privacy is not None:  # the noise was calibrated for the plan without canaries
@@ -276,7 +281,8 @@ def open_audited(
     if lora.ranks is not None:  # a canary client has the full rank
         added = len(planted.task.sizes) - len(lora.ranks)
         lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * added))
-    run = Recorder.open(planted.task, row, privacy, plan, lora=lora, **options)
+    config = make_config(planted.task, row, privacy, plan, lora, seed)
+    run = Recorder.open(config, execution, bug=bug)
     # Where a trusted server adds the noise, a client that is out is not there at all.
     if run.config.releases_sum and not run.config.is_secagg:
         run.absent = planted.absent

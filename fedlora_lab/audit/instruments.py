@@ -132,12 +132,12 @@ class Recorder(Run):
         self.group = super().start_clients(ids, sent)
         return self.group
 
-    def finish_round(self, opened, received, everyone, arrived):
+    def finish_round(self, opened, received, everyone):
         # First: the server's rule may fail on what is not finite.
         self.received = received
         self.everyone = everyone
         self.personal = dict(self.state.personal)
-        return super().finish_round(opened, received, everyone, arrived)
+        return super().finish_round(opened, received, everyone)
 
     def record(self, result):
         self.result = result

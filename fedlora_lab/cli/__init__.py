@@ -153,7 +153,7 @@ def read_rates(name: str, text: str) -> list[float]:
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Puts the declared settings of a run on a command, as options."""
     # Backwards: the option that is put on last stands first in the help.
-    for name in reversed(("epsilon", *PRIVACY, *PLAN, *SPLIT, *LORA, "max_epsilon")):
+    for name in reversed(("epsilon", *PRIVACY, *PLAN, *SPLIT, *LORA)):
         option = OPTIONS[name]
         usual = getattr(RunSettings, name)
         meaning = option.meaning + (f" Or {option.word}." if option.word else "")
@@ -222,7 +222,6 @@ def compare_command(
         lr=asked.get("lr"),
         jobs=jobs,
         out=out,
-        max_epsilon=asked.get("max_epsilon"),
     )
     write_atomically(out / "frame.csv", frame.to_csv(index=False))
     click.echo("\n" + display_table(frame).to_string())
@@ -267,7 +266,7 @@ def build_parts(name: str, asked: Mapping[str, Any]) -> "tuple[Task, Privacy | N
     lora = fl.Lora(**{LORA[option]: value for option, value in pick(LORA).items()})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
-        ignored = pick((*PRIVACY, "max_epsilon"))
+        ignored = pick(PRIVACY)
         check(not ignored, "epsilon", None, f"a number where {few(ignored)} is given")
         return task, None, plan, lora
     privacy = fl.Privacy(**pick(PRIVACY)).calibrate(epsilon=epsilon, task=task, plan=plan)

@@ -7,39 +7,31 @@ import hashlib
 import itertools
 import json
 import math
-import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
-from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import (
     JsonObject,
-    append_line,
-    lock_folder,
-    read_lines,
     to_json,
-    write_atomically,
     writing,
 )
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.safe_output import SafeStream
-from fedlora_lab._utils.validation import check, few, printable
+from fedlora_lab._utils.validation import check, few
 from fedlora_lab.federated import store
-from fedlora_lab.federated.config import Config, rule_identity
+from fedlora_lab.federated.config import Config, Execution
 from fedlora_lab.federated.jobs import run_calls, workers_for
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep, Round, to_frame
-from fedlora_lab.federated.run_options import RunOptions
+from fedlora_lab.federated.run import Run
 from fedlora_lab.measures.runs import (
-    COLUMNS,
     by_setting,
     count_collapsed,
     describe_collapse,
@@ -54,8 +46,6 @@ from fedlora_lab.measures.runs import (
 )
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.privacy.accounting import ACCOUNTANTS
-from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
@@ -76,32 +66,23 @@ client alone."""
 
 @dataclass(frozen=True)
 class Cell:
-    """The inputs of one run.
+    """One run of a comparison.
 
     Args:
         slug: its name in the frame, a baseline's or the method's.
-        task, method, privacy, plan, lora, seed: see `run`.
-        setting: what a sweep varies, and its value here; it stands in these already.
-        shared_privacy: of the methods at this setting, which that of a baseline may differ from.
-        watch: see `compare`.
+        config: all that decides its numbers.
+        setting: what a sweep varies, and its value here; it stands in the config already.
     """
 
     slug: str
-    task: Task
-    method: Method
-    privacy: Privacy | None
-    plan: Plan
-    lora: Lora
-    seed: int | None
+    config: Config
     setting: Mapping[str, Any] = field(default_factory=dict)
-    shared_privacy: Privacy | None = None
-    watch: "Watch | None" = None
 
     def __post_init__(self) -> None:
         # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
-        Streams(self.seed)  # refuses what is no seed
-        small = self.seed is None or self.seed < 2**63
-        check(small, "seed", self.seed, "a whole number below 2**63, as frames have them")
+        seed = self.config.seed
+        small = seed is None or seed < 2**63
+        check(small, "seed", seed, "a whole number below 2**63, as frames have them")
 
     @classmethod
     def from_name(
@@ -123,7 +104,8 @@ class Cell:
         """
         if not isinstance(method, str) or method not in BASELINES:
             method = methods.get(method)
-            return cls(method.slug, task, method, privacy, plan, lora, seed)
+            config = make_config(task, method, privacy, plan, lora, seed)
+            return cls(method.slug, config)
         if method == "non-private":
             privacy = None
         if method == "central":
@@ -135,65 +117,24 @@ class Cell:
                 plan = plan.replace(batch=plan.batch * count)
             if privacy is not None:
                 privacy = _calibrated_for_pooled(privacy, task, plan)
-        return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
+        return cls(method, make_config(task, BASELINES[method], privacy, plan, lora, seed))
 
-    def run_steps(self, **options: Any) -> Generator[Round | LocalStep, None, None]:
-        """Runs the cell, with the options of `fl.run_steps`.
-
-        Without privacy ``max_epsilon`` has no effect.
-        """
-        from fedlora_lab.federated.run import run_steps
-
-        # The baseline without privacy spends no epsilon at which it could stop.
-        if self.privacy is None:
-            options.pop("max_epsilon", None)
-        events = run_steps(
-            self.task,
-            self.method,
-            self.privacy,
-            self.plan,
-            lora=self.lora,
-            seed=self.seed,
-            **options,
-        )
-        return events if self.watch is None else self._watched(events)
-
-    def _watched(
-        self, events: Generator[Round | LocalStep, None, None]
-    ) -> Generator[Round | LocalStep, None, None]:
-        assert self.watch is not None
-        # An error of the watch would else leave the run suspended, and its folder locked.
-        with closing(events):
-            yield from self.watch(self, events)
-
-    def config(self) -> Config:
-        """The checked arguments. Raises ``ValueError`` as `run` does."""
-        return make_config(self.task, self.method, self.privacy, self.plan, self.lora, self.seed)
-
-    def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
-        """Tidy frame of the cell's records, under its own name."""
-        return self.label(to_frame(records))
+    def at_seed(self, seed: int | None) -> "Cell":
+        """The same run at another seed."""
+        return replace(self, config=replace(self.config, seed=seed))
 
     def label(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """Writes into a tidy frame of the cell's rounds its name, what was varied, and the rate."""
-        varied = {name: _shown(value) for name, value in self.setting.items()}
-        return frame.assign(**{**varied, "method": self.slug, "lr": _shown(self.plan.lr)})
+        varied = {**self.setting, "lr": self.config.plan.lr}
+        for name, value in varied.items():
+            varied[name] = value if isinstance(value, Real | str | None) else str(value)
+        return frame.assign(**varied, method=self.slug)
 
     @property
     def name(self) -> str:
         """The run in words: method, what was varied, seed."""
-        seed = "none" if self.seed is None else self.seed
-        return " ".join(filter(None, [self.slug, self.place, f"seed {seed}"]))
-
-    @property
-    def place(self) -> str:
-        """What was varied, in words; the name of a folder. Empty where nothing was."""
-        words = " ".join(f"{name}={value}" for name, value in self.setting.items())
-        return re.sub(r"[^\w.=+ -]+", "_", words)
-
-
-Watch = Callable[[Cell, Iterator[Round | LocalStep]], Iterator[Round | LocalStep]]
-"""Passes the events of a run on, and may look at them, wait, or raise an error."""
+        words = [f"{name}={value}" for name, value in self.setting.items()]
+        return " ".join([self.slug, *words, f"seed {self.config.seed}"])
 
 
 def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
@@ -217,19 +158,14 @@ BAR: dict[str, Any] = {
 
 
 def show_progress(
-    bar: "tqdm[Any]",
-    plan: Plan,
-    name: str,
-    events: Iterable[Round | LocalStep],
-    describe: Callable[[Round], str] | None = None,
+    bar: "tqdm[Any]", cell: Cell, events: Iterable[Round | LocalStep]
 ) -> Iterator[Round | LocalStep]:
     """Passes the events of a run on, and shows on a tqdm bar of `BAR` where the run is.
 
-    Args:
-        bar: counts rounds; other runs may share it.
-        plan, name, events: of the run.
-        describe: what to say of the last round; ``None``: the epsilon so far.
+    Args: bar: counts rounds; other runs may share it. cell, events: the run.
     """
+    name = cell.name
+    plan = cell.config.plan
     rounds_before = bar.n
     bar.set_description_str(f"{name}, preparing")
     text = ""
@@ -241,9 +177,7 @@ def show_progress(
         else:
             place = f"round {event.index} of {plan.rounds}"
             done = event.index
-            if describe is not None:
-                text = describe(event)
-            elif event.ledger is not None:
+            if event.ledger is not None:
                 text = f"ε {round_up(event.epsilon, '.3g')}"
         bar.set_description_str(name, refresh=False)
         bar.set_postfix_str(f"{place}, {text}" if text else place, refresh=False)
@@ -263,12 +197,10 @@ def compare(
     *,
     lora: "Lora | None" = None,
     lr: "float | Iterable[float] | None" = None,
-    grid: Mapping[Any, Iterable[Any]] | None = None,
+    grid: Mapping[str, Iterable[Any]] | None = None,
     jobs: int | None = None,
     progress: bool = True,
-    watch: Watch | None = None,
     out: "str | Path | None" = None,
-    max_epsilon: float | None = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
@@ -294,35 +226,23 @@ def compare(
         grid: name -> values to try, every combination of them: fields of `Plan`, `Lora` and
             `Privacy`, and "epsilon", ``None`` for no privacy. The noise of a calibrated privacy
             is found anew where it depends on what is varied. Another unit has its own default of
-            trust. A tuple of names has values that go together, such as
-            ``{("epsilon", "lr"): [(1, 0.05), (8, 0.2)]}``.
+            trust.
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
             is the same to the last bit, whatever the number. The task travels to the processes
             through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
             threads, or as a ``joblib.parallel_config`` around the call says, which may name a
             cluster.
-        progress: a line that says what is run and kept, a bar with epsilon and the time left, a
-            line for each method whose runs collapsed, and one where no method learned anything.
-        watch: ``watch(run, events)`` is given each run as it begins and what `fl.run_steps` yields
-            of it, and yields the same events on: to draw them as they come, or to wait.
-            ``run.slug``, ``run.setting`` and ``run.seed`` say which run it is. An error that it
-            raises ends the run, and a ``KeyboardInterrupt`` all of them. It is called where the run
-            trains: in this process, in threads of it under
-            ``joblib.parallel_config("threading")``, or as a copy in a worker process. A run that is
-            finished in ``out`` has no events.
-        out: a folder in which each run has a folder of its own, with its rows, its ledger and its
-            state. A run that is there is found again by all its arguments: a finished one is not
-            trained again, seconds are then those of its training, and one that was stopped goes on
-            from its last round. Comparisons may share a folder. See `fl.Ledger.load` for what the
-            releases in it spend.
-        max_epsilon, evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of
-            every run, see `run`.
+        progress: a bar with epsilon and the time left, a line for each method whose runs
+            collapsed, and one where no method learned anything.
+        out: a folder in which each run has a folder of its own, see ``out`` of `run`. A run that is
+            there is found again by all its arguments: a finished one is not trained again, seconds
+            are then those of its training, and one that was stopped goes on from its last round.
+            Comparisons may share a folder. See `fl.Ledger.load` for what the releases in it spend.
+        evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of every run, see
+            `run`.
 
-    Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
-        `ChildProcessError`, which names them, after the last one where runs in workers failed. That
-        and a `KeyboardInterrupt`, the error of a run without workers, such as `Diverged`, and that
-        of a worker process that died have the frame of the finished runs in ``frame``; with ``out``
-        they lie there.
+    Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit; the error
+        of a run, such as `Diverged`, ends the comparison. With ``out`` what was done is kept.
     Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs,
         ::test_no_example_stays_on_the_disk_after_a_kill.
 
@@ -335,44 +255,26 @@ def compare(
     """
     from tqdm.auto import tqdm
 
-    options = RunOptions(
-        max_epsilon=max_epsilon,
+    execution = Execution(
         evaluate_every=evaluate_every,
         chunk_clients=chunk_clients,
         chunk_examples=chunk_examples,
         device=device,
         matmul_precision=matmul_precision,
-    ).changed()
+    )
     points = grid_points(grid, lr)
-    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), points, options)
-    cells = [replace(cell, watch=watch) for cell in cells]
-    total = sum(cell.plan.rounds for cell in cells)
-    if progress:
-        print(announcement(cells, jobs, out), file=SafeStream(sys.stdout))
+    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), points, execution)
+    total = sum(cell.config.plan.rounds for cell in cells)
     # A comparison of hours must not end where nobody reads its bar any more.
     bar_stream = SafeStream(sys.stderr)
     with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
-        frame = run_cells(cells, options, out, jobs, bar)
+        frame = run_cells(cells, execution, out, jobs, bar)
         frame.attrs |= judge(frame)
         for line in frame.attrs["lines"] if not bar.disable else ():
             bar.clear()
             print(line, file=SafeStream(sys.stdout))
             bar.refresh()
     return frame
-
-
-def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | None") -> str:
-    """Says before the first run ends how many there are, how many run at once, and what is kept.
-
-    Args: cells: all runs. jobs: see `compare`. place: the folder.
-    """
-    workers = workers_for(jobs)
-    way = f"{workers} at once" if workers > 1 else "one after the other"
-    kept = "nothing is kept if this stops (out= keeps each run)"
-    if place is not None:
-        kept = f"each is kept in {printable(str(place))}"
-    runs = f"{len(cells)} runs" if len(cells) > 1 else "1 run"
-    return f"{runs} of {few(dict.fromkeys(cell.slug for cell in cells), 8)}, {way}; {kept}"
 
 
 def judge(frame: "pd.DataFrame") -> dict[str, Any]:
@@ -408,41 +310,25 @@ GRID_FIELDS = {one.name: part for part in (Plan, Lora, Privacy) for one in field
 del GRID_FIELDS["target_epsilon"]
 
 
-def grid_points(grid: Mapping[Any, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
+def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
     """Lists the combinations of a grid, the learning rate varying fastest."""
     check(isinstance(grid, Mapping | None), "grid", grid, 'a mapping, such as {"lr": [0.1, 0.4]}')
     grid = dict(grid or {})
     if lr is not None:
-        named = {name for key in grid for name in (key if isinstance(key, tuple) else [key])}
-        check("lr" not in named, "lr", lr, "None where the grid has it")
+        check("lr" not in grid, "lr", lr, "None where the grid has it")
         grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
-    columns: dict[tuple[str, ...], list[Sequence[Any]]] = {}
-    for key, values in grid.items():
-        listed = _listed(f"grid[{key!r}]", values, "such as [1, 8]")
-        together = isinstance(key, tuple)
-        names = key if together else (key,)
-        rows = listed if together else [(value,) for value in listed]
-        fits = all(isinstance(row, Sequence) and len(row) == len(names) for row in rows)
-        check(fits, f"grid[{key!r}]", listed, "tuples with a value for each name")
+    for name, values in grid.items():
+        grid[name] = _listed(f"grid[{name!r}]", values, "such as [1, 8]")
         # 8 and 8.0 are one setting, and so are two mappings of the same text.
-        told_apart = {tuple(x if isinstance(x, Real) else str(x) for x in row) for row in rows}
-        check(len(told_apart) == len(rows), f"grid[{key!r}]", listed, "each value once")
-        columns[names] = rows
-    names = [*itertools.chain(*columns)]
+        told_apart = {x if isinstance(x, Real) else str(x) for x in grid[name]}
+        fits = len(told_apart) == len(grid[name])
+        check(fits, f"grid[{name!r}]", grid[name], "each value once")
     allowed = [*GRID_FIELDS, "epsilon"]
-    check(set(names) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
-    check(len(set(names)) == len(names), "grid", few(names, 8), "each name once")
-    both = {"epsilon", "noise_multiplier"} <= {*names}
-    check(
-        not both, "grid", few(names, 8), "epsilon or noise_multiplier: one follows from the other"
-    )
-    points = itertools.product(*columns.values())
-    return [dict(zip(names, itertools.chain(*point))) for point in points]
-
-
-def _shown(value: Any) -> Any:
-    """A value of a grid as it stands in a frame: numbers and words as they are."""
-    return value if isinstance(value, Real | str | None) else str(value)
+    check(set(grid) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
+    both = {"epsilon", "noise_multiplier"} <= {*grid}
+    expected = "epsilon or noise_multiplier: one follows from the other"
+    check(not both, "grid", few(grid, 8), expected)
+    return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
 
 
 def checked_cells(
@@ -453,7 +339,7 @@ def checked_cells(
     seeds: Iterable[int],
     lora: Lora,
     points: list[dict[str, Any]],
-    options: Mapping[str, Any],
+    execution: Execution,
 ) -> list[Cell]:
     """The runs of a comparison, every one checked before the first begins."""
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
@@ -475,22 +361,19 @@ def checked_cells(
         anew = "epsilon" in points[0] or _moves_noise(points, privacy, its_plan, task)
         for point in points:
             parts = _parts_at(point, privacy, its_plan, lora, calibrate, anew)
+            # Before hours of training: a mistake in the last cell is told now.
             cell = Cell.from_name(name, task, *parts, draws[0])
             setting = {name: point[name] for name in varied}
-            firsts.append(replace(cell, setting=setting, shared_privacy=parts[0]))
-    check_names((cell.slug, cell.method) for cell in firsts[:: len(points)])
+            firsts.append(replace(cell, setting=setting))
+    check_names((cell.slug, cell.config.method) for cell in firsts[:: len(points)])
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
     slugs = [cell.slug for cell in firsts[:: len(points)]]
     check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
-    cells = [replace(cell, seed=seed) for cell in firsts for seed in draws]
-    # Before hours of training: a mistake in the last cell is told now.
-    for cell in cells:
-        cell.config()
     # A run that is opened probes what a row of one's own does to examples, and trains nothing.
     for cell in firsts:
-        if cell.method not in methods.ALL.values():
-            cell.run_steps(**options)
-    return cells
+        if cell.config.method not in methods.ALL.values():
+            Run.open(cell.config, execution)
+    return [cell.at_seed(seed) for cell in firsts for seed in draws]
 
 
 def _moves_noise(
@@ -546,7 +429,7 @@ def _parts_at(
 
 def run_cells(
     cells: list[Cell],
-    options: Mapping[str, Any],
+    execution: Execution,
     out: "str | Path | None",
     jobs: int | None,
     bar: "tqdm[Any]",
@@ -554,54 +437,45 @@ def run_cells(
     """Trains what is not finished in the folder; one frame in the order of the cells.
 
     Args:
-        cells: the runs. options: of each, see `run`. out, jobs: see `compare`.
+        cells: the runs. execution: of each. out, jobs: see `compare`.
         bar: counts rounds.
     """
+    import pandas as pd
+
     # Where it is now: a worker may have been started in another folder.
     home = None if out is None else Path(out).expanduser().absolute()
     expected = "a folder, not a file"
     check(home is None or not home.is_file(), "out", str(home), expected)
     shown = bar if workers_for(jobs) == 1 else None
     frames: dict[int, pd.DataFrame] = {}
-    calls: dict[int, tuple[str, Callable[[], pd.DataFrame]]] = {}
+    calls: dict[int, Callable[[], pd.DataFrame]] = {}
     for i, cell in enumerate(cells):
-        folder = None if home is None else run_folder(cell, options, home)
-        if folder is not None and max(stored_rows(folder), default=-1) >= cell.plan.rounds:
-            frames[i] = cell.label(stored_frame(folder))
-            bar.update(cell.plan.rounds)
+        folder = None if home is None else folder_of(cell, execution, home)
+        rounds = cell.config.plan.rounds
+        if folder is not None and max(store.rounds_in(folder), default=-1) >= rounds:
+            frames[i] = cell.label(store.stored_frame(folder))
+            bar.update(rounds)
         else:
-            calls[i] = cell.name, partial(_train, cell, options, folder, shown)
-    places = list(calls)
-    try:
-        for number, frame in run_calls(list(calls.values()), jobs):
-            frames[places[number]] = frame
-            # Runs of this process have moved the bar themselves.
-            bar.update(0 if shown else cells[places[number]].plan.rounds)
-    except (KeyboardInterrupt, Exception) as stop:  # a run that diverges among them
-        stop.frame = _joined(frames)  # type: ignore[missing-attribute]
-        raise
-    return _joined(frames)
-
-
-def _joined(frames: "Mapping[int, pd.DataFrame]") -> "pd.DataFrame":
-    import pandas as pd
-
-    listed = [frames[i] for i in sorted(frames)] or [pd.DataFrame(columns=[*COLUMNS, "lr"])]
-    return pd.concat(listed, ignore_index=True)
+            calls[i] = partial(_train, cell, execution, folder, shown)
+    for i, frame in run_calls(calls, jobs):
+        frames[i] = frame
+        # Runs of this process have moved the bar themselves.
+        bar.update(0 if shown else cells[i].config.plan.rounds)
+    return pd.concat([frames[i] for i in sorted(frames)], ignore_index=True)
 
 
 def _train(
-    cell: Cell, options: Mapping[str, Any], folder: Path | None, bar: "tqdm[Any] | None"
+    cell: Cell, execution: Execution, folder: Path | None, bar: "tqdm[Any] | None"
 ) -> "pd.DataFrame":
     """Trains a cell, in its folder if it has one, and returns its frame.
 
-    Args: cell, options: the run. folder: see `run_folder`. bar: shows it.
+    Args: cell, execution: the run. folder: see `folder_of`. bar: shows it.
     """
-    run = cell.run_steps(**options) if folder is None else run_in_folder(cell, folder, options)
+    run = Run.open(cell.config, execution, out=folder).events()
     with closing(run):
-        events = run if bar is None else show_progress(bar, cell.plan, cell.name, run)
+        events = run if bar is None else show_progress(bar, cell, run)
         records = [event for event in events if isinstance(event, Round)]
-    return cell.frame(records) if folder is None else cell.label(stored_frame(folder))
+    return cell.label(to_frame(records) if folder is None else store.stored_frame(folder))
 
 
 # ---- what a sweep found
@@ -696,104 +570,33 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
 
 # ---- runs in a folder
 
-ROWS = "rounds.jsonl"
-"""The rows of a run's frame, a line a round."""
 
-
-def run_settings(cell: Cell, options: Mapping[str, Any], out: Path) -> JsonObject:
+def settings_of_cell(cell: Cell, execution: Execution, out: Path) -> JsonObject:
     """All that a run was given, as JSON values, by which it is found again.
 
     Of data and weights there is a digest under the secret key of the folder, so that nobody can
-    confirm a guess at an example. Rules, losses and metrics are known by their qualified names and
-    the data that they hold, models and optimisers by their names alone: after a change of their
-    code another folder is needed.
+    confirm a guess at an example. Rules, losses, metrics and models are known by their names and
+    the text of what they hold: after a change of their code another folder is needed.
 
-    Args: cell, options: the run. out: the folder.
+    Args: cell, execution: the run. out: the folder.
     Guarantees: test_store.py::test_any_changed_argument_trains_anew.
     """
+    task = cell.config.task
     settings = {
-        **cell.config().settings(),
+        **store.settings_of(cell.config),
         "name": cell.slug,
-        "rounds": cell.plan.rounds,
-        "made": {"task": cell.task.name, "arguments": dict(cell.task.origin.arguments)},
-        "public_test": cell.task.public_test,
-        "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
-        "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),
-        "options": {name: str(value) for name, value in sorted(options.items())},
-        "version": __version__,
+        "rounds": cell.config.plan.rounds,
+        "made": {"task": task.name, "arguments": dict(task.origin.arguments)},
+        "public_test": task.public_test,
+        "metrics": {name: store.rule_identity(rule) for name, rule in task.metrics.items()},
+        "execution": asdict(execution),
     }
     return store.settings_with_keyed_task(out, json.loads(json.dumps(settings, default=str)))
 
 
-def run_folder(cell: Cell, options: Mapping[str, Any], out: Path) -> Path:
-    """The folder of one run, made when it is not there; ``settings.json`` in it says which it is.
-
-    Args: cell, options, out: see `run_settings`.
-    """
+def folder_of(cell: Cell, execution: Execution, out: Path) -> Path:
+    """The folder of one run in that of a comparison. Args: see `settings_of_cell`."""
     with writing(f"out={str(out)!r}"):
-        text = to_json(run_settings(cell, options, out))
+        text = to_json(settings_of_cell(cell, execution, out))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        seed = "release" if cell.seed is None else cell.seed
-        folder = out / f"{cell.slug}-{seed}-{digest}"
-        if not (folder / "settings.json").exists():
-            write_atomically(folder / "settings.json", text)
-        return folder
-
-
-def stored_rows(folder: Path) -> dict[int, list[list[Any]]]:
-    """Round -> the rows of its record. A round that was run again replaces what followed it."""
-    rows: dict[int, list[list[Any]]] = {}
-    for entry in read_lines(folder / ROWS):
-        before = {round: kept for round, kept in rows.items() if round < entry["round"]}
-        rows = {**before, entry["round"]: entry["rows"]}
-    return rows
-
-
-def stored_frame(folder: Path) -> "pd.DataFrame":
-    """The tidy frame of a run in its folder; its last epsilon is what the ledger counts now.
-
-    A round that was begun and never recorded, since its process was killed, was released.
-
-    Guarantees: test_store.py::test_a_kept_run_is_read_back_bit_by_bit,
-        test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
-    """
-    import pandas as pd
-
-    rows = [row for kept in stored_rows(folder).values() for row in kept]
-    frame = pd.DataFrame([[*row[:-1], float(row[-1])] for row in rows], columns=pd.Index(COLUMNS))
-    if (folder / store.LEDGER).exists() and len(frame):
-        spent = Ledger.load(folder / store.LEDGER).epsilon_or_inf()
-        at_end = (frame["round"] == frame["round"].max()) & (frame["layer"] == "all")
-        last = at_end & (frame["measure"] == "epsilon")
-        frame.loc[last, "value"] = frame.loc[last, "value"].clip(lower=spent).fillna(spent)
-    return frame
-
-
-def run_in_folder(
-    cell: Cell, folder: Path, options: Mapping[str, Any]
-) -> Generator[Round | LocalStep, None, None]:
-    """Runs a cell to its end, or from where it was left; its rows and ledger lie in the folder.
-
-    Args: cell, options: the run. folder: see `run_folder`.
-    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
-        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
-        the ledger holds every release of every start (test_attack_spending.py).
-    """
-    with lock_folder(folder, ".rows.lock"):
-        done = max(stored_rows(folder), default=-1)
-        # The state is written before a round is shown, and its rows after that. A run that was
-        # killed in between goes back by that round, and runs it again.
-        for round in store.rounds_in(folder):
-            if round > done:
-                store.remove(folder, round)
-        stored = store.rounds_in(folder)
-        goes_on = (stored and stored[-1] > 0) or (folder / store.LEDGER).exists()
-        place = {"resume" if goes_on else "checkpoint": folder}
-        with closing(cell.run_steps(**options, **place)) as events:
-            for event in events:
-                if isinstance(event, Round):
-                    rows = cell.frame([event])[COLUMNS].to_numpy(object).tolist()
-                    # As text: JSON has neither NaN nor infinities, and Python's shortest is exact.
-                    lines = [[*row[:-1], repr(float(row[-1]))] for row in rows]
-                    append_line(folder / ROWS, {"round": event.index, "rows": lines})
-                yield event
+        return out / f"{cell.slug}-{cell.config.seed}-{digest}"

@@ -1,49 +1,34 @@
-"""What was asked of a run, checked once, and what is made ready for it.
+"""What was asked of a run: `Config` decides its numbers, `Execution` how they are computed.
 
-`Config` holds the arguments that decide all numbers of a run, and what follows from them alone;
-`Prepared` the adapted model and the examples. Neither changes while the run goes on.
+Neither changes while the run goes on.
 """
 
-import hashlib
-import inspect
-import json
-import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import adapters
-from fedlora_lab.lora.independence import check_batch_independence, longest_probe
-from fedlora_lab.lora.per_example import texts_at_once
-from fedlora_lab.methods.aggregation import ServerRule
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState, TensorDict
+from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
-    ClipAndNoise,
-    ClipSum,
     uncertified_reason,
 )
-from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of, take
+from fedlora_lab.tasks.task import Task
 
-MATMUL_PRECISIONS = ("float32", "tf32", "bfloat16")
+MATMUL_PRECISIONS = ("float32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
-
+SERVER = -1
+"""In the place of a client's number: the stream of the server's own noise."""
 
 ClientIds = tuple[int, ...]
 """Numbers of clients, from 0."""
@@ -85,9 +70,13 @@ class Visibility(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The checked arguments of a run, which decide all of its numbers.
+    """All that decides the numbers of a run: its six arguments, checked.
 
-    What follows from them alone is computed once: a round only reads it.
+    What follows from them alone is computed once: a round only reads it. `make_config` makes one
+    of what a user gives.
+
+    Args:
+        task, method, privacy, plan, lora, seed: see `run`.
     """
 
     task: Task
@@ -95,11 +84,17 @@ class Config:
     privacy: Privacy | None
     plan: Plan
     lora: Lora
-    streams: Streams
+    seed: int | None
 
     def __post_init__(self) -> None:
         # What cannot be computed of these is refused now, and not in a round that first asks.
-        _ = (self.weights, self.step_noise, self.uncertified, self.rates, self.charge)
+        _ = (self.streams, self.weights, self.uncertified, self.rates, self.charge)
+        _ = self.noise_levels
+
+    @cached_property
+    def streams(self) -> Streams:
+        """The streams of all random numbers. Raises ``ValueError`` for what is no seed."""
+        return Streams(self.seed)
 
     # ---- the mechanism
 
@@ -151,18 +146,32 @@ class Config:
         return torch.tensor(sizes).double() / sum(sizes) / self.plan.participation
 
     @cached_property
-    def step_noise(self) -> tuple[float, ...]:
-        """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
-        count = len(self.task.sizes)
-        # In the client unit the noise is on whole updates.
-        return per_client(self.noise_levels.each if self.releases_steps else 0.0, count)
-
-    @cached_property
     def noise_levels(self) -> NoiseLevels:
         """Noise on the sum of a step or, in the client unit, of the clients' updates."""
         if self.privacy is None:
             return NoiseLevels(each=0.0, server=0.0, shares=0)
         return self.privacy.noise_levels(len(self.task.sizes), self.plan)
+
+    def release_noise(
+        self, ids: ClientIds, t: int, s: int | None = None
+    ) -> tuple[list[tuple[int, ...]], list[float]]:
+        """The noise of one release: its streams and its standard deviations, pair by pair.
+
+        Args:
+            ids: the clients whose sums of a step, or updates, are released.
+            t, s: round and step, from 0; without a step whole updates are released.
+        Returns: a pair for each client; one, the server's own, where a trusted server adds it.
+        Guarantees: test_exchange.py::test_noise_of_a_release_follows_the_trust_model.
+        """
+        # Without the number of a step: no name here is that of the stream of a local step's noise.
+        if s is None and self.releases_sum and not self.is_secagg:
+            return [(t, SERVER)], [self.noise_levels.server]
+        # Each client's is from its own stream, so that it is the same whoever else takes part.
+        where = [(t, k) if s is None else (t, k, s) for k in ids]
+        if self.releases_steps != (s is not None):  # in the client unit no step is noised
+            return where, [0.0] * len(ids)
+        each = per_client(self.noise_levels.each, len(self.task.sizes))
+        return where, [each[k] for k in ids]
 
     @cached_property
     def least_uploads(self) -> int:
@@ -259,7 +268,7 @@ class Config:
         """
         privacy = self.privacy
         # Without a seed nobody can draw the noise again.
-        is_release = privacy is not None and self.streams.seed is None
+        is_release = privacy is not None and self.seed is None
         # An epsilon that is amplified by participation holds while nobody knows who took part.
         secret = self.releases_sum and not self.is_secagg and self.plan.participation < 1
         # An exact score of private examples is a release without noise.
@@ -300,10 +309,8 @@ class Config:
         if self.privacy is None:
             return None
         # Whoever knows the seed can draw the noise again and subtract it.
-        seeded = self.streams.seed is not None
+        seeded = self.seed is not None
         return self.privacy.ledger(reproducible=seeded, uncertified=uncertified)
-
-    # ---- settings
 
     @property
     def replays_noise(self) -> bool:
@@ -312,29 +319,40 @@ class Config:
         It then counts once, so it must release the same bits: the difference of two releases under
         one noise is not hidden at all.
         """
-        return self.privacy is not None and self.streams.seed is not None
+        return self.privacy is not None and self.seed is not None
 
-    def settings(self) -> dict[str, Any]:
-        """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
-        # Target and number of rounds change no round that is done: a longer run may go on from it
-        # with replace(target_epsilon=None). A rule that reads the planned rounds then sees more.
-        free = ("rounds", "target_epsilon")
-        plan = asdict(self.plan)
-        privacy = {} if self.privacy is None else self.privacy.settings()
-        settings = {
-            "method": {x.name: rule_identity(getattr(self.method, x.name)) for x in fields(Method)},
-            "plan": {name: value for name, value in plan.items() if name not in free},
-            "lora": self.lora.settings(),
-            "seed": self.streams.seed,
-            "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
-            "task": f"{self.task.fingerprint} {rule_identity(self.task.loss)}",
-            "targets": self.task.targets,
-            "head": self.task.head,
-            "model": hashlib.sha256(without_addresses(str(self.task.model)).encode()).hexdigest(),
-            "package_version": __version__,
-        }
-        # As they come back from a file: tuples are lists there.
-        return json.loads(json.dumps(settings, default=str))
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is computed, which changes its numbers by rounding only; see `run`.
+
+    Raises: ``ValueError`` (name, value, range).
+    """
+
+    evaluate_every: int = 1
+    chunk_clients: int | None = None
+    chunk_examples: int | None = None
+    device: "str | torch.device | None" = None
+    matmul_precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_whole("evaluate_every", self.evaluate_every, 1)
+        for name in ("chunk_clients", "chunk_examples"):
+            if (most := getattr(self, name)) is not None:
+                check_whole(name, most, 1)
+        check_one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        try:
+            # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
+            # process makes new tensors.
+            usable = self.device is None or not torch.empty(0, device=self.device).is_meta
+        except (RuntimeError, AssertionError, ValueError, TypeError):
+            usable = False
+        expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
+        check(usable, "device", str(self.device), expected)
+
+
+EXACT = Execution()
+"""All at once, where the model is, in single precision."""
 
 
 def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ()) -> Keys:
@@ -351,184 +369,3 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
         chosen = {ParamKey(MODES[mode], x) for mode, x in zip(modes, layers, strict=True)}
     trained = (key for key in names if key.kind.trained)
     return tuple(k for k in trained if not k.kind.scheduled or k.name in word or k in chosen)
-
-
-def rule_identity(rule: object, inside: bool = False) -> str:
-    """A text that differs where a rule's qualified name differs, or the data that it holds.
-
-    These are the fields of an object, the defaults and the closure of a function and the arguments
-    of a partial. Its code is not read: the version of the package stands for that.
-
-    Args:
-        rule: a function, an object, or data.
-        inside: whether it is what a rule holds; an object other than a dataclass then counts by its
-            text alone, which ends the search.
-    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_its_name_and_its_data.
-    """
-    held = partial(rule_identity, inside=True)
-    if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
-        return add_to_digest(hashlib.sha256(), {"": torch.as_tensor(rule)}).hexdigest()
-    if isinstance(rule, dict):
-        return str([(held(name), held(value)) for name, value in rule.items()])
-    if isinstance(rule, tuple | list):
-        return str([held(value) for value in rule])
-    if isinstance(rule, set | frozenset):  # whose order is another one in another process
-        return str(sorted(map(held, rule)))
-    if isinstance(rule, partial):
-        return f"partial {held((rule_identity(rule.func), rule.args, rule.keywords))}"
-    function = getattr(rule, "__func__", rule)
-    if inspect.isfunction(function):
-        closure = [cell.cell_contents for cell in function.__closure__ or ()]
-        owner = vars(rule.__self__) if inspect.ismethod(rule) else {}
-        data = (closure, function.__defaults__ or (), function.__kwdefaults__ or {}, owner)
-        return f"{function.__module__}.{function.__qualname__} {held(data)}"
-    if type(rule).__module__ == "builtins" or (inside and not is_dataclass(rule)):
-        return without_addresses(rule_name(rule))
-    data = (
-        {x.name: getattr(rule, x.name) for x in fields(rule)} if is_dataclass(rule) else vars(rule)
-    )
-    return f"{type(rule).__module__}.{type(rule).__qualname__} {held(data)}"
-
-
-def without_addresses(text: str) -> str:
-    """A text as another process would write it, where objects lie elsewhere in memory.
-
-    >>> without_addresses("<Balanced object at 0x7f00c0ffee>")
-    '<Balanced object>'
-    """
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-# ---- the prepared run
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run's adapted model and examples, ready to train.
-
-    Args:
-        config: of the run.
-        adapted: the model in which every example may have factors of its own.
-        data: examples of the clients that work here, by number: everyone's, one client's, or none.
-        persons: in the person unit, by number of the client, the person of each example, from 0.
-        matmul_precision: precision in which the frozen base multiplies, one of `MATMUL_PRECISIONS`.
-        chunk: at most so many examples go through the model at once; ``None``: no limit.
-        clip: clips and sums in the place of `privatizer.clip_sum`: an injected bug, of which the
-            ledger certifies no epsilon.
-        made_up: an example of no client, which passes the model where the machine works; ``None``:
-            the first for testing.
-    """
-
-    config: Config
-    adapted: adapters.AdaptedModel
-    data: Sequence[Examples] | Mapping[int, Examples]
-    persons: Mapping[int, Tensor] = field(default_factory=dict)
-    matmul_precision: str = "float32"
-    chunk: int | None = None
-    clip: ClipSum | None = None
-    made_up: Examples | None = None
-
-    def __post_init__(self) -> None:
-        # Asked for by every step, and refused now where a privatizer cannot be made.
-        _ = (self.is_certified, self.step_privatizer)
-
-    @property
-    def probe(self) -> Examples:
-        """One example of the clients' shapes that is none of theirs."""
-        if self.made_up is not None:
-            return self.made_up
-        x, y = self.config.task.test
-        return take(x, torch.tensor([0])), y[:1]
-
-    @cached_property
-    def privatizer(self) -> ClipAndNoise:
-        """Clips and noises what is released: steps or, in the client unit, whole updates."""
-        privacy = self.config.privacy
-        norm = math.inf if privacy is None else privacy.clip_norm
-        return ClipAndNoise(norm, self.config.method.clip_groups, self.clip)
-
-    @property
-    def uncertified(self) -> str | None:
-        """Why no epsilon covers the releases of this run: of its mechanism, or the method's rules.
-
-        Guarantees: a mechanism that does not say what it spends is covered by no epsilon
-            (test_attack_clip.py::test_a_mechanism_of_another_class_is_certified_by_nobody).
-        """
-        reasons = (self.privatizer.uncertified, self.config.uncertified)
-        return "; ".join(reason for reason in reasons if reason) or None
-
-    @cached_property
-    def is_certified(self) -> bool:
-        """Whether the run's ledger states an epsilon."""
-        return self.config.privacy is not None and self.uncertified is None
-
-    @cached_property
-    def step_privatizer(self) -> ClipAndNoise:
-        """Sums local steps; where they are not released, finite rows stay as they are."""
-        if self.config.releases_steps:
-            return self.privatizer
-        return ClipAndNoise(math.inf, self.config.method.clip_groups, self.clip)
-
-
-@with_default_modes
-def prepare_run(
-    config: Config,
-    data: Sequence[Examples] | Mapping[int, Examples],
-    *,
-    device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
-    chunk_examples: int | None = None,
-) -> Prepared:
-    """Adapts the model and probes that no example touches another in it.
-
-    Args:
-        config: checked.
-        data: clients' examples by their numbers: everyone's, one client's, or none.
-        device, matmul_precision, chunk_examples: see `run`.
-
-    Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
-        adapted.
-    """
-    task = config.task
-    adapted = adapters.adapt(task, config.lora, device, matmul_precision)
-    adapters.warn_of_unreached(task, config.lora, tuple(adapted.weights))
-    # A slip in the rank would otherwise ask for all memory.
-    widest = max(max(weight.shape) for weight in adapted.weights.values())
-    expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
-    check(config.lora.rank <= 16 * widest, "rank", config.lora.rank, expected)
-    expected = (
-        "float32 or float64, which model.float() makes: in half precision a sum may move by more "
-        "than the clip norm"
-    )
-    for key, tensor in adapted.initial.items():
-        precise = tensor.dtype in (torch.float32, torch.float64)
-        check(precise, f"dtype of {key}", tensor.dtype, expected)
-    # Who owns which example stays with those who hold the data.
-    persons = dict(enumerate(task.local_persons)) if config.by_person and data else {}
-    # Probed with as many examples as pass the model together, half as many again as expected: of
-    # texts no more than of those for testing, however short the private ones are.
-    drawn = sum(n * rate for n, rate in zip(task.sizes, config.sample_rates, strict=True))
-    mask = mask_of(task.test[0]) if adapted.device.type == "cpu" else None
-    chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
-    rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
-    keys = _start(config, adapted)
-    check_batch_independence(task, adapted, matmul_precision, config.method, rows, keys)
-    # Made while there is memory for it.
-    made_up = None if config.privacy is None else longest_probe(task, adapted)
-    return Prepared(config, adapted, data, persons, matmul_precision, chunk, made_up=made_up)
-
-
-def _start(config: Config, adapted: adapters.AdaptedModel) -> TensorDict:
-    """The tensors of the model before the first round."""
-    return adapters.initial_values(
-        adapted, config.streams, config.method.initial_factors, config.lora.start_scale
-    )
-
-
-def initial_server(prepared: Prepared) -> ServerState:
-    """The server's tensors on the CPU before the first round, with what the method's rule keeps."""
-    config = prepared.config
-    start = {key: x.cpu() for key, x in _start(config, prepared.adapted).items()}
-    server = ServerState(start, planned=config.plan.rounds, streams=config.streams)
-    rule = config.method.aggregate
-    return rule.initial_state(server) if isinstance(rule, ServerRule) else server

@@ -12,11 +12,11 @@ from math import prod
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.config import ClientIds, Config, Prepared, initial_server
+from fedlora_lab.federated.config import ClientIds, Config
 from fedlora_lab.federated.local_training import (
     ClientBatch,
     directions,
@@ -25,9 +25,10 @@ from fedlora_lab.federated.local_training import (
     released_means,
     round_keys,
 )
+from fedlora_lab.federated.prepared import Prepared, initial_server
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters
-from fedlora_lab.lora.adapters import matmuls
+from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.methods.aggregation import MeanUpdate, ServerRule, mean
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import bytes_of, full, rule_for
@@ -40,11 +41,7 @@ from fedlora_lab.methods.state import (
     cut_to_rank,
     shape_at_rank,
 )
-from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.privatizer import ClipCounts
-
-SERVER = -1
-"""In the place of a client's number: the stream of the server's own noise."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,6 @@ def stack_clients(
 def release_round(
     prepared: Prepared,
     clients: ClientBatch,
-    arrived: Int[Tensor, " n"],
     keys: Keys,
     sent: ServerState,
     alone: bool = False,
@@ -161,38 +157,36 @@ def release_round(
     Args:
         prepared: of the run.
         clients: all that trained, stacked.
-        arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
         alone: a client releases its own upload, and whoever adds it up counts how many there are.
     """
     config = prepared.config
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    enough = alone or len(arrived) >= config.least_uploads
+    ids = clients.ids
+    enough = alone or len(ids) >= config.least_uploads
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    if not (keys and enough and (len(arrived) or config.releases_sum)):
+    if not (keys and enough and (ids or config.releases_sum)):
         return Received.empty(sent)
-    ids = tuple(clients.ids[i] for i in arrived.tolist())
-    start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
-    rows = {key: clients.params[key][arrived] for key in keys}
+    rows = {key: clients.params[key] for key in keys}
     if not config.releases_steps:
-        return _release_updates(prepared, ClientBatch(ids, rows, start), sent)
+        return _release_updates(prepared, ClientBatch(ids, rows, clients.start), sent)
     # Noised step by step: what is sent is released already.
-    noise = {key: clients.noise[key][arrived] for key in keys}
+    noise = {key: clients.noise[key] for key in keys}
     weights = config.weights[list(ids)]
-    return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
+    return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, clients.start))
 
 
-@matmuls("float32")  # as a local step
+@full_precision()  # as a local step
 def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
-    Args: see `release_round`; clients: those whose upload arrived, with what they send.
+    Args: see `release_round`; clients: with what they send.
     """
     config = prepared.config
     ids = clients.ids
     common = {key: x[None] for key, x in sent.tensors.items()}
-    where, std = _noise_of(config, ids, sent.round)
+    where, std = config.release_noise(ids, sent.round)
     # Made of what all received: a client's own factors are not noised yet.
     keys = tuple(clients.params)
     certified = prepared.is_certified
@@ -242,22 +236,6 @@ def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState
     )
 
 
-def _noise_of(
-    config: Config, ids: ClientIds, round: int
-) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Streams and standard deviations of the noise on updates, one for each that adds noise.
-
-    Args:
-        config, round: of the run, and its round, from 0.
-        ids: the clients whose upload arrived.
-    """
-    # Without the number of a step: no name here is that of the stream of a local step's noise.
-    if config.releases_sum and not config.is_secagg:  # a trusted server adds it, once
-        return [(round, SERVER)], [config.noise_levels.server]
-    # Each client's is from its own stream, so that it is the same whoever else takes part.
-    return [(round, k) for k in ids], [per_client(config.noise_levels.each)[0]] * len(ids)
-
-
 def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState) -> TensorDict:
     """Makes what one client sends, key -> (...): clipped and noised if the run is private.
 
@@ -276,7 +254,7 @@ def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerS
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
     # It does not know how many others send: the server looks at that, see `combine`.
-    received = release_round(prepared, client, torch.arange(1), keys, sent, alone=True)
+    received = release_round(prepared, client, keys, sent, alone=True)
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 

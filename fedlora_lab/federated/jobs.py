@@ -4,7 +4,7 @@ What a call is given, such as a task with everyone's examples, travels to a proc
 It lies in no file, so that of a comparison that is killed no example stays on the disk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -12,16 +12,9 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
 from fedlora_lab._utils.torch_state import torch_threads
-from fedlora_lab._utils.validation import check, error_text, few
+from fedlora_lab._utils.validation import check
 
 T = TypeVar("T")
-
-
-class Unfinished(ChildProcessError):
-    """Raised where some of many runs failed, and all others are done; its line names each.
-
-    Where in a row of one's own an error was raised is seen without workers, by ``jobs=None``.
-    """
 
 
 def workers_for(jobs: int | None) -> int:
@@ -37,50 +30,33 @@ def workers_for(jobs: int | None) -> int:
     return 1 if backend.nesting_level else effective_n_jobs(jobs)
 
 
-def run_calls(
-    calls: Sequence[tuple[str, Callable[[], T]]], jobs: int | None
-) -> Iterator[tuple[int, T]]:
+def run_calls(calls: Mapping[int, Callable[[], T]], jobs: int | None) -> Iterator[tuple[int, T]]:
     """Runs calls at once; yields the number of each that ends, and what it returned.
 
-    Args:
-        calls: each with its name in messages; independent of each other.
-        jobs: see `compare`.
-
-    Raises: `Unfinished` after all others have ended, where calls in workers raised errors; the
-        error of joblib, at once, where a worker process died.
-    Guarantees: test_jobs.py::test_no_example_stays_on_the_disk_after_a_kill,
-        ::test_an_error_in_a_worker_names_its_run_and_stops_no_other.
+    Args: calls: by number, independent of each other. jobs: see `compare`.
+    Guarantees: test_jobs.py::test_no_example_stays_on_the_disk_after_a_kill.
     """
     backend, _ = get_active_backend()
     threads = getattr(backend, "inner_max_num_threads", None) or 1
     if workers_for(jobs) == 1:
         # As many threads as in a worker, so that sums are rounded alike.
         with nullcontext() if jobs is None else torch_threads(threads):
-            yield from ((number, call()) for number, (_, call) in enumerate(calls))
+            yield from ((number, call()) for number, call in calls.items())
         return
-    # One by one, so that no more calls have begun than there are workers. Without a limit of bytes,
-    # above which joblib would put an array into a file.
-    options: Any = {"batch_size": 1, "pre_dispatch": "n_jobs", "max_nbytes": None}
     # Ray's backend gives results only when all have come.
     streams = getattr(backend, "supports_return_generator", False)
-    parallel = Parallel(jobs, return_as="generator_unordered" if streams else "list", **options)
-    numbered = (delayed(_outcome)(i, call, threads) for i, (_, call) in enumerate(calls))
-    failures: dict[int, str] = {}
-    for number, value, error in parallel(numbered):
-        if error:
-            failures[number] = error
-        else:
-            yield number, value
-    if failures:
-        lines = few((f"{calls[i][0]}: {failures[i]}" for i in sorted(failures)), 8)
-        done = len(calls) - len(failures)
-        raise Unfinished(f"{done} of {len(calls)} runs are finished; {lines}")
+    parallel = Parallel(
+        jobs,
+        return_as="generator_unordered" if streams else "list",
+        # One by one, so that no more calls have begun than there are workers.
+        batch_size=1,
+        pre_dispatch="n_jobs",
+        # Above a limit of bytes joblib would put an array into a file.
+        max_nbytes=None,
+    )
+    yield from parallel(delayed(_on_threads)(*item, threads) for item in calls.items())
 
 
-def _outcome(number: int, call: Callable[[], Any], threads: int) -> tuple[int, Any, str]:
-    """The call's number, and what it returned or its error in words: one stops no other call."""
-    try:
-        with torch_threads(threads):
-            return number, call(), ""
-    except Exception as error:
-        return number, None, f"{type(error).__name__}: {error_text(error, 300)}"
+def _on_threads(number: int, call: Callable[[], Any], threads: int) -> tuple[int, Any]:
+    with torch_threads(threads):
+        return number, call()

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.federated.config import ClientIds, Config, Prepared, RoundKeys
-from fedlora_lab.lora.adapters import matmuls
+from fedlora_lab.federated.config import ClientIds, Config, RoundKeys
+from fedlora_lab.federated.prepared import Prepared
+from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.lora.per_example import (
     NotPerExample,
     gradients_at,
@@ -197,9 +198,8 @@ def check_machine(prepared: Prepared) -> None:
     """
     config = prepared.config
     try:
-        with matmuls(prepared.matmul_precision):
-            start = prepared.adapted.initial
-            gradients_at(config.task, prepared.adapted, start, tuple(start), prepared.probe)
+        start = prepared.adapted.initial
+        gradients_at(config.task, prepared.adapted, start, tuple(start), prepared.probe)
     except Exception as error:  # whatever a library raises in place of a MemoryError
         # The words of an error may hold a value, here of a test example.
         words = f": {error_text(error, 160)}" if config.task.public_test else ""
@@ -235,11 +235,10 @@ def gradient_rows(
         model = config.task, prepared.adapted, clients.params
         data = (take(examples.x, places), examples.y[places]), examples.owner[places]
         rules = config.method, clients.start
-        with matmuls(prepared.matmul_precision):  # what is rounded here is clipped afterwards
-            measured = config.method.differences
-            if basis is None or measured is None:
-                return per_example_gradients(*model, tuple(sums), *data, *rules)
-            return loss_differences(*model, basis, measured.step, *data, *rules)
+        measured = config.method.differences
+        if basis is None or measured is None:
+            return per_example_gradients(*model, tuple(sums), *data, *rules)
+        return loss_differences(*model, basis, measured.step, *data, *rules)
 
     guard = partial(check_machine, prepared)
     if config.by_person:
@@ -411,7 +410,7 @@ def ranks_of(config: Config, ids: ClientIds) -> Int[Tensor, " n"] | None:
     return None if config.ranks is None else config.ranks[list(ids)]
 
 
-@matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
+@full_precision()  # the sensitivity has no allowance for the rounding of TF32
 def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Takes one step of every client of the batch, in place.
 
@@ -434,12 +433,13 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     zeros = {key: x.new_zeros(len(clients.ids), *x.shape[1:]) for key, x in like.items()}
     if basis is not None:
         zeros = basis.zeros(len(clients.ids))
+    where, std = config.release_noise(clients.ids, t, s)
     release = prepared.step_privatizer.update(
         rows=gradient_rows(prepared, clients, zeros, drawn, basis),
         zeros=zeros,
-        std=[config.step_noise[k] for k in clients.ids],
+        std=std,
         streams=config.streams,
-        where=[(t, k, s) for k in clients.ids],
+        where=where,
         metric=maps,
     )
     clients.clip_counts = clients.clip_counts + release.counts
@@ -451,7 +451,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     gradients = released_means(release.value, expected, ranks, rule, basis)
     # Noise passes the same map, so that it stays known.
     noises = released_means(release.noise, expected, ranks, rule, basis)
-    _descend(config, clients, gradients, noises, t)
+    _descend(config, clients, gradients, noises, t, noised=any(std))
 
 
 def released_means(
@@ -490,6 +490,7 @@ def _descend(
     gradients: TensorDict,
     noises: TensorDict,
     t: int,
+    noised: bool,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule = config.plan.optimizer
@@ -501,7 +502,7 @@ def _descend(
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply_updates(old, steps))
-    elif any(config.step_noise[k] for k in clients.ids):
+    elif noised:
         # Unknown: NaN, rather than a number that looks measured.
         for key, x in noises.items():
             clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

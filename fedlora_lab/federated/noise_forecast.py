@@ -22,7 +22,6 @@ from fedlora_lab.federated.config import Config
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity
-from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.ledger import per_client
@@ -72,7 +71,7 @@ class NoiseForecast:
         weights: layer -> its frozen weight, (d_out, d_in).
 
     It counts the noise alone, not what training makes of it afterwards; expected over who takes
-    part and whose upload is lost.
+    part.
     """
 
     config: Config
@@ -133,8 +132,6 @@ class NoiseForecast:
         if method.precondition is not None:
             peer = "B" if factor == "A" else "A"
             return f"{rule_name(method.precondition)} shapes the noise on {factor} by {peer}"
-        if plan.server_optimizer != SGD():
-            return f"the server's optimiser {plan.server_optimizer} is more than a step"
         if self.config.releases_steps and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
@@ -161,25 +158,24 @@ class NoiseForecast:
         plan = config.plan
         level = config.noise_levels
         count = len(config.unit_counts)
-        gain = plan.server_lr
-        expected = plan.participation * count
-        arrives = plan.participation * (1 - plan.client_dropout)
+        arrives = plan.participation
+        expected = arrives * count
         # A trusted server adds its noise once to the sum, whoever came.
         if level.server:
-            return (gain * level.server / expected) ** 2
+            return (level.server / expected) ** 2
         each = per_client(level.each, count)
         if config.is_secagg:
             # Expected number of uploads in a round that is released: E[n; n >= least].
             most = config.least_uploads - 2
             uploads = count * arrives * float(bdtrc(most, count - 1, arrives))
-            return uploads * (gain * each[0] / expected) ** 2
+            return uploads * (each[0] / expected) ** 2
         ranks = config.lora.ranks or (config.lora.rank,) * count
         total = 0.0
         for k, std_of_mean in enumerate(self._stds_of_means):
             # A client of a lower rank adds noise to its own ranks only.
             share_of_ranks = ranks[k] / config.lora.rank
             total += share_of_ranks * arrives * (float(config.weights[k]) * std_of_mean) ** 2
-        return gain**2 * total
+        return total
 
     def _releases(self, factor: str, t: int) -> float:
         """How many releases at rate 1 round t, from 0, adds to the variance of an entry."""

@@ -120,6 +120,13 @@ class Round:
         return {**self.metrics, **built_in, **self.traffic._asdict()}
 
 
+def rows_of(record: Round) -> list[tuple[Any, ...]]:
+    """The rows of a record in a tidy frame, in the order of its columns."""
+    key = (record.task, record.method, record.seed, record.index)
+    rows = [(*key, "all", name, float(value)) for name, value in record.measures().items()]
+    return rows + [(*key, *row) for row in record.rows]
+
+
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     """Turns records of runs into one tidy frame, a row for each round, layer and measure.
 
@@ -138,9 +145,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     # One by one: a generator's run trains while the frame is made.
     for record in records:
         check(isinstance(record, Round), "records", record, "records as run() yields them")
-        key = (record.task, record.method, record.seed, record.index)
-        rows += [(*key, "all", name, float(value)) for name, value in record.measures().items()]
-        rows += [(*key, *row) for row in record.rows]
+        rows += rows_of(record)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -189,7 +194,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
 
 
 @with_default_modes
-@adapters.matmuls("float32")  # as a run scores its model
+@adapters.full_precision()  # as a run scores its model
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:

@@ -1,7 +1,7 @@
 """The federated loop: an iterator of rounds, and what each round's record may show.
 
 Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run` by its
-public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
+public steps: `begin_round`, `start_clients`, `finish_round`, `close_round`.
 
 In code ``t`` and ``s`` count rounds and steps from 0; ``round``, ``step`` and ``index`` of local
 steps, records and ledgers count from 1. ``ServerState.round``, the rounds done, is the next
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab import measures
@@ -26,30 +25,27 @@ from fedlora_lab._utils.torch_state import steps_with_default_modes, with_defaul
 from fedlora_lab._utils.validation import (
     check,
     error_text,
-    refuse,
     warn,
 )
 from fedlora_lab.federated import exchange, local_training, store
 from fedlora_lab.federated.config import (
+    EXACT,
     ClientIds,
     Config,
-    Prepared,
+    Execution,
     RoundKeys,
     Visibility,
-    initial_server,
-    prepare_run,
 )
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast
-from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round
-from fedlora_lab.federated.run_options import RunOptions
+from fedlora_lab.federated.prepared import Prepared, initial_server, prepare_run
+from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round, rows_of
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ParamKey, ServerState, Tensors
@@ -70,9 +66,7 @@ def run(
     *,
     lora: "Lora | None" = None,
     seed: int | None = None,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
-    max_epsilon: float | None = None,
+    out: "str | Path | None" = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
@@ -91,20 +85,18 @@ def run(
         lora: rank and alpha; default ``Lora()``.
         seed: ``None`` takes the operating system's entropy, and the ledger says "release"; from a
             number every random number follows, and the ledger says "not for release".
-        checkpoint: folder for the state after every round, and for the ledger, which is written
-            before each round.
-        resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
-            have had. Without a seed they are new releases, and the ledger counts on. A private run
-            from a seed goes on with the same rounds, device, precision and chunks only. The run
-            goes on in this folder.
-        max_epsilon: the run ends before the round that would spend more, if all took part.
+        out: folder of this run: its state after every round, its rows, and the ledger, which is
+            written before each round. A run that is there goes on, and first yields its last
+            record again; the rounds that follow have the bits they would have had. Without a seed
+            they are new releases, and the ledger counts on. A private run from a seed goes on with
+            the same rounds, device, precision and chunks only.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         chunk_clients, chunk_examples: at most so many in memory at once; results differ by
             rounding. ``None``: all; on a CPU 512 clients, and of texts eight of like length, of
             short ones more.
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
-        matmul_precision: of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
+        matmul_precision: of the frozen base, "float32" or "bfloat16".
             The factors, their gradients, the clip and the noise are float32 throughout; float64
             over a base of float64.
 
@@ -122,40 +114,15 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = run_steps(**locals())  # there are no other names here than those of the arguments
-    return (event for event in events if isinstance(event, Round))
-
-
-def run_steps(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy | None,
-    plan: Plan,
-    *,
-    lora: "Lora | None" = None,
-    seed: int | None = None,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
-    max_epsilon: float | None = None,
-    evaluate_every: int = 1,
-    chunk_clients: int | None = None,
-    chunk_examples: int | None = None,
-    device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
-) -> "Generator[Round | LocalStep, None, None]":
-    """Trains as `run` does, and also yields a `LocalStep` after every local step.
-
-    The loop may be left after any of them.
-
-    Args: task, method, privacy, plan and all options: see `run`.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> plan = fl.Plan(rounds=1, local_steps=2)
-    >>> [type(event).__name__ for event in fl.run_steps(task, "rolora", None, plan)]
-    ['Round', 'LocalStep', 'LocalStep', 'Round']
-    """
-    return Run.open(**locals()).events()
+    execution = Execution(
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        matmul_precision=matmul_precision,
+    )
+    opened = Run.open(make_config(task, method, privacy, plan, lora, seed), execution, out=out)
+    return (event for event in opened.events() if isinstance(event, Round))
 
 
 DEVIATION_OF_EXACT = 1e-5
@@ -192,7 +159,6 @@ class RoundResult:
     Args:
         opened: what it began with.
         received: what the server had in hand at the end.
-        aggregated: what the method's rule made of that, before the server's optimiser.
         steps: what the clip did in the local steps.
         traffic: numbers and bytes, over all clients.
         participants: how many trained; elsewhere, how many of those that were asked answered.
@@ -200,7 +166,6 @@ class RoundResult:
 
     opened: OpenRound
     received: Received
-    aggregated: ServerState
     steps: ClipCounts = field(default_factory=ClipCounts)
     traffic: Traffic = field(default_factory=Traffic)
     participants: int = 0
@@ -212,26 +177,26 @@ class Run:
 
     Args:
         prepared: the checked arguments, the adapted model and the examples.
-        options: see `run`.
         ledger: of what was released; ``None`` without privacy.
         state: between two rounds.
-        folder: of checkpoints and the ledger; ``None``: nothing is stored.
+        folder: of state, rows and ledger; ``None``: nothing is stored.
         resumed: the state was read from a folder, so that the first record was made before.
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
+        begins_anew: a ledger was read from a folder in which no state is whole.
         given_up: rounds that were asked for and will bring nothing, see `give_up_rounds`.
         config: the checked arguments.
         visible: what the records show besides released values.
     """
 
     prepared: Prepared
-    options: RunOptions
     ledger: Ledger | None
     state: RunState
     folder: Path | None = None
     resumed: bool = False
     contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
+    begins_anew: bool = False
     given_up: frozenset[int] = frozenset()
     config: Config = field(init=False)
     visible: Visibility = field(init=False)
@@ -251,70 +216,57 @@ class Run:
         self._copies: dict[ParamKey, tuple[Tensor, Tensor]] = {}
         self._settings = {}
         if self.folder is not None:
-            self._settings = {**self.config.settings(), **self._replay_settings()}
+            self._settings = {**store.settings_of(self.config), **self._replay_settings()}
 
     @classmethod
     @with_default_modes
     def open(
         cls,
-        task: Task,
-        method: Method | str,
-        privacy: Privacy | None,
-        plan: Plan,
+        config: Config,
+        execution: Execution = EXACT,
         *,
+        out: "str | Path | None" = None,
         bug: ClipSum | None = None,
-        **options: Any,
     ) -> Self:
-        """Validates everything and prepares the run; nothing is trained yet.
+        """Prepares a run; nothing is trained yet.
 
         Args:
-            task, method, privacy, plan, options: see `run`.
+            config: by `make_config`.
+            execution: how it is computed.
+            out: see `run`.
             bug: clips in the place of `privatizer.clip_sum`, with its signature: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
-        checked = RunOptions(**options)
-        config = make_config(task, method, privacy, plan, checked.lora, checked.seed)
-        prepared = prepare_run(
-            config,
-            task.clients,
-            device=checked.device,
-            matmul_precision=checked.matmul_precision,
-            chunk_examples=checked.chunk_examples,
-        )
-        return cls.from_prepared(replace(prepared, clip=bug), checked)
+        prepared = prepare_run(config, config.task.clients, execution)
+        return cls.from_prepared(replace(prepared, clip=bug), out)
 
     @classmethod
     @with_default_modes
-    def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
-        """Opens a prepared run, here or on a server; resumes it if the options say so.
+    def from_prepared(
+        cls, prepared: Prepared, out: "str | Path | None" = None, remote: bool = False
+    ) -> Self:
+        """Opens a prepared run, here or on a server; one that is in its folder goes on.
 
         Args:
             prepared: by `prepare_run`.
-            options: see `run`; those of which a prepared run has its own are not read.
+            out: see `run`.
             remote: see `Run`.
         """
         config = prepared.config
-        resume = options.resume
-        if options.max_epsilon is not None:
-            expected = "None without privacy: no epsilon is spent"
-            check(config.privacy is not None, "max_epsilon", options.max_epsilon, expected)
-        folder = store.checkpoint_folder(options.checkpoint, resume)
+        folder = store.run_folder(out)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
         ledger = config.ledger(prepared.uncertified)
         # No client has received anything.
         fresh = RunState(initial_server(prepared), {}, [-1] * len(config.task.sizes))
-        self = cls(prepared, options, ledger, fresh, folder, remote=remote)
-        if folder is not None:
-            # Looked at before it is read: `lock` finds whoever writes in between. A new run was
-            # promised a folder without rounds but the start, and without a ledger.
-            rounds, ledger_bytes = store.contents(folder)
-            start = [t for t in rounds if t == 0]
-            self.contents = (start, None) if resume is None else (rounds, ledger_bytes)
-        if resume is not None:
-            self.state, self.ledger = store.restore(
-                Path(resume), config, self._settings, fresh, ledger
-            )
+        self = cls(prepared, ledger, fresh, folder, remote=remote)
+        if folder is None:
+            return self
+        # Looked at before it is read: `lock` finds whoever writes in between.
+        self.contents = store.contents(folder)
+        if self.contents != ([], None):
+            self.state, self.ledger = store.restore(folder, config, self._settings, fresh, ledger)
             self.resumed = self.state is not fresh
+            self.begins_anew = not self.resumed
             self.give_up_rounds()
             self._warn_of_overspending()
         return self
@@ -331,21 +283,21 @@ class Run:
         releases = self.ledger.releases if self.remote and self.ledger is not None else ()
         done = self.state.server.round
         ahead = {entry.round for entry in releases if entry.round > done} - self.given_up
-        begins_anew = self.options.resume is not None and not self.resumed
-        if self.config.is_secagg or begins_anew or len(ahead) > 1:
+        if self.config.is_secagg or self.begins_anew or len(ahead) > 1:
             self.given_up |= ahead
 
     def _replay_settings(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
         if not self.config.replays_noise:
             return {}
+        execution = self.prepared.execution
         return {
             # A server rule may read the planned rounds, and so choose what the next one releases.
             "rounds": self.config.plan.rounds,
             # The others decide how a round is rounded.
             "device": self.prepared.adapted.device.type,
-            "matmul_precision": self.prepared.matmul_precision,
-            "chunk_clients": self.options.chunk_clients,
+            "matmul_precision": execution.matmul_precision,
+            "chunk_clients": execution.chunk_clients,
             "chunk_examples": self.prepared.chunk,
         }
 
@@ -354,55 +306,45 @@ class Run:
     def _warn_of_overspending(self) -> None:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
         target = None if self.config.privacy is None else self.config.privacy.target_epsilon
-        max_epsilon = self.options.max_epsilon
-        # Equal up to rounding counts as equal.
-        stops = bool(target and max_epsilon and max_epsilon <= target * (1 + 1e-9))
-        if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
+        if not target or self.ledger is None or self.ledger.uncertified is not None:
             return
-        spent = self._spent_after(self.config.plan.rounds - self.state.server.round)
+        spent = self._spent_at_end()
         # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
             text = f"epsilon={round_up(spent, '.4g')} after the last round"
             text += f": expected at most target_epsilon={target:g}"
-            advice = f"rounds were released twice, max_epsilon={target:g} ends the run in time"
-            warn(f"{text}; {advice}")
+            warn(f"{text}; rounds were released twice, a plan of fewer rounds ends the run in time")
 
-    def _spent_after(self, rounds: int) -> float:
-        """Epsilon after so many further rounds in which everyone takes part."""
+    def _spent_at_end(self) -> float:
+        """Epsilon after the rounds ahead, if everyone takes part in them."""
         charge = self.config.charge
         assert self.ledger is not None and charge is not None
         now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
         repeats = self.ledger.releases if self.ledger.reproducible else ()
         written = {entry.round for entry in repeats} | self.given_up
-        ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
+        ahead = [t for t in range(now + 1, self.config.plan.rounds + 1) if t not in written]
         # Who will take part is not drawn yet: everyone is the most that a round can spend.
         return self.ledger.after(map(charge.at, ahead)).epsilon_or_inf()
 
     @property
     def ended(self) -> bool:
-        """Whether no round is left, or the next could spend more than ``max_epsilon``.
-
-        Counted as if everyone took part in it.
-        """
-        if self.state.server.round >= self.config.plan.rounds:
-            return True
-        max_epsilon = self.options.max_epsilon
-        return max_epsilon is not None and self._spent_after(1) > max_epsilon
+        """Whether no round is left."""
+        return self.state.server.round >= self.config.plan.rounds
 
     # ---- the loop
 
     @steps_with_default_modes
     def events(self) -> "Generator[Round | LocalStep, None, None]":
-        """The run: a record of the start unless resumed, then each round's steps and its record."""
+        """A record of the start, or of where a stored run stands; then each round's."""
         with self.lock():
             if not self.resumed:
                 yield self.record_start()
+            elif self.folder is not None:
+                yield self.stored_record()
             while not self.ended:
                 result = yield from self._round()
-                # Before the record is shown: whoever stops there goes on after this round.
-                self.save_state()
-                yield self.record(result)
+                yield self.close_round(result)
 
     @contextmanager
     def lock(self) -> "Iterator[None]":
@@ -412,12 +354,11 @@ class Run:
         Guarantees:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """
-        name = "resume" if self.resumed else "checkpoint"
-        with lock_folder(self.folder, what=f"{name}={str(self.folder)!r}"):
+        with lock_folder(self.folder):
             # Two runs that go on from one ledger would each state its own releases only.
             untouched = self.folder is None or store.contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
-            check(untouched, "checkpoint", str(self.folder), expected)
+            check(untouched, "out", str(self.folder), expected)
             yield
 
     def record_state(self) -> Round:
@@ -425,16 +366,48 @@ class Run:
         server = self.state.server
         keys = local_training.round_keys(self.config, server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
-        return self.record(RoundResult(opened, Received.empty(server), aggregated=server))
+        return self.record(RoundResult(opened, Received.empty(server)))
 
     def record_start(self) -> Round:
-        """Stores the initial state, alone in its folder, and makes the first record."""
-        self.save_state()
+        """Makes the first record, and stores the initial state alone in its folder."""
+        record = self.record_state()
+        self._store(record)
         # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.server.round}:
                 store.remove(self.folder, round)
-        return self.record_state()
+        return record
+
+    def stored_record(self) -> Round:
+        """Makes the record of the round after which a stored run stands, as it was yielded."""
+        assert self.folder is not None
+        rows = store.stored_rows(self.folder).get(self.state.server.round, [])
+        by_layer = tuple((layer, measure, value) for *_, layer, measure, value in rows)
+        whole = {measure: value for layer, measure, value in by_layer if layer == "all"}
+        traffic = {name: whole.get(name, NOT_SEEN) for name in Traffic._fields}
+        kept = ("deviation", "participants", "clipped", "nonfinite", "seconds")
+        return replace(
+            self.record_state(),
+            traffic=Traffic(**traffic),
+            rows=tuple(row for row in by_layer if row[0] != "all"),
+            **{name: whole.get(name, NOT_SEEN) for name in kept},
+        )
+
+    def close_round(self, result: RoundResult) -> Round:
+        """Makes the record of a round and stores both, before anybody sees the record."""
+        record = self.record(result)
+        # Rounds that are given up are stored together: from a state among them the last one would
+        # be asked for again, and of another model than before.
+        if self.state.server.round + 1 not in self.given_up:
+            self._store(record)
+        return record
+
+    def _store(self, record: Round) -> None:
+        """Writes rows and state into the run's folder, if it has one."""
+        if self.folder is not None:
+            # The state last: a run that is killed in between makes the round again, and its rows.
+            store.append_rows(self.folder, record.index, rows_of(record))
+            store.write(self.folder, self.state, self._settings)
 
     def _round(self) -> "Generator[LocalStep, None, RoundResult]":
         """Trains one round, an event after every local step."""
@@ -442,8 +415,9 @@ class Run:
         t = opened.before.round
         batches = []
         # Chunks bound the memory and change no draw: each client draws from its own streams.
-        size = self.options.chunk_clients or max(len(opened.ids), 1)
-        if self.options.chunk_clients is None and self.prepared.adapted.device.type == "cpu":
+        chunk = self.prepared.execution.chunk_clients
+        size = chunk or max(len(opened.ids), 1)
+        if chunk is None and self.prepared.adapted.device.type == "cpu":
             size = min(size, CLIENTS_AT_ONCE)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
@@ -458,10 +432,9 @@ class Run:
         keys = opened.keys
         sent = opened.broadcast
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
-        arrived = self.arrivals(t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
-        received = exchange.release_round(self.prepared, everyone, arrived, keys.uploaded, sent)
-        return self.finish_round(opened, received, everyone, arrived)
+        received = exchange.release_round(self.prepared, everyone, keys.uploaded, sent)
+        return self.finish_round(opened, received, everyone)
 
     def begin_round(self) -> OpenRound:
         """Draws who takes part; the round stands in the ledger when this returns."""
@@ -507,26 +480,17 @@ class Run:
         personal = {key: x[list(ids)] for key, x in self.state.personal.items()}
         return exchange.begin_clients(self.prepared, ids, sent, personal)
 
-    def arrivals(self, t: int, ids: ClientIds) -> Int[Tensor, " n"]:
-        """Draws whose upload arrives, as positions in ``ids``."""
-        # A number for each client, present or not: whose upload is lost depends on nobody else.
-        uniform = self.config.streams.uniform((len(self.config.task.sizes),), "dropout", t)
-        return (uniform[list(ids)] >= self.config.plan.client_dropout).nonzero().squeeze(1)
-
     def finish_round(
         self,
         opened: OpenRound,
         received: Received,
         everyone: ClientBatch,
-        arrived: Int[Tensor, " n"],
     ) -> RoundResult:
         """Applies the server's rule to what it has in hand, and moves the state on.
 
         Args:
             opened, received: from `begin_round`, and `exchange.release_round` or `combine`.
-            everyone: the clients that trained, as far as is known, with what is known of their
-                tensors here.
-            arrived: positions in ``opened.ids`` of those whose upload was not lost.
+            everyone: the clients that trained and sent, with what is known of their tensors here.
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
         Guarantees:
@@ -534,24 +498,16 @@ class Run:
         """
         state = self.state
         before = opened.before
-        senders = [opened.ids[i] for i in arrived.tolist()]
         # Before the state moves on: bytes down depend on what each client last received.
-        traffic = self._traffic.count(state, opened.ids, senders, opened.keys.uploaded)
-        aggregated = after = before
+        traffic = self._traffic.count(state, opened.ids, everyone.ids, opened.keys.uploaded)
+        after = before
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
-            aggregated = self._aggregate(self.config.method.aggregate, before, received)
-            # What was not sent has no gradient: neither it nor its moments move.
-            aggregates = {key: aggregated.tensors[key] for key in received.uploads}
-            plan = self.config.plan
-            stepped, state.optimizer = server_step(
-                plan.server_optimizer, state.optimizer, before.tensors, aggregates, plan.server_lr
-            )
-            after = aggregated.replace_tensors(stepped)
+            after = self._aggregate(self.config.method.aggregate, before, received)
         self._keep_personal(opened, everyone)
         self._advance(opened, after, received)
         count = len(everyone.ids)
-        return RoundResult(opened, received, aggregated, everyone.clip_counts, traffic, count)
+        return RoundResult(opened, received, everyone.clip_counts, traffic, count)
 
     def _advance(self, opened: OpenRound, after: ServerState, received: Received) -> None:
         """Moves the state on to the next round.
@@ -586,34 +542,12 @@ class Run:
     ) -> ServerState:
         """What a server's rule makes of the uploads."""
         method = self.config.method
-        given = [*before.tensors.values(), *received.uploads.values(), received.weights]
-        versions = [x._version for x in given]
         try:
-            aggregated = rule(before, received.broadcast, received.uploads, received.weights)
+            return rule(before, received.broadcast, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.config.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
-        if not isinstance(aggregated, ServerState):
-            refuse("aggregate(...)", type(aggregated).__name__, "the server's ServerState")
-        # The deviation is measured on them afterwards.
-        kept = versions == [x._version for x in given]
-        check(kept, "aggregate(...)", method.slug, "a rule that writes into nothing it is given")
-        # Another shape or type would be broadcast or converted later, and nobody would see it.
-        kinds, given = (
-            {key: (tuple(x.shape), x.dtype) for key, x in state.tensors.items()}
-            for state in (before, aggregated)
-        )
-        wrong = [
-            f"{key} {given.get(key)}" for key in kinds | given if given.get(key) != kinds.get(key)
-        ]
-        check(
-            not wrong,
-            "aggregate(...)",
-            wrong,
-            "all tensors of the state, of their shapes and types",
-        )
-        return aggregated
 
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
         """Stores what moved and was not sent, of those who took part."""
@@ -627,11 +561,6 @@ class Run:
                 earlier = personal.get(key, common.expand(count, *common.shape))
                 # Not in place: an observer may still hold what was kept before the round.
                 personal[key] = earlier.index_copy(0, index, everyone.params[key])
-
-    def save_state(self) -> None:
-        """Stores the state in the run's folder, if it has one."""
-        if self.folder is not None:
-            store.write(self.folder, self.state, self._settings)
 
     # ---- the record of a round
 
@@ -730,9 +659,7 @@ class Run:
                     # What the quantised broadcast took is given back: it is no error of the mean.
                     clients[key] = values + (x - result.opened.broadcast.tensors[key])
         noise = received.noise if self.visible.clips else None
-        exchange = measures.Exchange(
-            before, mean, after, clients, received.weights, noise, result.aggregated
-        )
+        exchange = measures.Exchange(before, mean, after, clients, received.weights, noise)
         return measures.layer_rows(exchange, self.config.lora.scaling)
 
     def _metrics(self) -> Mapping[str, float]:
@@ -744,7 +671,7 @@ class Run:
         server = self.state.server
         personal = self.state.personal
         unseen = dict.fromkeys(config.task.metrics, NOT_SEEN)
-        if self.state.server.round % self.options.evaluate_every and not self.ended:
+        if self.state.server.round % self.prepared.execution.evaluate_every and not self.ended:
             return unseen
         # Elsewhere clients keep factors from the first round in which some were not sent.
         rounds = range(self.state.server.round if self.remote else 0)
@@ -774,7 +701,7 @@ class Run:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
         task = self.config.task
-        with adapters.matmuls(prepared.matmul_precision):
+        with adapters.full_precision():
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

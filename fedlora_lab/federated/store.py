@@ -1,4 +1,4 @@
-"""The state of a run on disk, each round written whole or not at all.
+"""A run's folder: its state, each round written whole or not at all, its ledger, and its rows.
 
 What is released, the server's tensors, lies in the folder. What is not, because it carries no noise
 or tells who took part, lies in its subfolder ``private/``. A run goes on from both together only.
@@ -9,36 +9,44 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load, save
-from torch import Tensor
 
+from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import (
     Damaged,
     JsonObject,
+    append_line,
     has_key,
     keyed_digest,
     parse_json,
     private_folder,
     read_bytes,
+    read_lines,
     read_sealed,
     write_sealed,
 )
 from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.federated.config import Config
-from fedlora_lab.methods.optimizers import OptimizerState
+from fedlora_lab.measures.runs import COLUMNS
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import Ledger
 
-FORMAT = 11
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 12
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
+ROWS = "rounds.jsonl"
+"""The rows of a run's frame, a line a round."""
 
 
 @dataclass
@@ -51,48 +59,22 @@ class RunState:
         seen: rounds done when each client last received the server's state; -1: never.
         changed: for each round done, the server's tensors that it changed, and the rank of the
             change (0: the tensor is new as a whole).
-        optimizer: what the server's optimiser remembers.
     """
 
     server: ServerState
     personal: TensorDict
     seen: list[int]
     changed: list[dict[ParamKey, int]] = field(default_factory=list)
-    optimizer: OptimizerState = field(default_factory=dict)
 
 
 # ---- the folder
 
 
-def checkpoint_folder(save: "str | Path | None", resume: "str | Path | None") -> Path | None:
-    """Chooses the folder for checkpoints, or ``None``; refuses one that holds another run.
-
-    Args:
-        save, resume: as ``checkpoint`` and ``resume`` of `run`.
-    """
-    for name, value in (("checkpoint", save), ("resume", resume)):
-        check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
-        check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
-    if not (save or resume):
-        return None
-    folder = Path(save or resume or "").expanduser()
-    places = (*folder.glob("round-*"), *private_folder(folder).glob("round-*"))
-    strange = [path.name for path in places if path.is_dir()]
-    # Found now: a round that cannot be stored would be released again by every call.
-    check(not strange, "checkpoint", strange, "files of these names, no folders")
-    if not save:
-        return folder
-    if resume:
-        # Elsewhere the ledger of the one would not know how the other went on.
-        goes_on = Path(resume).expanduser().resolve() == folder.resolve()
-        check(
-            goes_on, "checkpoint", str(folder), f"{str(resume)!r}: a run goes on in its own folder"
-        )
-        return folder
-    free = not (any(rounds_in(folder)) or (folder / LEDGER).exists())
-    expected = "a folder without rounds of another run; resume= goes on from them"
-    check(free, "checkpoint", str(folder), expected)
-    return folder
+def run_folder(out: "str | Path | None") -> Path | None:
+    """The folder of one run, or ``None``. Args: out: see `run`."""
+    check(isinstance(out, str | Path | None), "out", out, "a folder's path or None")
+    check(not out or not Path(out).is_file(), "out", out, "a folder, not a file")
+    return Path(out).expanduser() if out else None
 
 
 def contents(folder: Path) -> tuple[list[int], bytes | None]:
@@ -107,15 +89,101 @@ def rounds_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match)
 
 
+# ---- what a run is known by
+
+
+def settings_of(config: Config) -> JsonObject:
+    """What a run and the one that goes on from it must share, as JSON values.
+
+    Rules are known by their names and the text of the data that they hold; the version of the
+    package stands for their code.
+
+    Args: config: of the run.
+    """
+    # Target and number of rounds change no round that is done: a longer run may go on from it
+    # with replace(target_epsilon=None). A rule that reads the planned rounds then sees more.
+    free = ("rounds", "target_epsilon")
+    task = config.task
+    privacy = {} if config.privacy is None else config.privacy.settings()
+    settings = {
+        "method": {x.name: rule_identity(getattr(config.method, x.name)) for x in fields(Method)},
+        "plan": {name: x for name, x in asdict(config.plan).items() if name not in free},
+        "lora": config.lora.settings(),
+        "seed": config.seed,
+        "privacy": {name: x for name, x in privacy.items() if name not in free} or None,
+        "task": f"{task.fingerprint} {rule_identity(task.loss)}",
+        "targets": task.targets,
+        "head": task.head,
+        "model": hashlib.sha256(rule_identity(task.model).encode()).hexdigest(),
+        "package_version": __version__,
+    }
+    # As they come back from a file: tuples are lists there.
+    return json.loads(json.dumps(settings, default=str))
+
+
+def rule_identity(rule: object) -> str:
+    """A rule's name, and the text of what it holds, the same in every process.
+
+    >>> rule_identity(sorted)
+    'builtins.sorted'
+    """
+    if hasattr(rule, "__qualname__"):
+        return f"{rule.__module__}.{rule.__qualname__}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(rule))
+
+
 def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> JsonObject:
     """A run's settings as its checkpoints hold them: a keyed digest in the task's place.
 
     Args:
         folder: of the run; its secret key is made here if need be.
-        settings: as `Config.settings` gives them.
+        settings: as `settings_of` gives them.
     """
     # A plain digest of the data would confirm a guess at them.
     return {**settings, "task": keyed_digest(folder, settings["task"])}
+
+
+# ---- rows
+
+
+def append_rows(folder: Path, round: int, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes the rows of a record's frame.
+
+    Args: folder: of the run. round: of the record. rows: with the value last.
+    """
+    # As text: JSON has neither NaN nor infinities, and Python's shortest is exact.
+    lines = [[*row[:-1], repr(float(row[-1]))] for row in rows]
+    append_line(folder / ROWS, {"round": round, "rows": lines})
+
+
+def stored_rows(folder: Path) -> dict[int, list[list[Any]]]:
+    """Round -> the rows of its record. A round that was run again replaces what followed it."""
+    rows: dict[int, list[list[Any]]] = {}
+    for entry in read_lines(folder / ROWS):
+        before = {round: kept for round, kept in rows.items() if round < entry["round"]}
+        its_rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
+        rows = {**before, entry["round"]: its_rows}
+    return rows
+
+
+def stored_frame(folder: Path) -> "pd.DataFrame":
+    """The tidy frame of a run in its folder; its last epsilon is what the ledger counts now.
+
+    A round that was begun and never recorded, since its process was killed, was released.
+
+    Guarantees: test_store.py::test_a_kept_run_is_read_back_bit_by_bit,
+        test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    """
+    import pandas as pd
+
+    rows = [row for kept in stored_rows(folder).values() for row in kept]
+    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    if (folder / LEDGER).exists() and len(frame):
+        spent = Ledger.load(folder / LEDGER).epsilon_or_inf()
+        at_end = (frame["round"] == frame["round"].max()) & (frame["layer"] == "all")
+        last = at_end & (frame["measure"] == "epsilon")
+        frame.loc[last, "value"] = frame.loc[last, "value"].clip(lower=spent).fillna(spent)
+    return frame
 
 
 # ---- writing
@@ -131,13 +199,9 @@ def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
-    moments: dict[str, Tensors] = {}
-    for key, of_tensor in state.optimizer.items():
-        for name, x in of_tensor.items():
-            moments.setdefault(f"optimizer {name}", {})[key] = x  # type: ignore[index]
     round = state.server.round
     about = {"round": round, "settings": settings_with_keyed_task(folder, settings)}
-    released = _to_bytes({"server": state.server.tensors, **moments}, about)
+    released = _to_bytes({"server": state.server.tensors}, about)
     about_private = {
         "round": round,
         "seen": state.seen,
@@ -157,8 +221,7 @@ def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
 def remove(folder: Path, round: int) -> None:
     """Deletes a round, what is released first: a round without it does not count as stored."""
     for path in (_place(folder, round), _place(private_folder(folder), round)):
-        if not path.is_dir():  # which `checkpoint_folder` refuses, in words
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _place(folder: Path, round: int) -> Path:
@@ -194,16 +257,11 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
     if about_private["released"] != hashlib.sha256(released).hexdigest():
         text = "a whole one (what is private belongs to other tensors of the server)"
         raise Damaged(f"{name}: expected {text}")
-    moments: dict[ParamKey, dict[str, Tensor]] = {}
-    for group in groups.keys() - {"server"}:
-        for key, x in groups[group].items():
-            moments.setdefault(key, {})[group.removeprefix("optimizer ")] = x
     state = RunState(
         server=ServerState(groups["server"], round),
         personal=private_groups.get("personal", {}),
         seen=about_private["seen"],
         changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
-        optimizer=moments,
     )
     return state, about["settings"]
 
@@ -231,7 +289,7 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
     rounds = rounds_in(folder)
     # With a new key no run would know its own data again.
     usable = not rounds or has_key(folder)
-    check(usable, "resume", str(folder), "a folder with its subfolder private/ as it was")
+    check(usable, "out", str(folder), "a folder with its subfolder private/ as it was")
     for round in reversed(rounds):
         try:
             yield read(folder, round)
@@ -249,7 +307,7 @@ def restore(
     fresh: RunState,
     opened: Ledger | None,
 ) -> tuple[RunState, Ledger | None]:
-    """Reads the state and the ledger to resume with; refuses those of another run.
+    """Reads the state and the ledger to go on with; refuses those of another run.
 
     Args:
         folder, config: the folder, and the run that goes on from it.
@@ -269,18 +327,18 @@ def restore(
     begins_anew = latest is None and opened is not None and (folder / LEDGER).exists()
     if begins_anew and not config.replays_noise:
         text = "no checkpoint in it is whole; the run begins anew"
-        text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
+        text = f"out={str(folder)!r}: {text}, and what stands in its ledger stays spent"
         warn(text)
         return fresh, _stored_ledger(folder, config, fresh, opened)
-    check(latest is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    check(latest is not None, "out", str(folder), "a folder with a whole checkpoint")
     assert latest is not None
     state, stored = latest
     for name, value in settings_with_keyed_task(folder, settings).items():
         equal = stored.get(name) == value
-        check(equal, "resume", str(folder), f"the same {name} as in this run")
+        check(equal, "out", str(folder), f"the same {name} as in this run")
     layers = state.server.tensors.keys()
     fits = layers == fresh.server.tensors.keys()
-    check(fits, "resume", str(folder), "the same layers as in this run")
+    check(fits, "out", str(folder), "the same layers as in this run")
     # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in fresh.server.tensors}
     state.server = replace(fresh.server, tensors=tensors, round=state.server.round)

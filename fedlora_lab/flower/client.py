@@ -9,8 +9,8 @@ from flwr.clientapp import ClientApp
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated import exchange
-from fedlora_lab.federated.config import Prepared
 from fedlora_lab.federated.local_training import local_step, round_keys
+from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.memory import (
     RELEASED,

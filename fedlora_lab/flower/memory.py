@@ -24,7 +24,7 @@ from fedlora_lab._utils.files import (
     write_sealed,
 )
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.config import Prepared
+from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.flower.messages import private_errors
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.config import Config, Prepared, initial_server, prepare_run
+from fedlora_lab.federated.config import EXACT, Config
 from fedlora_lab.federated.make_config import check_parts, make_config
+from fedlora_lab.federated.prepared import Prepared, initial_server, prepare_run
+from fedlora_lab.federated.store import settings_of
 from fedlora_lab.flower import messages
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -106,10 +108,10 @@ class Participant:
         task = replace(task, clients=clients)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
         config = make_config(task, method, privacy, plan, lora, seed)
-        prepared = prepare_run(config, {})
+        prepared = prepare_run(config, {}, EXACT)
         begin = initial_server(prepared)
         terms = {
-            **config.settings(),
+            **settings_of(config),
             "rounds": plan.rounds,
             "slots": {str(key): [list(x.shape), str(x.dtype)] for key, x in begin.tensors.items()},
             "loss": getattr(task.loss, "__qualname__", repr(task.loss)),

@@ -14,7 +14,7 @@ from fedlora_lab._utils.validation import check, check_number, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.run import OpenRound, Run, RunOptions
+from fedlora_lab.federated.run import OpenRound, Run
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.methods.state import Tensors
@@ -27,20 +27,9 @@ class Stopped(ConnectionError):
     """The run cannot go on; what was spent stands in the ledger."""
 
 
-def open_run(
-    participant: Participant,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
-    max_epsilon: float | None = None,
-) -> Run:
-    """Opens the server's run.
-
-    Args:
-        participant: the server's terms.
-        checkpoint, resume, max_epsilon: as in `fl.run`.
-    """
-    options = RunOptions(checkpoint=checkpoint, resume=resume, max_epsilon=max_epsilon)
-    return Run.from_prepared(participant.prepared, options, remote=True)
+def open_run(participant: Participant, out: "str | Path | None" = None) -> Run:
+    """Opens the server's run. Args: participant: the server's terms. out: as in `fl.run`."""
+    return Run.from_prepared(participant.prepared, out, remote=True)
 
 
 def rounds(
@@ -101,24 +90,14 @@ def _play(
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
             valid = clients.collect_uploads(opened, timeout)
-            arrived = {
-                opened.ids[i] for i in run.arrivals(opened.before.round, opened.ids).tolist()
-            }
-            # A run draws which uploads are lost, so that a seed gives the loop's run.
-            present = tuple(k for k in opened.ids if k in valid and k in arrived)
+            present = tuple(k for k in opened.ids if k in valid)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
             received = exchange.combine(run.config, present, rows, opened.broadcast)
             # Of those that were asked, whoever answered. What they trained, and what they keep, is
             # with them.
-            trained = ClientBatch(tuple(k for k in opened.ids if k in valid), {}, {})
-            places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
-            result = run.finish_round(opened, received, trained, places)
-            # Rounds that are given up are stored together: from a state among them the last one
-            # would be asked for again, and of another model than before.
-            if run.state.server.round + 1 not in run.given_up:
-                run.save_state()
-            yield run.record(result)
+            trained = ClientBatch(present, {}, {})
+            yield run.close_round(run.finish_round(opened, received, trained))
 
 
 class _Clients:

@@ -479,23 +479,21 @@ def own_start(rule: "Callable | None", weight: Tensor, rank: int) -> Mapping[str
 
 
 @contextmanager
-def matmuls(precision: str) -> Iterator[None]:
-    """Takes float32 products in TF32 if ``precision`` is "tf32", else in full precision.
+def full_precision() -> Iterator[None]:
+    """Takes products of float32 in full precision.
 
     What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
-    restored afterwards. Threads that want the same precision work side by side, others take turns
-    with whole blocks.
+    restored afterwards.
 
-    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count,
-        test_user_process.py::test_threads_that_change_the_process_take_turns.
+    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
-    with _PRECISION.at(precision):
+    with _PRECISION.at(True):
         yield
 
 
-def _set_precision(precision: str) -> Callable[[], None]:
-    """Sets the precision of float32 products; returns what puts the process's own back."""
+def _set_full_precision(_: bool) -> Callable[[], None]:
+    """Allows no less than float32 in its products; returns what puts the process's own back."""
     before = _precisions()
     allowed = allowed_to_cudnn = None
     # Set backend by backend, no single word says what they allow.
@@ -505,10 +503,10 @@ def _set_precision(precision: str) -> Callable[[], None]:
         allowed_to_cudnn = torch.backends.cudnn.allow_tf32
     for backend, value in before:
         if value != "none":
-            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+            backend.fp32_precision = "ieee"
     # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
     def restore() -> None:
         if allowed is not None:
@@ -522,8 +520,8 @@ def _set_precision(precision: str) -> Callable[[], None]:
     return restore
 
 
-# The setting is the process's: threads that want another one must not change it meanwhile.
-_PRECISION = SharedSetting(_set_precision)
+# The setting is the process's: the last of several threads puts it back.
+_PRECISION = SharedSetting(_set_full_precision)
 
 
 def _precisions() -> list[tuple[Any, str]]:

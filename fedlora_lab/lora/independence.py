@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check, in_one_line
-from fedlora_lab.lora.adapters import AdaptedModel, matmuls
+from fedlora_lab.lora.adapters import AdaptedModel, full_precision
 from fedlora_lab.lora.per_example import example_losses, model_outputs, per_example_gradients
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.method import Method
@@ -47,7 +47,7 @@ MAX_EXAMPLES = 256
 """In the batch that is as large as a step: a probe must not cost much more than the step."""
 DISTURBANCES = (float("nan"), 1e6)
 """What the others of a batch are multiplied by."""
-MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
+MACHINE_EPSILON = {"bfloat16": 2.0**-7}
 """Of the products; elsewhere it is that of the tensors' own type."""
 _PROBED: "weakref.WeakKeyDictionary[Task, set[Any]]" = weakref.WeakKeyDictionary()
 """Task -> what was found sound, by all that a verdict depends on; the runs of a comparison share
@@ -87,7 +87,7 @@ def check_batch_independence(
             continue
         setting = _Setting.drawn(task, adapted, row, moving)
         before = [buffer.clone() for buffer in adapted.model.buffers()]
-        with matmuls(matmul_precision):
+        with full_precision():
             _probe(setting, matmul_precision, rows)
             if by_losses:
                 _probe(replace(setting, of_losses=True), matmul_precision, rows)

@@ -121,8 +121,6 @@ class Exchange(NamedTuple):
             see them.
         weights: (clients,).
         noise: key -> (...), the noise in the mean of the updates; ``None``: nobody may see it.
-        aggregated: what the method's rule made of the uploads; its deviation is measured, while
-            ``after`` is after the server's optimiser too. ``None``: ``after``.
     """
 
     before: ServerState
@@ -131,7 +129,6 @@ class Exchange(NamedTuple):
     clients: Tensors | None
     weights: Tensor
     noise: Tensors | None
-    aggregated: ServerState | None = None
 
 
 def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, float]], float]:
@@ -139,8 +136,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
 
     Args: seen: the round. scaling: the factor before B A.
     """
-    aggregated = seen.aggregated or seen.after
-    before, after, ruled = (x.without_core() for x in (seen.before, seen.after, aggregated))
+    before, after = (x.without_core() for x in (seen.before, seen.after))
     mean = seen.mean.without_core().tensors
     clients = None if seen.clients is None else ServerState(seen.clients).without_core().tensors
     noise = None if seen.noise is None else _noise_in_factors(seen)
@@ -148,14 +144,14 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
     deviations = []
     for layer in after.layers:
         a, b, w = (ParamKey(factor, layer) for factor in "ABW")
-        old, new, made = ((x.tensors[a], x.tensors[b]) for x in (before, after, ruled))
+        old, new = ((x.tensors[a], x.tensors[b]) for x in (before, after))
         residual = after.tensors.get(w)
         product = new[1].double() @ new[0].double()
         size = float((product if residual is None else residual.double() + product).norm())
         rows.append((layer, "norm", scaling * size))
         if clients is not None:
             added = None if residual is None else residual - before.tensors[w]
-            gap = product_deviation(old, made, (clients[a], clients[b]), seen.weights, added)
+            gap = product_deviation(old, new, (clients[a], clients[b]), seen.weights, added)
             deviations.append(gap)
             rows.append((layer, "deviation", scaling * gap.norm))
             rows.append((layer, "deviation_relative", gap.relative))

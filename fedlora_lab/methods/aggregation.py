@@ -89,7 +89,7 @@ class MeanUpdate(ServerRule):
     With weights that sum to 1 and nothing lost on the way down this is the mean of the uploads. A
     missing client leaves the state where it was (fixed denominator), one of lower rank the ranks it
     does not hold; for a quantised broadcast it is FedLPP's straight-through update
-    psi + mean_k psi_k - Q(psi). The server's learning rate is `Plan.server_lr`.
+    psi + mean_k psi_k - Q(psi).
 
     Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976, which does not publish which of
         four forms it uses: this one alone keeps a full-precision state and estimates its gradient

@@ -1,11 +1,10 @@
-"""Optimisers: pure rules that turn gradients into steps, for the clients and for the server.
+"""Optimisers: pure rules that turn a client's gradients into steps.
 
 An `Optimizer` is a frozen record of its settings; nothing changes what it is handed. A tensor
 without a gradient rests, and so does its state.
 
 A client begins every round with a fresh state: it stands at another point, perhaps in other
-coordinates, and in the client unit moments would be un-noised data to guard. The server's state
-lasts from round to round; it follows from what was received and lies in the checkpoint.
+coordinates, and in the client unit moments would be un-noised data to guard.
 
 All arithmetic is element by element: a client's bits do not depend on who else lies in the tensor.
 """
@@ -51,7 +50,7 @@ class Optimizer(ABC):
         """Returns the steps, to be added to the parameters, and the state after them.
 
         Args:
-            grads: key -> (clients, ...), on the server (...); of what moves in this step.
+            grads: key -> (clients, ...), of what moves in this step.
             state: as the last `update` gave it; a key that is not in it begins here.
             params: key -> (1 or clients, ...), at least of what moves.
             lr: learning rate, a number or key -> number.
@@ -107,7 +106,7 @@ class SGD(Optimizer):
         weight_decay: times the weights, is added to the gradient (coupled), >= 0.
 
     Guarantees: the steps of `torch.optim.SGD` (test_steps_are_those_of_torch).
-    Source: heavy ball, Polyak 1964; on the server arXiv:1909.06335 (FedAvgM).
+    Source: heavy ball, Polyak 1964.
 
     >>> str(SGD(momentum=0.9))
     'sgd:momentum=0.9'
@@ -136,31 +135,26 @@ class SGD(Optimizer):
         return -lr * velocity, {"momentum": velocity}
 
 
-PLAIN = SGD()
-
-
 @dataclass(frozen=True)
-class Adam(Optimizer):
-    """The optimiser Adam, with decoupled weight decay. Its defaults are those for a server.
+class AdamW(Optimizer):
+    """The optimiser AdamW, with the defaults of `torch.optim.AdamW`.
 
     Args:
         betas: shares kept of the mean gradient and of the mean square, two numbers in [0, 1).
-        eps: added to the root of the mean square, > 0; the default is the source's for a server.
+        eps: added to the root of the mean square, > 0.
         weight_decay: every step takes lr * weight_decay of the weights (decoupled), >= 0.
 
-    Guarantees: the steps of `torch.optim.AdamW` (test_steps_are_those_of_torch); `torch.optim.Adam`
-        has the decay coupled.
-    Source: arXiv:1412.6980, algorithm 1; on the server arXiv:2003.00295, algorithm 2 (FedAdam),
-        here with the correction for the first steps, which is left out there.
+    Guarantees: the steps of `torch.optim.AdamW` (test_steps_are_those_of_torch).
+    Source: arXiv:1711.05101, algorithm 2.
 
-    >>> str(Adam(eps=0.01))
-    'adam:eps=0.01'
+    >>> str(AdamW(weight_decay=0.1))
+    'adamw:weight_decay=0.1'
     """
 
-    name: str = field(default="adam", init=False, repr=False)
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-3
-    weight_decay: float = 0.0
+    name: str = field(default="adamw", init=False, repr=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
     nonlinear = "a step divides by the root of mean squares, in which noise and signal are one"
 
     def __post_init__(self) -> None:
@@ -195,27 +189,8 @@ class Adam(Optimizer):
         return move, {"step": step, "mean": mean, "square": square}
 
 
-@dataclass(frozen=True)
-class AdamW(Adam):
-    """The optimiser AdamW for clients, with the defaults of `torch.optim.AdamW`.
-
-    Source: arXiv:1711.05101, algorithm 2.
-
-    >>> str(AdamW(weight_decay=0.1))
-    'adamw:weight_decay=0.1'
-    """
-
-    name: str = field(default="adamw", init=False, repr=False)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-
-
-Table = Mapping[str, type[Optimizer]]
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 """What clients may train with, by name."""
-SERVER_OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
-"""What the server may do with an aggregate, by name."""
 
 
 def apply_updates(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Tensor]":
@@ -227,58 +202,29 @@ def apply_updates(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Ten
     return {**params, **dict(zip(steps, moved, strict=True))}
 
 
-def server_step(
-    rule: Optimizer,
-    state: OptimizerState,
-    before: TensorMapping,
-    aggregate: TensorMapping,
-    lr: float = 1.0,
-) -> "tuple[dict[Any, Tensor], OptimizerState]":
-    """Steps the server's optimiser; its gradient is the old state minus the aggregate.
-
-    Args:
-        rule, state: the server's optimiser, and its state, which lasts from round to round.
-        before, aggregate: key -> the server's old tensors, and those that the method's rule made
-            of the uploads; only what was sent.
-        lr: the server's learning rate, >= 0.
-
-    Guarantees: plain SGD at rate 1 gives the aggregate's own tensors
-        (test_the_server_steps_by_hand). Of noised uploads it is post-processing.
-    Source: arXiv:2003.00295, algorithm 1 (FedOpt).
-    """
-    if rule == PLAIN and lr == 1:  # before - (before - aggregate) would round
-        return dict(aggregate), state
-    # What was not sent has no gradient: neither it nor its moments move.
-    old = {key: before[key] for key in aggregate}
-    grads = {key: old[key] - tensor for key, tensor in aggregate.items()}
-    steps, state = rule.update(grads, state, old, lr)
-    return apply_updates(old, steps), state
-
-
-def optimizer_of(value: object, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:
+def optimizer_of(value: object) -> Optimizer:
     """Returns the optimiser that an argument stands for.
 
     Args:
         value: an `Optimizer`; its name, which has the default settings; or what a settings file
             holds, {"name": "sgd", "momentum": 0.9}, as `dataclasses.asdict` gives it.
-        name: of the argument, for the error.
-        table: the optimisers that may stand there.
 
-    Raises: ``ValueError`` for one that is not in the table, and a setting unknown or out of range.
+    Raises: ``ValueError`` for another one, and a setting unknown or out of range.
     Guarantees: what `dataclasses.asdict` gives is read back, anything else refused
         (test_settings_are_read_back_or_refused).
 
     >>> optimizer_of({"name": "sgd", "momentum": 0.9})
     SGD(momentum=0.9, weight_decay=0.0)
     """
-    expected = f"one of {', '.join(map(repr, table))}, or an optimiser such as fl.SGD(momentum=0.9)"
+    names = ", ".join(map(repr, OPTIMIZERS))
+    expected = f"one of {names}, or an optimiser such as fl.SGD(momentum=0.9)"
     if isinstance(value, Optimizer):
-        check(table.get(value.name) is type(value), name, value, expected)
+        check(OPTIMIZERS.get(value.name) is type(value), "optimizer", value, expected)
         return value
     settings = dict(value) if isinstance(value, Mapping) else {"name": value}
     kind = settings.pop("name", None)
-    check(isinstance(kind, str) and kind in table, name, value, expected)
-    allowed = [f.name for f in fields(table[kind]) if f.init]
+    check(isinstance(kind, str) and kind in OPTIMIZERS, "optimizer", value, expected)
+    allowed = [f.name for f in fields(OPTIMIZERS[kind]) if f.init]
     fits = set(settings) <= set(allowed)
-    check(fits, name, value, f"settings of {kind} among {', '.join(allowed)}")
-    return table[kind](**settings)
+    check(fits, "optimizer", value, f"settings of {kind} among {', '.join(allowed)}")
+    return OPTIMIZERS[kind](**settings)

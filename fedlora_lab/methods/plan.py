@@ -15,7 +15,7 @@ from fedlora_lab._utils.validation import (
     check_whole,
     use_plain_numbers,
 )
-from fedlora_lab.methods.optimizers import SERVER_OPTIMIZERS, SGD, optimizer_of
+from fedlora_lab.methods.optimizers import SGD, optimizer_of
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,8 @@ class Plan:
             trained, "head" (which follows "B" when it is not given).
         optimizer: how a client steps: `SGD` or `AdamW`, or a name, "sgd" or "adamw". Its state
             begins anew in every round.
-        server_optimizer: what the server does with the aggregate: `SGD` or `Adam`, or a name. Its
-            state lasts over the run.
-        server_lr: learning rate of the server's optimiser, >= 0. Plain "sgd" at rate 1 takes the
-            aggregate as it is.
         participation: probability with which a client takes part in a round, drawn on its own, in
             [1e-9, 1].
-        client_dropout: probability that a participating client's upload is lost, in [0, 1).
         client_weights: "uniform", every client counts alike, or "size", by its number of examples
             (where persons are protected: of persons), taken as public.
         lr_decay: factor on the learning rate after each round, in (0, 1].
@@ -150,10 +145,7 @@ class Plan:
     batch: int | None = RunSettings.batch
     lr: float | Mapping[str, float] = 0.3
     optimizer: Any = field(default=SGD())
-    server_optimizer: Any = field(default=SGD())
-    server_lr: float = RunSettings.server_lr
     participation: float = RunSettings.participation
-    client_dropout: float = RunSettings.client_dropout
     client_weights: str = RunSettings.client_weights
     lr_decay: float = RunSettings.lr_decay
 
@@ -169,9 +161,7 @@ class Plan:
         else:
             check_number("lr", self.lr, 0, 1e9)
         # Names, and what a settings file holds, become the optimiser itself.
-        server = optimizer_of(self.server_optimizer, "server_optimizer", SERVER_OPTIMIZERS)
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
-        object.__setattr__(self, "server_optimizer", server)
 
     def rate(self, name: str, t: int = 0) -> float:
         """Returns the learning rate of "A", "B" or "head" in round t, from 0."""

@@ -377,7 +377,7 @@ class Privacy:
         if self.trust == "central":
             return NoiseLevels(each=0.0, server=stds[0], shares=0)
         self._check_shares(clients)
-        chance = plan.participation * (1 - plan.client_dropout)
+        chance = plan.participation
         # Fewer uploads than this come in less than 1 % of the rounds: Binomial(clients, chance).
         counts = range(clients + 1)
         sure = next((k for k in counts if bdtr(k, clients, chance) >= 0.01), clients)

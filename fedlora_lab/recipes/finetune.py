@@ -127,7 +127,7 @@ def finetune(
         lora: of the adapter; by default rank 4 and alpha 8.
         unit: "example", "person" or "client"; by default the person, where the task knows persons.
         seed: repeats a run, for study; ``None``: fresh noise, for a release.
-        out: folder in which the run is stored and goes on after it was stopped.
+        out: folder in which the run is stored, and goes on after it was stopped; see `run`.
     Raises: ValueError in one line.
     Guarantees: test_finetune.py::test_a_csv_becomes_a_served_model_offline,
         ::test_a_run_that_ends_at_the_commonest_class_says_so.
@@ -164,12 +164,8 @@ def finetune(
     choices["rate"] = f"{rate:g}: {suggested.origin}; at most {largest:.3g}"
     choices["clip norm"] = f"{norm:.3g}: the noise is in proportion to it"
     terms = task, row, privacy.replace(clip_norm=norm), plan.replace(lr=rate)
-    begun = out is not None and Path(out).exists()
-    resume = out if begun else None
-    records = _with_bar(run(*terms, lora=lora, seed=seed, checkpoint=out, resume=resume), rounds)
-    last = deque(records, maxlen=1)  # of the others nothing is kept
-    check(bool(last), "out", str(out), "a folder whose run is not finished")
-    record = last.pop()
+    records = _with_bar(run(*terms, lora=lora, seed=seed, out=out), rounds)
+    record = deque(records, maxlen=1).pop()  # of the others nothing is kept
     result = Finetuned(task, record, choices)
     _warn_of_the_commonest_class(result)
     return result

@@ -16,7 +16,6 @@ from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import KINDS, ParamKey
 from fedlora_lab.privacy.plan import Privacy
@@ -263,8 +262,6 @@ def noise_taken_up(
     if privacy.releases_steps:
         expected = "sgd, whose noise follows from the rate; or give lr"
         check(not plan.optimizer.nonlinear, "optimizer", str(plan.optimizer), expected)
-    server = plan.server_optimizer
-    check(server == SGD(), "server_optimizer", str(server), "sgd without momentum")
     # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.compare import run_cells
+from fedlora_lab.federated.config import Execution
 from fedlora_lab.measures.runs import t_interval
 from studies import ROOT, protocol, table
 
@@ -211,8 +212,9 @@ def test_a_run_of_a_committed_card_is_found_again(pytestconfig):
     seed = draw.choice(protocol.SEEDS)
     setting = replace(protocol.SETTINGS[name], rates=(found["rate"],))
     cells = protocol.cells_of(fl.methods.get(card["method"]), name, setting, [seed])
-    with tqdm(file=io.StringIO(), total=cells[0].plan.rounds) as bar:
-        frame = run_cells(cells, {"evaluate_every": cells[0].plan.rounds}, None, 1, bar)
+    rounds = cells[0].config.plan.rounds
+    with tqdm(file=io.StringIO(), total=rounds) as bar:
+        frame = run_cells(cells, Execution(evaluate_every=rounds), None, 1, bar)
     ends = frame[(frame["round"] == frame["round"].max()) & (frame["layer"] == "all")]
     last = ends.set_index("measure")["value"]
     told = (card["method"], name, seed)

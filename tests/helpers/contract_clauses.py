@@ -27,10 +27,10 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.config import Config, Prepared
+from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.local_training import ClientBatch, local_step
+from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import identity
@@ -56,7 +56,7 @@ def prepare(
     """A run's fixed parts, without a look at the arguments and the model."""
     model = adapted(task)
     privacy = None if privacy is None else privacy.resolve(task, plan)
-    config = Config(task, row, privacy, plan, LORA, Streams(seed))
+    config = Config(task, row, privacy, plan, LORA, seed)
     return Prepared(config, model, task.clients)
 
 

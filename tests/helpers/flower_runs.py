@@ -18,7 +18,7 @@ from fedlora_lab.flower import (
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.tasks.task import Task
 
-ROUNDS = PLAN.replace(rounds=3, participation=0.8, client_dropout=0.1, optimizer=fl.SGD(0.5))
+ROUNDS = PLAN.replace(rounds=3, participation=0.8, optimizer=fl.SGD(0.5))
 
 
 def protected(unit, **fields):

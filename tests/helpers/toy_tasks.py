@@ -12,6 +12,7 @@ from calls import Options
 from torch import Tensor, nn
 
 import fedlora_lab as fl
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.store import RunState
@@ -125,7 +126,7 @@ def opened(
     kind: type[Run] = Run,
 ) -> Any:
     """A run that stands before round t with these values on the server."""
-    run = kind.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
+    run = kind.open(make_config(task, row, privacy, plan.replace(rounds=t + 1), LORA, seed))
     values = replace(values, round=t)
     run.state = RunState(values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True
@@ -147,7 +148,7 @@ def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> TensorDic
 @lru_cache(maxsize=64)
 def begun(task: Task, row: Method | str) -> ServerState:
     """The server's state of a run that has not begun; to open one takes longer than a step."""
-    return Run.open(task, row, None, PLAN, lora=LORA, seed=0).state.server
+    return Run.open(make_config(task, row, None, PLAN, LORA, 0)).state.server
 
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:

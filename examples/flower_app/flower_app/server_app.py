@@ -16,8 +16,7 @@ def main(grid: Grid, context: Context) -> None:
     """Plays the rounds that are left of the run in the folder ``out``."""
     config = context.run_config
     out = Path(str(config["out"])).expanduser().resolve()
-    begun = (out / "ledger.json").exists()
-    run = fl.flower.open_run(participant(), checkpoint=out, resume=out if begun else None)
+    run = fl.flower.open_run(participant(), out)
     waiting = {name: float(config[name]) for name in ("timeout", "patience")}
     for record in fl.flower.rounds(grid, participant(), run, **waiting):
         accuracy = record.metrics["accuracy"]

@@ -20,6 +20,7 @@ from fedlora_course.lesson_04 import figures as lesson
 from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import normal_float
@@ -172,7 +173,7 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, sl
 def test_a_local_step_and_a_release_of_the_page_are_those_of_the_library(page, task, privacy, slug):
     """Of every client, from factors of which neither is zero."""
     method = method_of(slug)
-    run = Run.open(task, method, privacy, PLAN, lora=LORA, seed=SEED)
+    run = Run.open(make_config(task, method, privacy, PLAN, LORA, SEED))
     random = torch.Generator().manual_seed(1)
     start = [
         torch.randn(*shape, generator=random).double() / 8 for shape in ((RANK, 64), (64, RANK))

@@ -10,6 +10,7 @@ from calls import refused
 from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
 
 import fedlora_lab as fl
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger
@@ -90,16 +91,16 @@ SETUP: Any = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(ro
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
     folder = tmp_path / "broken"
-    events = Run.open(*SETUP, lora=LORA, seed=0, bug=clips_nothing, checkpoint=folder).events()
+    events = Run.open(make_config(*SETUP, LORA, 0), bug=clips_nothing, out=folder).events()
     first: Any = next(events)
     next(events)
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    run = Run.open(*SETUP, lora=LORA, seed=0, resume=folder, bug=clips_nothing)
+    run = Run.open(make_config(*SETUP, LORA, 0), out=folder, bug=clips_nothing)
     last: Any = [event for event in run.events() if isinstance(event, Round)][-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
-    play(*SETUP, checkpoint=tmp_path / "sound")
+    play(*SETUP, out=tmp_path / "sound")
     for name, bug in (("broken", None), ("sound", clips_nothing)):
         with refused("those of this run"):
-            Run.open(*SETUP, lora=LORA, seed=0, resume=tmp_path / name, bug=bug)
+            Run.open(make_config(*SETUP, LORA, 0), out=tmp_path / name, bug=bug)

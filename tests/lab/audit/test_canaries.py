@@ -16,10 +16,11 @@ from fedlora_lab.audit.instruments import (
     mark_examples,
     ordinary_marks,
 )
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.methods.state import ParamKey
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
-LOSSY = PLAN.replace(participation=0.7, client_dropout=0.2)
+LOSSY = PLAN.replace(participation=0.7)
 ONE_SIDE = LOSSY.replace(optimizer=fl.SGD(0.5), lr={"A": 0.0, "B": 0.2})
 WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
 
@@ -34,9 +35,9 @@ def audited(row, unit="example", sigma=1.0, plan=PLAN, **fields):
 def test_the_audit_changes_nothing_of_the_run(unit):
     """Fault: marks, or whoever records a run, that change its bits."""
     task = tokens("head")
-    plan = PLAN.replace(batch=3, participation=0.8, client_dropout=0.1)
+    plan = PLAN.replace(batch=3, participation=0.8)
     marked = mark_examples(task, ordinary_marks(task))
-    watched = Recorder.open(marked, methods.DEeR, private(unit), plan, lora=LORA, seed=0)
+    watched = Recorder.open(make_config(marked, methods.DEeR, private(unit), plan, LORA, 0))
     same_bits(list(records_of(watched)), play(task, "deer", private(unit), plan))
 
 

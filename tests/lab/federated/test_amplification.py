@@ -27,10 +27,10 @@ SIGMA = 1e4
 RUNS = 12
 
 
-TURNS = {"participation": 0.6, "client_dropout": 0.2}
+TURNS = {"participation": 0.6}
 RATES = {"lr": {"A": 0.3, "B": 0.1}, "lr_decay": 0.8}
 CASES: Options = {
-    "rates, decay, absence, loss": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
+    "rates, decay, absence": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
     "momentum": ("fedlora", "example", {"optimizer": fl.SGD(momentum=0.7)}, {}, None),
     "turns in a round, filter": ("la-lora", "example", {"local_steps": 3}, {}, None),
     "a multiplier each, sizes": (
@@ -41,7 +41,7 @@ CASES: Options = {
         None,
     ),
     "along directions": ("fed-zo", "example", {}, {}, None),
-    "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
+    "trusted server": ("rolora", "client", {"participation": 0.5}, {}, None),
     "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest_clients": 2}, None),
     "every upload, unequal ranks": ("fedlora", "client", TURNS, {"trust": "local"}, (1, 2, 4, 3)),
     "a frozen A": ("ffa-lora", "example", RATES, {}, None),
@@ -235,7 +235,7 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
     privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
     energies = []
     for seed in range(2 * RUNS):
-        run = Run.open(WIDE, methods.get(row), privacy, plan, lora=LORA, seed=seed)
+        run = Run.open(make_config(WIDE, methods.get(row), privacy, plan, LORA, seed))
         deque(run.events(), maxlen=0)
         own = [run.start_clients((k,), run.state.server).params for k in range(4)]
         a, b = (ParamKey(name, "map") for name in "AB")

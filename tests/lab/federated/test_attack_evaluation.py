@@ -32,7 +32,10 @@ import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_lab._utils.files import read_sealed
 from fedlora_lab.federated import store
+from fedlora_lab.federated.config import Execution
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep
+from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
@@ -117,7 +120,8 @@ def test_records_do_not_tell_who_took_part():
         told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
         parts = tokens(), "fedlora", private("client", trust=trust), work
-        events = fl.run_steps(*parts, lora=LORA, seed=seed, chunk_clients=1)
+        execution = Execution(chunk_clients=1)
+        events = Run.open(make_config(*parts, LORA, seed), execution).events()
         rounds = [event.round for event in events if isinstance(event, LocalStep)]
         assert not secret or rounds == sorted([1, 2, 3] * PLAN.local_steps)
 
@@ -154,7 +158,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
             terms = everybody.terms
             records = list(rounds(everybody.grid(), terms, open_run(terms, folder)))
         else:
-            records = play(task, row, privacy, plan, seed=None, checkpoint=folder)
+            records = play(task, row, privacy, plan, seed=None, out=folder)
         # But for digests under a key that is drawn for the folder.
         parts = {path.name: load(read_sealed(path, "it")) for path in folder.glob("round-*")}
         assert parts
@@ -162,6 +166,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
             name: {key: x.numpy().tobytes() for key, x in tensors.items()}
             for name, tensors in parts.items()
         }
+        files["rows"] = (folder / store.ROWS).read_bytes()
         files["ledger"] = (folder / "ledger.json").read_bytes()
         settings = store.read(folder, 2)[1]
         seen.append((fl.to_frame(records), files, {**settings, "task": ""}))

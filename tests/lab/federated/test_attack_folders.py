@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import stat
 from dataclasses import replace
@@ -16,8 +17,6 @@ from toy_tasks import LORA, PLAN, book, play, private, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, read_sealed, write_atomically
 from fedlora_lab.federated import store
-from fedlora_lab.federated.compare import Cell, run_in_folder
-from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
 
 pytestmark = pytest.mark.attack
@@ -35,11 +34,10 @@ def closed(folder):
 
 
 def test_every_file_of_a_run_is_its_owner_s(tmp_path, monkeypatch):
-    """Checkpoints, ledger, cells, lists, locks, folders, a draft before its first byte; what is
+    """Checkpoints, ledger, rows, lists, locks, folders, a draft before its first byte; what is
     handed on has the mode of any file."""
-    cell = Cell.from_name("fedsa-lora", tokens("head"), private("example"), PLAN, LORA, None)
-    events = run_in_folder(cell, tmp_path / "runs" / "one", {})
-    *_, last = (event for event in events if isinstance(event, Round))
+    parts = tokens("head"), "fedsa-lora", private("example")
+    last = play(*parts, seed=None, out=tmp_path / "runs" / "one")[-1]
     append_line(tmp_path / "runs" / "own.jsonl", {"a": 1})
     closed(tmp_path / "runs")
     fl.save_adapter(last, tmp_path / "adapter")
@@ -71,7 +69,7 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
     task = tokens()
     privacy = private("example")
     for name in "ab":
-        play(task, "fedlora", privacy, seed=None, checkpoint=tmp_path / name)
+        play(task, "fedlora", privacy, seed=None, out=tmp_path / name)
     content = written(tmp_path)
     assert not [digest for digest in digests(task.fingerprint) if digest in content]
     stored = [store.read(tmp_path / name, 2)[1]["task"] for name in "ab"]
@@ -81,24 +79,26 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
     (x, y), *others = task.clients
     other = replace(task, clients=((x, torch.cat([1 - y[:1].sign(), y[1:]])), *others))
     with refused(r"expected the same task as in this run$"):
-        fl.run(other, "fedlora", privacy, PLAN, **RELEASE, resume=tmp_path / "b")
+        fl.run(other, "fedlora", privacy, PLAN, **RELEASE, out=tmp_path / "b")
 
 
 def test_nothing_outside_private_tells_who_took_part(tmp_path):
-    """Where participation is secret: the server's tensors and its optimiser's, and a ledger that
-    counts every round for everybody."""
+    """Where participation is secret: the server's tensors, a ledger that counts every round for
+    everybody, and rows without their number."""
     privacy = private("client", trust="central")
-    plan = PLAN.replace(participation=0.5, rounds=4, server_optimizer="adam")
-    last = play(regression(), "fedsa-lora", privacy, plan, seed=None, checkpoint=tmp_path)[-1]
+    plan = PLAN.replace(participation=0.5, rounds=4)
+    last = play(regression(), "fedsa-lora", privacy, plan, seed=None, out=tmp_path)[-1]
     content = read_sealed(tmp_path / "round-000004", "it")
     size = int.from_bytes(content[:8], "little")
     shown = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["about"])
     assert set(shown) == {"format", "round", "settings"} and shown["settings"]["seed"] is None
-    groups = {name.split("/")[0] for name in load(content)}
-    assert {group.split()[0] for group in groups} == {"server", "optimizer"}
+    assert {name.split("/")[0] for name in load(content)} == {"server"}
     terms = {(x.clients, x.count, x.sample_rate) for x in book(last).releases}
     assert terms == {(None, 1, 0.5)} and len(book(last).releases) == 4
     assert not any(word in written(tmp_path) for word in (b"personal", b"seen", b"changed"))
+    rows = [row for part in store.stored_rows(tmp_path).values() for row in part]
+    told = [value for *_, name, value in rows if name in ("participants", "bytes_up", "clipped")]
+    assert told and all(map(math.isnan, told))
 
 
 def test_what_clients_keep_lies_in_private_only(tmp_path):
@@ -107,7 +107,7 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     Without them the released values and the ledger can be read, and no run goes on.
     """
     parts = regression(), "fedsa-lora", private("client")
-    last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
+    last = play(*parts, seed=None, out=tmp_path)[-1]
     [kept] = next(store.whole_checkpoints(tmp_path))[0].personal.values()
     outside = written(tmp_path)
     assert kept.any() and all(row.numpy().tobytes()[:64] not in outside for row in kept)
@@ -116,6 +116,6 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     for key, x in require_source(last)[2].tensors.items():
         assert torch.equal(shown[f"server/{key.name}/{key.layer}"], x)
     assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon
-    with refused(r"^resume='.*': expected a folder with its subfolder private/ as it was$"):
-        fl.run(*parts, PLAN, **RELEASE, resume=tmp_path)
+    with refused(r"^out='.*': expected a folder with its subfolder private/ as it was$"):
+        fl.run(*parts, PLAN, **RELEASE, out=tmp_path)
     assert not (tmp_path / "private").exists() and written(tmp_path) == outside

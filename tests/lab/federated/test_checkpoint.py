@@ -5,12 +5,10 @@ import os
 import shutil
 import stat
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from calls import Options, refused
 from toy_tasks import (
     KEEPS_B,
@@ -34,13 +32,12 @@ from fedlora_lab._utils.files import (
     write_sealed,
 )
 from fedlora_lab.federated import store
-from fedlora_lab.federated.config import rule_identity
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep
-from fedlora_lab.methods.aggregation import by_layer
-from fedlora_lab.methods.filters import identity
+from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger
 
-LONG = PLAN.replace(rounds=3, participation=0.7, client_dropout=0.2, optimizer=fl.SGD(0.5))
+LONG = PLAN.replace(rounds=3, participation=0.7, optimizer=fl.SGD(0.5))
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 
@@ -54,12 +51,20 @@ def contents(folder):
 def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     """With a warning, and to the same bits."""
     run = tokens("head"), KEEPS_B, private("example"), LONG
-    whole = play(*run, checkpoint=tmp_path)
+    whole = play(*run, out=tmp_path)
     shutil.copy(tmp_path / name.replace("3", "2"), tmp_path / name)
     words = r"^checkpoint=round-000003: expected a whole.*; going back to an earlier one"
     with pytest.warns(match=words):
-        rest = play(*run, resume=tmp_path)
-    same_bits(whole[3:], rest)
+        rest = play(*run, out=tmp_path)
+    same_bits(whole[2:], rest)
+
+
+def test_a_finished_run_yields_its_last_record_again(tmp_path):
+    """As it was, but for objects that no file holds."""
+    *_, last = play(*RUN, out=tmp_path)
+    [again] = play(*RUN, out=tmp_path)
+    same_bits([last], [again])
+    assert again.seconds == last.seconds and book(again).to_json() == book(last).to_json()
 
 
 FILES = ["round-000002", "private/round-000002"]
@@ -71,19 +76,14 @@ def circle(path):
     path.symlink_to(path)
 
 
-def folder_in_its_place(path):
-    path.unlink()
-    path.mkdir()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:checkpoint=round-000002")
-@pytest.mark.parametrize("harm", [Path.unlink, circle, folder_in_its_place])
+@pytest.mark.parametrize("harm", [Path.unlink, circle])
 def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path):
     """Whatever is released then stands in the ledger, beside all that stood there before."""
     parts = regression(2), "fedlora", private("example")
     plan = fl.Plan(rounds=2, local_steps=1, lr=0.1)
-    play(*parts, plan, seed=None, checkpoint=tmp_path / "whole")
+    play(*parts, plan, seed=None, out=tmp_path / "whole")
     refusals = {}
     for name in FILES:
         place = shutil.copytree(tmp_path / "whole", tmp_path / name.replace("/", " "))
@@ -92,8 +92,8 @@ def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path
         played = 0
         try:
             more = *parts, plan.replace(rounds=3)
-            for event in fl.run_steps(*more, lora=LORA, seed=None, resume=place):
-                played += isinstance(event, LocalStep)
+            events = Run.open(make_config(*more, LORA, None), out=place).events()
+            played = sum(isinstance(event, LocalStep) for event in events)
         except ValueError as error:
             refusals[name] = str(error)
         if name in refusals:
@@ -101,13 +101,13 @@ def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path
         else:
             known = Ledger.load(place / "ledger.json").releases
             assert played and sum(entry.count for entry in known) == 2 + played
-    kept = {Path.unlink: FILES[3:], circle: [*FILES[:2], *FILES[3:]], folder_in_its_place: FILES}
+    kept = {Path.unlink: FILES[3:], circle: [*FILES[:2], *FILES[3:]]}
     assert [*refusals] == kept[harm]
 
 
 def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
     """Begun anew the run would spend more than was planned, and remove what may be whole."""
-    play(*RUN, seed=None, checkpoint=tmp_path)
+    play(*RUN, seed=None, out=tmp_path)
     written = f'\\"format\\": {store.FORMAT}'.encode()
     for path in tmp_path.glob("round-*"):
         content = read_sealed(path, "it")
@@ -115,27 +115,27 @@ def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
         write_sealed(path, content.replace(written, written.replace(b"1", b"2")))
     before = contents(tmp_path)
     with refused("^checkpoint=round-.*: expected format"):
-        play(*RUN, seed=None, resume=tmp_path)
+        play(*RUN, seed=None, out=tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
     """Of the same round, and each of them whole."""
     for seed in (0, 1):
-        play(*RUN, checkpoint=tmp_path / str(seed), seed=seed)
+        play(*RUN, out=tmp_path / str(seed), seed=seed)
     for path in (tmp_path / "1" / "private").glob(f"round-{PLAN.rounds:06d}"):
         shutil.copy(path, tmp_path / "0" / "private")
     with pytest.warns(match="what is private belongs to other tensors"):
-        play(*RUN, resume=tmp_path / "0")
+        play(*RUN, out=tmp_path / "0")
 
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
     run: Options = {"task": tokens(), "method": "fedlora", "privacy": private("example")}
     run |= {"plan": PLAN, "lora": LORA, "seed": 0}
-    list(fl.run(**run, checkpoint=tmp_path))
+    list(fl.run(**run, out=tmp_path))
     for what, other in [
         ("method", "ffa-lora"),
-        ("plan", PLAN.replace(server_optimizer="adam")),
+        ("plan", PLAN.replace(optimizer="adamw")),
         ("lora", fl.Lora(rank=3)),
         ("seed", None),
         ("privacy", private("example", sigma=2.0)),
@@ -146,35 +146,37 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
             replace(tokens(), clients=tuple((x.flip(0), y.flip(0)) for x, y in tokens().clients)),
         ),
     ]:
-        with refused(f"^resume='.*': expected the same {what} as in this run$"):
-            fl.run(**run | {what: other}, resume=tmp_path)
+        with refused(f"^out='.*': expected the same {what} as in this run$"):
+            fl.run(**run | {what: other}, out=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedlora_lab.federated.config.__version__", "0.0.1")
-        with refused("^resume='.*': expected the same package_version as in this run$"):
-            fl.run(**run, resume=tmp_path)
-    with refused(r"^resume='.*': expected the same (task|privacy) as in this run$"):
+        patch.setattr("fedlora_lab.federated.store.__version__", "0.0.1")
+        with refused("^out='.*': expected the same package_version as in this run$"):
+            fl.run(**run, out=tmp_path)
+    before = contents(tmp_path)
+    with refused(r"^out='.*': expected the same (task|privacy) as in this run$"):
         turned = replace(tokens(), clients=tokens().clients[::-1])
-        fl.run(**run | {"task": turned}, resume=tmp_path)
+        fl.run(**run | {"task": turned}, out=tmp_path)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("privacy", "seed"), [(private("example"), None), (None, 0)])
 def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
     """Longer, or in smaller chunks."""
     run = tokens(), "fedlora", privacy
-    play(*run, seed=seed, checkpoint=tmp_path)
-    records = play(*run, PLAN.replace(rounds=3), seed=seed, chunk_examples=1, resume=tmp_path)
-    assert [record.index for record in records] == [3]
+    play(*run, seed=seed, out=tmp_path)
+    records = play(*run, PLAN.replace(rounds=3), seed=seed, chunk_examples=1, out=tmp_path)
+    assert [record.index for record in records] == [2, 3]
 
 
 @pytest.mark.parametrize("lost", ["the round", "all rounds"])
 def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     """From a seed its noise is the same: the difference of two releases would hide nothing."""
-    play(*RUN, checkpoint=tmp_path)
+    play(*RUN, out=tmp_path)
     for path in tmp_path.glob("round-*2" if lost == "the round" else "round-*"):
         path.unlink()
     if lost == "all rounds":
-        with refused(r"^resume='.*': expected a folder with a whole chec"):
-            play(*RUN, resume=tmp_path)
+        with refused(r"^out='.*': expected a folder with a whole chec"):
+            play(*RUN, out=tmp_path)
         return
     others: dict[str, Any] = {
         "matmul_precision": "bfloat16",
@@ -182,62 +184,16 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
         "chunk_examples": 2,
     }
     for name in others:
-        with refused(f"^resume='.*': expected the same {name} as in th"):
-            fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: others[name]})
-    with refused(r"^resume='.*': expected the same rounds as in this run"):
-        play(*RUN[:3], PLAN.replace(rounds=3), resume=tmp_path)
-    assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds
-
-
-def scaled(factor) -> Any:
-    """A filter that closes over a number."""
-    return lambda tensor, name: factor * tensor
-
-
-def by_default(scale):
-    def rule(tensor, name, factor=scale):
-        return factor * tensor
-
-    return rule
-
-
-class Scale:
-    def __init__(self, factor):
-        self.factor = factor
-
-    def apply(self, tensor, name):
-        return self.factor * tensor
-
-
-def test_a_rule_is_known_by_its_name_and_its_data():
-    """By its fields, its defaults and what it closes over; not by where it lies in memory."""
-    long = torch.arange(2000.0)
-    same = [scaled(1.0), scaled(1.0)], [by_layer(memory=0.5), by_layer(memory=0.5)]
-    others = [scaled(2.0), lambda tensor, name: 1.0 * tensor, identity, by_layer(memory=0.4)]
-    others += [by_default(0.1), by_default(0.2), scaled(long), scaled(long.flip(0))]
-    others += [Scale(1.0), Scale(0.5), Scale(1.0).apply, Scale(0.5).apply]
-    others += [partial(scaled(3.0), name="A"), partial(scaled(4.0), name="A")]
-    others += [partial(scaled(4.0), name="B")]
-    for left, right in same:
-        assert rule_identity(left) == rule_identity(right)
-    rules = [*others, *(pair[0] for pair in same)]
-    assert len({rule_identity(rule) for rule in rules}) == len(rules)
-
-
-def test_another_run_is_never_overwritten(tmp_path):
-    """A folder with rounds or with a ledger is refused at the call unless it is resumed from."""
-    parts = regression(), "fedlora", private("example")
-    used = tmp_path / "run"
-    play(*parts, checkpoint=used)
-    before = contents(used)
-    with refused(r"^checkpoint='.*': expected a folder without rounds"):
-        fl.run(*parts, PLAN, checkpoint=used)
-    assert contents(used) == before
+        with refused(f"^out='.*': expected the same {name} as in th"):
+            fl.run(*RUN, lora=LORA, seed=0, out=tmp_path, **{name: others[name]})
+    with refused(r"^out='.*': expected the same rounds as in this run"):
+        play(*RUN[:3], PLAN.replace(rounds=3), out=tmp_path)
+    assert play(*RUN, out=tmp_path)[-1].index == PLAN.rounds
 
 
 def test_the_ledger_is_written_before_the_round(tmp_path):
     """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
-    for event in fl.run_steps(*RUN, lora=LORA, seed=0, checkpoint=tmp_path):
+    for event in Run.open(make_config(*RUN, LORA, 0), out=tmp_path).events():
         done = store.rounds_in(tmp_path)[-1]
         if isinstance(event, LocalStep):
             known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
@@ -248,7 +204,7 @@ def test_the_ledger_is_written_before_the_round(tmp_path):
 
 def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     """As on a full disk: nothing is released that is not counted."""
-    events = fl.run_steps(*RUN, lora=LORA, seed=0, checkpoint=tmp_path)
+    events = fl.run(*RUN, lora=LORA, seed=0, out=tmp_path)
     next(events)
     (tmp_path / "ledger.json").mkdir()
     with pytest.raises(OSError):
@@ -287,15 +243,15 @@ def behind(path):
 )
 def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
     """Of any round, the last too: one that says that less was spent."""
-    play(*RUN, checkpoint=tmp_path)
+    play(*RUN, out=tmp_path)
     alter(tmp_path / "ledger.json")
     with refused(f"^[^\n]*ledger[^\n]*{line}[^\n]*$"):
-        play(*RUN, resume=tmp_path)
+        play(*RUN, out=tmp_path)
 
 
 PLACES: dict[str, Any] = {
-    "checkpoint": lambda path: play(*RUN, checkpoint=path),
-    "out": lambda path: fl.compare(*SWEPT, out=path, **QUIET),
+    "out of a run": lambda path: play(*RUN, out=path),
+    "out of a comparison": lambda path: fl.compare(*SWEPT, out=path, **QUIET),
     "ledger": lambda path: fl.Ledger(reproducible=False).save(path),
     "adapter": lambda path: fl.save_adapter(play(*RUN[:2], None)[-1], path),
 }
@@ -308,7 +264,7 @@ def test_a_place_that_cannot_be_written_is_named_with_its_argument(name, tmp_pat
     """Fault: a bare "[Errno 20] Not a directory" that named a part of it, as a key of a store."""
     path = tmp_path / "file" / "in it"
     path.parent.write_text("mine")
-    argument = name if name in ("checkpoint", "out") else "path"
+    argument = "out" if name.startswith("out") else "path"
     with refused(f"^{argument}='.*in it': expected a place that can be written \\(.*; give anoth"):
         PLACES[name](path)
     assert contents(tmp_path) == {"file": b"mine"}

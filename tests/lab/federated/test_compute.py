@@ -11,7 +11,7 @@ from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import exchange, local_training
-from fedlora_lab.federated.config import MATMUL_PRECISIONS
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.state import ParamKey
@@ -36,7 +36,7 @@ def test_epsilon_and_noise_are_the_same_under_every_switch(options):
 
 
 def test_what_the_process_allows_does_not_count():
-    """Products are float32 unless TF32 is asked for, and the process keeps its own setting."""
+    """Products are float32, and the process keeps its own setting."""
 
     def settings():
         backends = torch.backends
@@ -47,10 +47,8 @@ def test_what_the_process_allows_does_not_count():
     for allowed in ("medium", "high", "highest", before):
         torch.set_float32_matmul_precision(allowed)
         outside = settings()
-        for precision in MATMUL_PRECISIONS:
-            with adapters.matmuls(precision):
-                is_tf32 = precision == "tf32"
-                assert settings() == ("high" if is_tf32 else "highest", is_tf32, is_tf32)
+        with adapters.full_precision():
+            assert settings() == ("highest", False, False)
         assert settings() == outside
 
 
@@ -65,7 +63,7 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     rule = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())[ROWS.index(slug) % 2]
     task = tokens()
     plan = PLAN.replace(optimizer=rule)
-    prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
+    prepared = Run.open(make_config(task, row, private("example"), plan, LORA, None)).prepared
     prepared = replace(prepared, adapted=adapters.adapt(task, LORA, "meta"))
     clients = exchange.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
@@ -95,7 +93,7 @@ def test_a_local_step_sends_the_device_as_much_at_once_however_many_layers_there
 
     def copies(targets):
         task = replace(tokens(), layers=Layers(targets))
-        prepared = Run.open(task, slug, private("example"), PLAN, lora=LORA).prepared
+        prepared = Run.open(make_config(task, slug, private("example"), PLAN, LORA, None)).prepared
         prepared = replace(prepared, adapted=adapters.adapt(task, LORA, "meta"))
         start = anywhere(task, methods.get(slug))
         clients = exchange.begin_clients(prepared, (0, 1, 2), start, {})

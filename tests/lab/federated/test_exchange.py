@@ -1,4 +1,4 @@
-"""Between clients and server: whose noise, how much, who sees what, what a lost upload does."""
+"""Between clients and server: whose noise, how much, who sees what, what an absent client does."""
 
 import math
 from dataclasses import replace
@@ -33,13 +33,14 @@ def standing():
     return ready, local_training.ClientBatch(tuple(range(6)), params, received), tuple(start)
 
 
-def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
+def sent(ready, clients, keys, ids=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
     noised = private("client", sigma=sigma, clip=CLIP, **privacy)
     privacy = noised.resolve(ready.config.task, ready.config.plan)
     begun = ServerState({key: x[0] for key, x in clients.start.items()}, t)
-    places = torch.tensor(list(arrived), dtype=torch.int64)
+    params = {key: x[list(ids)] for key, x in clients.params.items()}
+    clients = local_training.ClientBatch(ids, params, clients.start)
     ready = replace(ready, config=replace(ready.config, privacy=privacy))
-    return exchange.release_round(ready, clients, places, keys, begun)
+    return exchange.release_round(ready, clients, keys, begun)
 
 
 def mean_change(received, clients):
@@ -52,13 +53,13 @@ def mean_change(received, clients):
     ("trust", "options", "std"),
     [
         ("central", {}, SIGMA * CLIP / 6),
-        ("central", {"arrived": (0, 2)}, SIGMA * CLIP / 6),
+        ("central", {"ids": (0, 2)}, SIGMA * CLIP / 6),
         ("local", {}, SIGMA * CLIP / math.sqrt(6)),
         ("secagg", {"honest_clients": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
-        ("secagg", {"honest_clients": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
+        ("secagg", {"honest_clients": 2, "ids": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
-def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
+def test_noise_of_a_release_follows_the_trust_model(trust, options, std):
     """With the shares of three of six relied on, six upload twice the variance that is needed.
 
     No two rounds share a number: the difference of their releases would be free of noise.
@@ -75,7 +76,7 @@ def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
 def test_the_noise_of_an_update_is_that_of_no_step():
     """Were both drawn, the difference of their releases would be free of noise."""
     place = standing()
-    one, silent = (sent(*place, arrived=(0,), sigma=x, trust="local") for x in (SIGMA, 0.0))
+    one, silent = (sent(*place, ids=(0,), sigma=x, trust="local") for x in (SIGMA, 0.0))
     shapes = {key: rows.shape[1:] for key, rows in one.uploads.items()}
     streams = place[0].config.streams
     for key, xi in gaussian_noise(shapes, [SIGMA * CLIP], streams, [(0, 0, 0)]).items():
@@ -85,7 +86,7 @@ def test_the_noise_of_an_update_is_that_of_no_step():
 
 def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     privacy = private("client", trust="secagg", honest_clients=3)
-    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, client_dropout=0.3))
+    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, participation=0.7))
     still = [now for before, now in pairwise(records) if gap(before, now) == 0]
     assert 0 < len(still) < 8 and all(math.isnan(record.deviation) for record in still)
     assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))
@@ -100,10 +101,10 @@ def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     ],
 )
 def test_denominators_are_fixed(unit, trust, weights):
-    """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
-    plan = PLAN.replace(rounds=4, participation=0.6, client_dropout=0.3, client_weights=weights)
+    """Absent clients, by hand: what arrives is divided by what was expected."""
+    plan = PLAN.replace(rounds=4, participation=0.6, client_weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
-    run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA, seed=0)
+    run = Recorder.open(make_config(tokens("head"), methods.FedLoRA, privacy, plan, LORA, 0))
     sizes = torch.tensor(run.config.unit_counts if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6
     counts = set()
@@ -111,11 +112,10 @@ def test_denominators_are_fixed(unit, trust, weights):
     for _ in records_of(run):
         if run.everyone is not None:
             ids = run.participants(before.round)
-            arrived = run.arrivals(before.round, ids)
-            counts.add(len(arrived))
+            counts.add(len(ids))
             for key, x in run.everyone.params.items():
                 old = before.tensors[key]
-                moved = torch.einsum("k,k...->...", shares[list(ids)][arrived], x[arrived] - old)
+                moved = torch.einsum("k,k...->...", shares[list(ids)], x - old)
                 torch.testing.assert_close(run.state.server.tensors[key], old + moved)
         before = run.state.server
     assert len(counts) > 1

@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import joblib
 import pandas as pd
@@ -18,13 +17,12 @@ import psutil
 import pytest
 import torch
 from calls import refused
-from commands import PYTHON, succeeded
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from commands import PYTHON
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
-from fedlora_lab.federated.compare import ROWS, stored_rows
-from fedlora_lab.federated.jobs import Unfinished, run_calls
+from fedlora_lab.federated.jobs import run_calls
+from fedlora_lab.federated.store import ROWS, rounds_in
 
 pytestmark = [pytest.mark.waits, pytest.mark.slow]
 OWN = fl.methods.FedLoRA.replace(name="own", aggregate=lambda state, *_: state)
@@ -39,7 +37,7 @@ def compare(jobs, rows=("fedlora", OWN), seeds=(0, 1), task=None, **options):
 
 def run_at_once(act, count, jobs=2):
     """What ``act`` returns of each number."""
-    return dict(run_calls([(f"run {i}", partial(act, i)) for i in range(count)], jobs))
+    return dict(run_calls({i: partial(act, i) for i in range(count)}, jobs))
 
 
 def contents(folder):
@@ -109,34 +107,6 @@ def test_a_backend_of_joblib_around_a_call_is_used(backend, one_by_one, tmp_path
     pd.testing.assert_frame_equal(frame, one_by_one, check_exact=True)
 
 
-def test_an_error_in_a_worker_names_its_run_and_stops_no_other():
-    def act(number):
-        if number == 1:
-            raise KeyError("no such layer")
-        return number + 10
-
-    done = []
-    with pytest.raises(Unfinished, match=r"^3 of 4 runs are finished; run 1: KeyError.*layer'$"):
-        done.extend(run_calls([(f"run {i}", partial(act, i)) for i in range(4)], 2))
-    assert dict(done) == {0: 10, 2: 12, 3: 13}
-
-
-def test_a_worker_that_is_killed_ends_a_comparison_with_the_frame_of_what_is_finished():
-    """As memory's end kills one. The next comparison has workers again."""
-
-    def watch(run, events):
-        if (run.slug, run.seed) == ("own", 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return events
-
-    with pytest.raises(TerminatedWorkerError) as stopped:
-        compare(2, watch=watch)
-    told: Any = stopped.value
-    runs = told.frame[["method", "seed"]].drop_duplicates()
-    assert 1 <= len(runs) <= 3
-    assert run_at_once(lambda number: number, 2) == {0: 0, 1: 1}
-
-
 def test_workers_have_one_thread_unless_asked_and_start_no_processes():
     def look(_):
         inner = run_at_once(lambda _: os.getpid(), 3, 4)
@@ -156,7 +126,6 @@ def test_what_is_no_number_of_jobs_is_refused(jobs):
 STOPPED = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from typing import Any
 import psutil, torch
 from test_jobs import CANARY, compare, finished
 from toy_tasks import regression, with_clients
@@ -164,20 +133,15 @@ from toy_tasks import regression, with_clients
 def stop():
     while len(finished(out)) < 3:
         time.sleep(0.01)
-    if how == "kill":
-        print(*(child.pid for child in psutil.Process().children()), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.killpg(os.getpgrp(), signal.SIGINT)  # as a terminal does: workers get it too
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    out, how = Path(sys.argv[1]), sys.argv[2]
+    out = Path(sys.argv[1])
     x, y = torch.full((600, 6), CANARY).double(), torch.zeros(600, 5).double()
     task = with_clients(regression(), [(x, y), *regression().clients[1:]])
     threading.Thread(target=stop, daemon=True).start()
-    try:
-        compare(2, out=out, seeds=range(20), task=task)
-    except KeyboardInterrupt as error:
-        print(len(error.frame[["method", "lr", "seed"]].drop_duplicates()))
+    compare(2, out=out, seeds=range(20), task=task)
 """
 CANARY = 31337.53125
 
@@ -185,16 +149,7 @@ CANARY = 31337.53125
 def finished(out):
     """The folders of a comparison's runs that have all their rounds."""
     folders = [path.parent for path in out.glob(f"*/{ROWS}")]
-    return [folder for folder in folders if max(stored_rows(folder), default=-1) == PLAN.rounds]
-
-
-@pytest.mark.further
-def test_an_interrupt_loses_no_finished_run(tmp_path):
-    script, out = tmp_path / "script.py", tmp_path / "runs"
-    script.write_text(STOPPED)
-    command = sys.executable, script, out, "interrupt"
-    done = succeeded(*command, env=ENVIRONMENT, start_new_session=True)
-    assert 1 <= int(done.stdout) <= len(finished(out))
+    return [folder for folder in folders if max(rounds_in(folder), default=-1) == PLAN.rounds]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where joblib keeps files on Linux")
@@ -203,7 +158,7 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
     script, out, temporary = tmp_path / "script.py", tmp_path / "runs", tmp_path / "tmp"
     script.write_text(STOPPED)
     temporary.mkdir()
-    command = [sys.executable, str(script), str(out), "kill"]
+    command = [sys.executable, str(script), str(out)]
     environment = {**ENVIRONMENT, "TMPDIR": str(temporary)}
     # Into a file: workers that outlive the process keep a pipe open until they end.
     with open(tmp_path / "said", "w") as said:
@@ -233,12 +188,10 @@ def test_a_full_disk_loses_no_finished_run(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(OSError, match="too large") as stopped:
+        with pytest.raises(OSError, match="too large"):
             compare(None, out=tmp_path / "runs")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told: Any = stopped.value
-    assert len(told.frame) == 0
     # What was cut short is no round, and the next line does not continue it.
     whole = compare(None)
     frame = compare(None, out=tmp_path / "runs")

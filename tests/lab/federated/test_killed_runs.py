@@ -17,7 +17,6 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 import fedlora_lab as fl
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab.federated import store
-from fedlora_lab.federated.compare import Cell, run_in_folder, stored_frame, stored_rows
 
 HERE = ROOT / "tests" / "helpers"
 PATHS = f"{HERE}{os.pathsep}{ROOT}"
@@ -34,7 +33,7 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
     """
 
     def cells(folder):
-        frame: Any = stored_frame(folder)
+        frame: Any = store.stored_frame(folder)
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
     done = succeeded(PYTHON, HERE / "faults.py", tmp_path, env=ENVIRONMENT)
@@ -55,27 +54,13 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
     """One that is left before its end lets go of the folder; one that was killed: as above."""
-    first, second = (
-        fl.run(*ROLORA, PLAN, lora=LORA, seed=0, checkpoint=tmp_path) for _ in range(2)
-    )
+    first, second = (fl.run(*ROLORA, PLAN, lora=LORA, seed=0, out=tmp_path) for _ in range(2))
     next(first)
-    with refused(r"^checkpoint=.*: expected a folder that no other run is using$"):
+    with refused(r"^out=.*: expected a folder that no other run is using$"):
         next(second)
     same_bits(play(*ROLORA)[1:], list(first))
-    left = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path / "left")
+    left = fl.run(*ROLORA, PLAN, lora=LORA, out=tmp_path / "left")
     next(left)
     left.close()
     with lock_folder(tmp_path / "left"):
         pass
-
-
-def test_two_comparisons_do_not_train_one_run_at_once(tmp_path):
-    """Each would take the other's newest round for one that was never recorded."""
-    task, method, privacy = ROLORA
-    cell = Cell.from_name(method, task, privacy, PLAN, LORA, 0)
-    first, second = (run_in_folder(cell, tmp_path, {}) for _ in range(2))
-    next(first)
-    with refused(r"^out=.*: expected a folder that no other run is using$"):
-        next(second)
-    first.close()
-    assert max(stored_rows(tmp_path), default=-1) == 0

@@ -1,5 +1,6 @@
 """The local step: who is drawn, empty batches, examples without a finite gradient."""
 
+import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,13 @@ class NothingOfTheFirst(Streams):
         return torch.full(shape, 1.0 if indices[1] == 0 else 0.0)
 
 
+def nothing_of_the_first(config):
+    """The same config with these streams."""
+    other = copy.copy(config)
+    vars(other)["streams"] = NothingOfTheFirst(0)
+    return other
+
+
 def test_a_batch_is_poisson():
     """Every example on its own with probability batch / n_k; all where n_k is not larger."""
     ready, clients = contract_clauses.prepared(tokens(sizes=(5, 200, 3)), FedLoRA, 1.0, batch=10)
@@ -48,7 +56,7 @@ def test_draws_belong_to_round_client_and_step():
 def test_an_empty_batch_still_adds_noise(ids):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    config = replace(ready.config, streams=NothingOfTheFirst(0))
+    config = nothing_of_the_first(ready.config)
     ready = replace(ready, config=config)
     group = replace(group, ids=ids)
     released = contract_clauses.released(ready, group, 0, 0, local_training.local_step)
@@ -61,7 +69,7 @@ def test_an_empty_batch_still_adds_noise(ids):
 def test_each_step_of_a_seeded_run_has_noise_of_its_own():
     """By round, step and client: two releases under one noise would tell their difference."""
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    ready = replace(ready, config=replace(ready.config, streams=NothingOfTheFirst(0)))
+    ready = replace(ready, config=nothing_of_the_first(ready.config))
     noises = []
     for t, s in product(range(2), range(3)):
         released = contract_clauses.released(ready, group, t, s, local_training.local_step)

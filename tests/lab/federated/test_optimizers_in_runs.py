@@ -1,4 +1,4 @@
-"""Optimisers of clients and server in whole runs: every engine, resuming, ledger and noise."""
+"""Optimisers of clients in whole runs: the noise that they move is known."""
 
 import math
 from dataclasses import replace
@@ -6,20 +6,13 @@ from dataclasses import replace
 import contract_clauses
 import pytest
 import torch
-from calls import refused
-from toy_tasks import PLAN, play, private, regression, tokens
+from toy_tasks import PLAN, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import local_training
 
 SGD = fl.SGD(momentum=0.5, weight_decay=0.1)
-
-
-def test_a_rule_that_writes_factors_has_no_server_optimiser():
-    for given in ({"server_optimizer": "adam"}, {"server_lr": 0.5}):
-        with refused(r"^server_optimizer=.*: expected sgd at server_lr=1"):
-            fl.run(regression(), methods.FLoRA, None, PLAN.replace(**given))
 
 
 @pytest.mark.parametrize("client", [SGD, fl.AdamW()])
@@ -49,9 +42,3 @@ def test_the_noise_that_a_client_holds_is_known(row, rule):
     for key, noise in walks[0].noise.items():
         change = walks[0].params[key] - walks[1].params[key]
         torch.testing.assert_close(change, noise.expand_as(change), rtol=1e-6, atol=1e-9)
-
-
-def test_a_server_s_optimiser_is_left_out_of_the_deviation():
-    """A row that claims an exact mean keeps the claim, though the server ends elsewhere."""
-    exact = play(tokens(), "ffa-lora", None, PLAN.replace(server_optimizer="adam"))[-1]
-    assert exact.deviation < 1e-9

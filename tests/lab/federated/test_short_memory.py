@@ -70,7 +70,7 @@ def use_up(needs):
 def interrupted(needs, unit, seed, folder):
     """A run for which the machine fails after round 1, and which goes on when it has recovered."""
     # Without a folder where no file can be opened, so that the model alone meets the limit.
-    place = {"checkpoint": folder} if needs == "memory" else {}
+    place = {"out": folder} if needs == "memory" else {}
     terms = task(needs), "fedlora", private(unit), PLAN
     records = []
     restore = bool
@@ -86,7 +86,7 @@ def interrupted(needs, unit, seed, folder):
     written = []
     if place:
         written = [entry.round for entry in Ledger.load(folder / "ledger.json").releases]
-        records += fl.run(*terms, lora=LORA, seed=seed, resume=folder)
+        records += list(fl.run(*terms, lora=LORA, seed=seed, out=folder))[1:]
     return {
         "said": said,
         "ledger": written,

@@ -141,7 +141,7 @@ class Watched(InProcessGrid):
         return replies
 
 
-@pytest.mark.filterwarnings("ignore:checkpoint=:UserWarning", "ignore:resume=:UserWarning")
+@pytest.mark.filterwarnings("ignore:checkpoint=:UserWarning", "ignore:out=:UserWarning")
 @pytest.mark.parametrize(
     ("unit", "damaged", "given_up"),
     [
@@ -170,10 +170,10 @@ def test_a_restarted_server_asks_for_nothing_twice(unit, damaged, given_up, tmp_
     for path in out.glob(damaged or "nothing"):
         path.write_bytes(b"nothing")
     if damaged:  # and ended once more, before it has asked for anything
-        next(rounds(Watched(everybody, tmp_path), terms, open_run(terms, resume=out)))
+        next(rounds(Watched(everybody, tmp_path), terms, open_run(terms, out=out)))
     caplog.clear()
     with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
-        records = list(rounds(later, terms, open_run(terms, resume=out, max_epsilon=target)))
+        records = list(rounds(later, terms, open_run(terms, out=out)))
     assert [line[: len("round 1 is given up")] for line in caplog.messages] == [
         f"round {t} is given up" for t in given_up
     ]

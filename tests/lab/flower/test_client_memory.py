@@ -30,8 +30,7 @@ def agreed(privacy, task=TASK, row="fedlora", seed=None):
 
 def played(everybody, place, out=None, order=(0, 1, 2)):
     """The rounds of a server and clients that have just started; memories lie in folders."""
-    begun = out is not None and any(out.glob("round-*"))
-    run = open_run(everybody.terms, out, out if begun else None)
+    run = open_run(everybody.terms, out)
     return rounds(everybody.grid(folders(place, order)), everybody.terms, run)
 
 

@@ -57,7 +57,7 @@ def test_messages_give_the_run_of_the_loop(row, unit):
 
 
 UNEQUAL = {"lora": fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))}
-ADAPTIVE = {"optimizer": fl.AdamW(eps=1e-3), "lr": 0.05, "server_optimizer": "adam"}
+ADAPTIVE = {"optimizer": fl.AdamW(eps=1e-3), "lr": 0.05}
 SUMMED = private("client", trust="secagg", honest_clients=1)
 SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
 

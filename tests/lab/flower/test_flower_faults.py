@@ -23,7 +23,7 @@ from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
 
-PLAN = ROUNDS.replace(participation=1.0, client_dropout=0.0)
+PLAN = ROUNDS.replace(participation=1.0)
 NAME = "B/inner"
 Fault = Callable[[Message], Any]
 
@@ -179,9 +179,9 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
     """
     line = r"^round 2: no upload of 3 clients; client 0: client failed: out of memory\\x1b\[2J$"
     with pytest.raises(Stopped, match=line):
-        run(lossy(raising, (0, 1, 2)), checkpoint=tmp_path)
+        run(lossy(raising, (0, 1, 2)), out=tmp_path)
     assert [entry.round for entry in Ledger.load(tmp_path / "ledger.json").releases] == [1, 2]
-    later = run(resume=tmp_path)
+    later = run(out=tmp_path)
     assert [record.index for record in later] == [2, 3]
     assert apart(later, whole()[2:]) == 0
     assert book(later[-1]).to_json() == book(whole()[-1]).to_json()

@@ -12,7 +12,7 @@ from fedlora_lab import methods
 from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.messages import parse_key
 
-EVERYONE = ROUNDS.replace(participation=1.0, client_dropout=0.0)
+EVERYONE = ROUNDS.replace(participation=1.0)
 
 
 class Watched(InProcessGrid):

@@ -41,6 +41,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import mean
@@ -131,15 +132,13 @@ def _sent_up(row, t, steps, state):
 
 
 def _lossy(method):
-    """Some clients are absent, some uploads lost; optimisers go round among the rows."""
+    """Some clients are absent; optimisers go round among the rows."""
     turn = sum(method.slug.encode())
     own: dict[str, Any] = {"optimizer": CLIENTS[turn % 2]}
     # One needs to know the noise before the run, the other steps along its directions alone.
     if method.balance is not None or method.differences is not None:
         own = {"optimizer": fl.SGD(0.5)}
-    elif not set(getattr(method.aggregate, "writes", ())) & {*"ABRW", "gain"}:
-        own["server_optimizer"] = (fl.Adam(), fl.SGD(0.5))[turn % 2]
-    return PLAN.replace(participation=0.8, client_dropout=0.2, lr=0.1, **own)
+    return PLAN.replace(participation=0.8, lr=0.1, **own)
 
 
 @reads("initial_factors", "balance", "aggregate", "broadcast")
@@ -168,11 +167,11 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_p
     task = tokens("head")
     plan = _lossy(row).replace(rounds=3)
     whole = play(task, row, private(unit), plan, seed=3)
-    stopped = fl.run(task, row, private(unit), plan, lora=LORA, seed=3, checkpoint=str(tmp_path))
+    stopped = fl.run(task, row, private(unit), plan, lora=LORA, seed=3, out=str(tmp_path))
     early = list(itertools.islice(stopped, 3))  # the start and two rounds
     stopped.close()
     same_bits(whole[:3], early)
-    same_bits(whole[3:], play(task, row, private(unit), plan, seed=3, resume=str(tmp_path)))
+    same_bits(whole[2:], play(task, row, private(unit), plan, seed=3, out=str(tmp_path)))
     other = play(task, row, private(unit), plan.replace(rounds=2), seed=4)
     assert gap(whole[2], other[-1]) > 1e-3
 
@@ -210,7 +209,7 @@ def test_the_filter_acts_once_where_the_noise_is(row):
         # A balanced start would be another one under a filter, which leaves less noise.
         filtered = row.replace(filter=rule, balance=None)
         privacy = private("client", trust="local")
-        run = Recorder.open(task, filtered, privacy, plan, lora=LORA, seed=3)
+        run = Recorder.open(make_config(task, filtered, privacy, plan, LORA, 3))
         list(run.events())
         assert run.result is not None
         start = run.result.opened.broadcast.tensors
@@ -226,7 +225,7 @@ def test_no_path_from_data_round_the_clip(row, unit):
     if one of them holds NaN and infinity. Left out is what release mode hides: what a clip did, and
     in the client unit the metrics of factors that clients keep.
     """
-    plan = PLAN.replace(participation=0.8, client_dropout=0.2, optimizer=fl.SGD(0.5))
+    plan = PLAN.replace(participation=0.8, optimizer=fl.SGD(0.5))
     privacy = private(unit, clip=1e-30, sigma=1e28)
     for task in (regression(), tokens("head")):
         hidden = tuple(task.metrics) if unit == "client" and keeps(row) else ()
@@ -242,9 +241,6 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
     task = tokens("head")
     written = getattr(row.aggregate, "writes", ())
     plan = PLAN.replace(rounds=4)
-    # The noise that a balanced start needs to know is not known with a momentum.
-    if row.balance is None and not set(written) & {*"ABRW", "gain"}:
-        plan = plan.replace(server_optimizer=fl.SGD(0.5))  # nor does it coast
     records = play(task, row, private(unit), plan)
     for t, (before, after) in enumerate(pairwise(records)):
         old, new = (require_source(record)[2] for record in (before, after))
@@ -278,7 +274,7 @@ def test_kept_factors_stay_with_their_client(row, unit):
 
 
 def _finished(task, row, unit, plan):
-    run = Run.open(task, row, private(unit), plan, lora=LORA, seed=0)
+    run = Run.open(make_config(task, row, private(unit), plan, LORA, 0))
     list(run.events())
     return run
 
@@ -288,7 +284,7 @@ def _finished(task, row, unit, plan):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
 def test_deviates_unless_exact(row):
     """The deviation is below 1e-6 in every round exactly when the row claims so."""
-    plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8, client_dropout=0.1)
+    plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8)
     for privacy in (None, private("client", trust="local")):
         gaps = [record.deviation for record in play(tokens(), row, privacy, plan, seed=1)[1:]]
         assert all(value < 1e-6 for value in gaps) == row.exact, f"deviations {gaps}"

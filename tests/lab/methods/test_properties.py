@@ -25,10 +25,7 @@ PLANS: Options = {
     "batch": COUNTS,
     "lr": RATES,
     "optimizer": st.sampled_from(CLIENTS),
-    "server_optimizer": st.sampled_from(["sgd", "adam", "adamw", fl.SGD(0.9), None]),
-    "server_lr": RATES,
     "participation": SHARES,
-    "client_dropout": SHARES,
     "client_weights": st.sampled_from(["uniform", "size", "none", None, 3]),
     "lr_decay": SHARES,
 }

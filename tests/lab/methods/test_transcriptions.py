@@ -17,6 +17,7 @@ from toy_tasks import APART, LORA, private, records_of, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -74,7 +75,7 @@ def follow(
     plan = fl.Plan(
         rounds, local_steps=2, batch=None, lr=0.5, client_weights=weights, optimizer=optimizer
     )
-    run = Run.open(TASK, VARIANTS.get(row, row), privacy, plan, lora=lora, seed=0)
+    run = Run.open(make_config(TASK, VARIANTS.get(row, row), privacy, plan, lora, 0))
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.name in NAMES}

@@ -23,7 +23,7 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated import config
+from fedlora_lab.federated import prepared
 from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
 from fedlora_lab.methods.state import ParamKey
@@ -254,6 +254,6 @@ def test_a_mechanism_of_another_class_is_certified_by_nobody(monkeypatch):
     class Louder(ClipAndNoise):
         pass
 
-    monkeypatch.setattr(config, "ClipAndNoise", Louder)
+    monkeypatch.setattr(prepared, "ClipAndNoise", Louder)
     last = play(regression(), "ffa-lora", private("example"), PLAN)[-1]
     assert last.epsilon == float("inf") and "Louder does not say" in str(book(last).uncertified)

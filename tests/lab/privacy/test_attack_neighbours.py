@@ -86,9 +86,8 @@ def void(run, row, client):
         if len(x) == len(everyone.ids):
             x[everyone.ids.index(client)] = math.nan
     keys = tuple(run.result.received.uploads)
-    arrived = torch.arange(len(everyone.ids))
     emptied = replace(everyone, params=params)
-    got = exchange.release_round(run.prepared, emptied, arrived, keys, sent).uploads
+    got = exchange.release_round(run.prepared, emptied, keys, sent).uploads
     return {key: x - sent.tensors[key][None] for key, x in got.items()}
 
 

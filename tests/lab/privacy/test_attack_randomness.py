@@ -15,6 +15,7 @@ from toy_tasks import LORA, play, private, regression
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.state import ParamKey
@@ -23,7 +24,7 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 
 pytestmark = pytest.mark.attack
 
-PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6, client_dropout=0.3)
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6)
 TOP = b"\xff" * 8
 BOTTOM = bytes(8)
 """Eight bytes of entropy that make the largest and the smallest number."""
@@ -53,8 +54,8 @@ def numbers(record):
 
 
 def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monkeypatch):
-    """Eight bytes of the system's decide for each client, upload and example, and nothing else."""
-    run = Run.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=None)
+    """Eight bytes of the system's decide for each client and example, and nothing else."""
+    run = Run.open(make_config(regression(clients=40), "fedlora", None, PLAN, LORA, None))
     everyone = tuple(range(40))
     random = np.random.default_rng(0)
     drawn_clients = random.random(40) < 0.5
@@ -62,8 +63,6 @@ def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monke
     entropy = Entropy(monkeypatch, bits(drawn_clients))
     assert list(run.participants(0)) == np.flatnonzero(drawn_clients).tolist()
     assert len(entropy.given) == 8 * 40
-    Entropy(monkeypatch, bits(drawn_clients, yes=TOP, no=BOTTOM))
-    assert run.arrivals(0, everyone).tolist() == np.flatnonzero(drawn_clients).tolist()
     entropy = Entropy(monkeypatch, bits(batch))
     drawn = local_training.poisson_batch(run.prepared, 0, 0, everyone)
     assert [x.tolist() for x in drawn] == [np.flatnonzero(row).tolist() for row in batch]

@@ -10,6 +10,7 @@ from toy_tasks import LORA, PLAN, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import accounting
@@ -49,7 +50,7 @@ def test_colluders_leave_enough_noise():
     clip = 0.7
     colluding = 2
     privacy = private("client", sigma, clip, trust="secagg", colluding_clients=colluding)
-    run = Run.open(tokens(), "fedlora", privacy, PLAN, lora=LORA, seed=5)
+    run = Run.open(make_config(tokens(), "fedlora", privacy, PLAN, LORA, 5))
     each, _, shares = privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
     assert run.config.least_uploads == 3

@@ -26,7 +26,9 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.config import Execution
 from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
@@ -37,7 +39,8 @@ CLIP = 0.7
 
 def opened(batch=2, **options):
     plan = PLAN.replace(batch=batch, lr=1.0)
-    return Run.open(TASK, FedLoRA, private("person", 0.0, CLIP), plan, lora=LORA, seed=0, **options)
+    config = make_config(TASK, FedLoRA, private("person", 0.0, CLIP), plan, LORA, 0)
+    return Run.open(config, Execution(**options))
 
 
 START = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -87,8 +87,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "task": ["digits"],
         "method": [["fedlora"]],
         "privacy": [8],
-        "checkpoint": [__file__],
-        "resume": ["nowhere"],
+        "out": [__file__],
         "device": ["meta"],
     },
     compare: {"methods": ["fedlora"], "seeds": [3], "plan": [{"rolora": PLAN}]},
@@ -117,7 +116,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         for line, rule in (
             (r"schedule\(0, 0\)='C'", {"schedule": lambda t, s: "C"}),
             ("schedule, round 1=.*moves at each", {"schedule": lambda t, s: "R"}),
-            (r"filter.*=\(\(3, 12, 16\)", {"filter": lambda x, name: x.mT}),
+            ("filter.*each client's part", {"filter": lambda x, name: x.mT}),
             ("filter.*each client's", {"filter": lambda x, name: x.roll(1, 0)}),
             ("filter.*index 9 is out of", {"filter": lambda x, name: x[9]}),
             ("filter.*linear", {"filter": lambda x, name: x.sign()}),
@@ -151,7 +150,6 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # a slip is told what was meant
     "slug": (lambda: run(method="RoLoRA2"), "method='RoLoRA2': .* did you mean 'rolora'"),
     # two options that do not go together
-    "stop": (lambda: run(privacy=None, max_epsilon=3), "max_epsilon=3"),
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
     "central": (lambda: compare(methods=["central"], privacy=private("example")), "privacy="),
     # files
@@ -204,29 +202,8 @@ class Centred(Own):
         return -lr * (grad - grad.mean(0, keepdim=True)), moments
 
 
-class Writes(Own):
-    def step(self, grad, moments, param, lr):
-        return -lr * grad.mul_(2), moments
-
-
-class Remembers(Own):
-    calls: ClassVar[list[int]] = []
-
-    def step(self, grad, moments, param, lr):
-        self.calls.append(len(grad))
-        return -lr * grad * len(self.calls), moments
-
-
-class Signs(Own):
-    def step(self, grad, moments, param, lr):
-        return -lr * grad.sign(), moments
-
-
-@pytest.mark.parametrize("rule", [Centred, Writes, Remembers, Signs])
-def test_an_optimiser_that_mixes_clients_is_refused(monkeypatch, rule):
+def test_an_optimiser_that_mixes_clients_is_refused(monkeypatch):
     """In the client unit it sees what has no noise yet, of all clients that train together."""
-    monkeypatch.setitem(OPTIMIZERS, "own", rule)
-    with refused(
-        "^optimizer=.*: expected (a rule that writes into nothing|steps .*its own client|linear)"
-    ):
-        run(plan=PLAN.replace(optimizer=rule()), privacy=private("client"))
+    monkeypatch.setitem(OPTIMIZERS, "own", Centred)
+    with refused("^optimizer=.*: expected steps .*its own client"):
+        run(plan=PLAN.replace(optimizer=Centred()), privacy=private("client"))

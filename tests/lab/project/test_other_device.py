@@ -27,7 +27,6 @@ SETTINGS = {
     "two examples at once": (tokens("head"), private("example"), PLAN, {"chunk_examples": 2}),
     "some clients": (tokens(), private("client"), PLAN.replace(participation=0.7), {}),
     "clients with Adam": (tokens(), None, PLAN.replace(optimizer=fl.AdamW()), {}),
-    "a server with Adam": (tokens(), None, PLAN.replace(server_optimizer=fl.Adam()), {}),
 }
 
 
@@ -69,11 +68,11 @@ def test_a_run_is_resumed_on_another_device(tmp_path):
     options: Options = {"lora": LORA, "seed": 0, "device": DEVICE}
     with other_device():
         whole = play(*given, **options)[-1]
-        run = fl.run(*given, checkpoint=tmp_path, **options)
+        run = fl.run(*given, out=tmp_path, **options)
         for _ in range(2):
             next(run)
         run.close()
-        resumed = play(*given, resume=tmp_path, **options)[-1]
+        resumed = play(*given, out=tmp_path, **options)[-1]
     assert gap(whole, resumed) == 0
 
 

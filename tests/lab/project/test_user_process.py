@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-import torch
 from commands import PYTHON, succeeded
 from places import ROOT
 
 from fedlora_lab._utils import environment
 from fedlora_lab._utils.environment import ignore_warnings
-from fedlora_lab.lora import adapters
+from fedlora_lab._utils.torch_state import SharedSetting
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -123,13 +122,7 @@ def filters():
     ("first", "second", "state"),
     [
         (*[partial(ignore_warnings, UserWarning, "planted")] * 2, filters),
-        (
-            partial(adapters.matmuls, "tf32"),
-            partial(adapters.matmuls, "float32"),
-            torch.get_float32_matmul_precision,
-        ),
     ],
-    ids=["warnings", "precision"],
 )
 def test_threads_that_change_the_process_take_turns(first, second, state):
     """Were they to overlap, the later one would take what the earlier one had set for the process's
@@ -151,26 +144,32 @@ def test_threads_that_change_the_process_take_turns(first, second, state):
 
 def test_threads_that_need_one_value_overlap_and_others_wait():
     """Fault: a lock, under which two runs in threads took as long as one after the other."""
-    before = torch.get_float32_matmul_precision()
-    together = threading.Barrier(2)
-    names = {"tf32": "high", "float32": "highest"}
+    state = ["before"]
 
-    def multiply(mine, other):
-        with adapters.matmuls(mine):
+    def applied(value):
+        before = state[0]
+        state[0] = value
+        return lambda: state.__setitem__(0, before)
+
+    setting = SharedSetting(applied)
+    together = threading.Barrier(2)
+
+    def look(mine, other):
+        with setting.at(mine):
             together.wait(60)
         seen = set()
         for _ in range(200):
-            with adapters.matmuls(mine), adapters.matmuls(mine):
-                seen.add(torch.get_float32_matmul_precision())
-                with adapters.matmuls(other):
-                    seen.add(f"inner {torch.get_float32_matmul_precision()}")
-                seen.add(torch.get_float32_matmul_precision())
-        return seen == {names[mine], f"inner {names[other]}"}
+            with setting.at(mine), setting.at(mine):
+                seen.add(state[0])
+                with setting.at(other):
+                    seen.add(f"inner {state[0]}")
+                seen.add(state[0])
+        return seen == {mine, f"inner {other}"}
 
     with ThreadPoolExecutor(4) as pool:
-        pairs = [("tf32", "float32"), ("float32", "tf32")] * 2
-        assert all(pool.map(multiply, *zip(*pairs)))
-    assert torch.get_float32_matmul_precision() == before
+        pairs = [("one", "two"), ("two", "one")] * 2
+        assert all(pool.map(look, *zip(*pairs)))
+    assert state == ["before"]
 
 
 OPEN_AT_THE_END = """
@@ -179,8 +178,8 @@ import fedlora_lab as fl
 
 task = fl.tasks.regression(clients=2)
 runs = [
-    steps(task, "fedlora", None, fl.Plan(rounds=3), checkpoint=folder)
-    for steps, folder in ((fl.run, None), (fl.run, sys.argv[1]), (fl.run_steps, None))
+    fl.run(task, "fedlora", None, fl.Plan(rounds=3), out=folder)
+    for folder in (None, sys.argv[1])
 ]
 for run in runs:
     next(run), next(run)

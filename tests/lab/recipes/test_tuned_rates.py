@@ -104,7 +104,6 @@ def test_two_settings_that_are_one_run_get_one_suggestion(slug, c):
         ("fed-sb", 1.0, {}, "^noise=0.0: expected noise on B"),
         ("fed-zo", 1.0, {}, "^method='fed-zo': expected a row with gradients"),
         ("fedlora", 1.0, {"optimizer": "adamw"}, "^optimizer='adamw': expected sgd"),
-        ("fedlora", 1.0, {"server_optimizer": "adam"}, "^server_optimizer='adam': expected sgd"),
     ],
 )
 def test_a_rate_is_suggested_only_where_noise_decides_it(slug, sigma, work, message):

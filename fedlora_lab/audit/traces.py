@@ -91,8 +91,7 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     values = {key: x.double() - start[key] for key, x in uploads.items()}
     # An update is a step down the gradient.
     scale = {key: -run.config.plan.rate(key.name, t) for key in uploads}
-    arrived = run.arrivals(t, everyone.ids).tolist()
-    place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
+    place = {k: row for row, k in enumerate(everyone.ids)}
     if run.config.releases_sum:
         # One sum holds everybody's update.
         place = dict.fromkeys(canaries.owner.tolist(), 0)

@@ -125,7 +125,7 @@ class Cell:
 
     def label(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """Writes into a tidy frame of the cell's rounds its name, what was varied, and the rate."""
-        varied = {**self.setting, "lr": self.config.plan.lr}
+        varied: dict[str, Any] = {**self.setting, "lr": self.config.plan.lr}
         for name, value in varied.items():
             varied[name] = value if isinstance(value, Real | str | None) else str(value)
         return frame.assign(**varied, method=self.slug)
@@ -318,11 +318,11 @@ def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[
         check("lr" not in grid, "lr", lr, "None where the grid has it")
         grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
     for name, values in grid.items():
-        grid[name] = _listed(f"grid[{name!r}]", values, "such as [1, 8]")
+        listed = _listed(f"grid[{name!r}]", values, "such as [1, 8]")
         # 8 and 8.0 are one setting, and so are two mappings of the same text.
-        told_apart = {x if isinstance(x, Real) else str(x) for x in grid[name]}
-        fits = len(told_apart) == len(grid[name])
-        check(fits, f"grid[{name!r}]", grid[name], "each value once")
+        told_apart = {x if isinstance(x, Real) else str(x) for x in listed}
+        check(len(told_apart) == len(listed), f"grid[{name!r}]", listed, "each value once")
+        grid[name] = listed
     allowed = [*GRID_FIELDS, "epsilon"]
     check(set(grid) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
     both = {"epsilon", "noise_multiplier"} <= {*grid}

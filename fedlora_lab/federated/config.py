@@ -167,7 +167,7 @@ class Config:
         if s is None and self.releases_sum and not self.is_secagg:
             return [(t, SERVER)], [self.noise_levels.server]
         # Each client's is from its own stream, so that it is the same whoever else takes part.
-        where = [(t, k) if s is None else (t, k, s) for k in ids]
+        where: list[tuple[int, ...]] = [(t, k) if s is None else (t, k, s) for k in ids]
         if self.releases_steps != (s is not None):  # in the client unit no step is noised
             return where, [0.0] * len(ids)
         each = per_client(self.noise_levels.each, len(self.task.sizes))

@@ -2,14 +2,13 @@
 
 import argparse
 import importlib
-import importlib.util
 import inspect
 import os
+import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 import dp_review
@@ -59,46 +58,46 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def review_target(target: str) -> dp_review.Review:
-    """Reviews a function of a module. Args: target: "module:function" or "script.py:function"."""
+    """Reviews a function of a module or script. Args: target: see `FORMS`."""
+    place, _, name = target.rpartition(":")
+    check(bool(place and name), "target", target, FORMS)
     path = [*sys.path]
     try:
         # What the script prints is no part of the outcome.
         with redirect_stdout(sys.stderr):
-            return review_of(*load_target(target), target)
+            names = load(place, target)
+            function = names.get(name)
+            check(callable(function), "target", target, f"{FORMS}, with a function of {place}")
+            assert callable(function)
+            return review_of(function, names, target)
     finally:
         sys.path[:] = path
-        sys.modules.pop(SCRIPT, None)
 
 
-def load_target(target: str) -> tuple[ModuleType, Callable[..., Any]]:
-    """Imports the module of a target, and finds its function. Args: target: see `review_target`."""
-    place, _, name = target.rpartition(":")
-    check(bool(place and name), "target", target, FORMS)
+def load(place: str, target: str) -> dict[str, Any]:
+    """What a module or script defines, by name; a script lies on the path while it is reviewed.
+
+    Args: place: name of a module, or of a file. target: for the message.
+    """
     path = Path(place)
-    if path.suffix == ".py":
-        check(path.is_file(), "target", target, f"a file {place} with the function")
-        sys.path.insert(0, str(path.resolve().parent))
-        spec = importlib.util.spec_from_file_location(SCRIPT, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[SCRIPT] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    else:
+    if path.suffix != ".py":
         sys.path.insert(0, os.getcwd())
-        module = importlib.import_module(place)
-    function = getattr(module, name, None)
-    check(callable(function), "target", target, f"{FORMS}, with a function of {place}")
-    assert callable(function)
-    return module, function
+        return vars(importlib.import_module(place))
+    check(path.is_file(), "target", target, f"a file {place} with the function")
+    sys.path.insert(0, str(path.resolve().parent))
+    return runpy.run_path(place, run_name=SCRIPT)
 
 
-def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> dp_review.Review:
-    """Reviews a function of a module, by the number of arguments that it needs.
+def review_of(
+    function: Callable[..., Any], names: Mapping[str, Any], target: str
+) -> dp_review.Review:
+    """Reviews a function, by the number of arguments that it needs.
 
     Without any it returns a review, or the private parts of an Opacus script; with two, examples
     and a seed, it is a step.
 
-    Args: module: holds data and claims, by name. function: of it. target: names both.
+    Args: function: of the target. names: of its module, data and claims among them. target: for
+    messages.
     """
     needed = [
         x
@@ -108,18 +107,17 @@ def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> 
     expected = "a function of nothing, or of examples and a seed"
     check(len(needed) in (0, 2), "target", target, expected)
     if needed:
-        for name in ("data", "claims"):
-            named = hasattr(module, name)
-            check(named, name, None, f"data and claims in {module.__name__}, by these names")
-        return dp_review.step(function, module.data, module.claims, **named_in(module, OF_STEP))
+        expected = "data and claims beside the function, by these names"
+        check({"data", "claims"} <= names.keys(), "target", target, expected)
+        return dp_review.step(function, names["data"], names["claims"], **named_in(names, OF_STEP))
     found = function()
     if isinstance(found, tuple):
-        return dp_review.opacus(*found, **named_in(module, OF_OPACUS))
+        return dp_review.opacus(*found, **named_in(names, OF_OPACUS))
     expected = "a review, or (module, optimizer, loader, criterion) of an Opacus script"
     check(isinstance(found, dp_review.Review), "target", type(found).__name__, expected)
     return found
 
 
-def named_in(module: ModuleType, names: Sequence[str]) -> dict[str, Any]:
-    """What a module has by these names."""
-    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+def named_in(names: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
+    """What a module has of the chosen names."""
+    return {name: names[name] for name in chosen if name in names}

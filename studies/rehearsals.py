@@ -2,7 +2,7 @@
 
     python -m studies.rehearsals predict    writes studies/rehearsals-predicted.csv; no private run
     python -m studies.rehearsals run        trains what results/rehearsals.csv lacks
-    python -m studies.rehearsals judge      says how far each prediction is off, and draws it
+    python -m studies.rehearsals judge      says how far each prediction is off
 
 Both of the first two go on after a kill at any point: a cell or a run is a line. A cell is a method
 in a setting of layers, steps, rank, unit, optimiser, task and budget. Its rates are:
@@ -47,20 +47,17 @@ import numpy as np
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.federated.run import Diverged
-from fedlora_lab.plots import style
 from fedlora_lab.recipes.dry_run import at_rate
 from fedlora_lab.recipes.rehearsal import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, take
-from studies import RESULTS, ROOT
+from studies import RESULTS
 from studies.protocol import scored_apart
 
 PREDICTED = Path(__file__).with_name("rehearsals-predicted.csv")
 FRAME = RESULTS / "rehearsals.csv"
 JUDGED = RESULTS / "rehearsals-judged.csv"
-FIGURE = ROOT / "docs" / "figures" / "rehearsals.png"
 SEEDS = (200, 201)
 START = 0.5
 FURTHER = 3
@@ -375,40 +372,6 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def figure(table: pd.DataFrame) -> style.Figure:
-    """Draws the ends that were found over those that each number predicts."""
-    table = table[table["found"].notna() & ~table["open"]]
-    off = errors(table)
-    names = {"v": "v", "dry": "dry run", "rehearsal": "rehearsal"}
-    picture, axes = style.subplots(9.5, 3.9, columns=3, sharex=True, sharey=True)
-    known = table[["found", *names]].replace(math.inf, math.nan)
-    limits = known.min().min() / 1.5, known.max().max() * 1.5
-    kinds = {"fashion": "Fashion-MNIST", "sentences": "sentences", "qv": "digits, eight maps"}
-    for ax, rule in zip(axes, names, strict=True):
-        ax.plot(limits, limits, color=style.GREY, lw=1)
-        shown = known[rule].notna()
-        kind = table["setting"].map(lambda name: kinds.get(name.split(",")[0].split()[0], "other"))
-        for i, (label, part) in enumerate(table[shown].groupby(kind[shown])):
-            text = "digits, other layers" if label == "other" else str(label)
-            style.draw_dots(ax, part[rule], part["found"], style.SERIES[i], label=text)
-        ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
-        title = f"{names[rule]}: {off.loc[rule, 'rms']:.2f} octaves off"
-        ax.set_title(title, loc="left", fontsize=9)
-        ax.set_xlabel("end predicted, learning rate")
-    axes[0].set_ylabel("end found, learning rate")
-    axes[1].legend(loc="lower right", frameon=False, fontsize=8)
-    headline = (
-        "v misses most; noise alone misses where the start knows nothing; a rehearsal has no side"
-    )
-    style.headline(picture, headline)
-    style.footer(
-        picture,
-        "A dot: a method in a setting, two seeds; on the grey line the prediction is right. "
-        "Octaves: the root mean square of the error.",
-    )
-    return picture
-
-
 def main(act: str) -> None:
     if act == "predict":
         predict_all()
@@ -420,7 +383,6 @@ def main(act: str) -> None:
         print(table.round(3).to_string())
         print(errors(table).round(2))
         print("cost at most 3 points:", (table["cost"] <= FALL).sum(), "of", len(table))
-        write_atomically(FIGURE, style.png(figure(table)), shared=True)
         judged = table[table["found"].notna() & table["steps"].notna()]
         print("flags right:", (judged["flagged"] == judged["by_step"]).sum(), "of", len(judged))
 

@@ -53,7 +53,7 @@ class Start(NamedTuple):
     settings: dict[str, Any]
     """Places of the sliders that differ from `FIRST` of playground.js."""
     still: Path
-    """The page at the end of its runs, by scripts/moving_picture.py."""
+    """The page at the end of its runs, a screenshot."""
     finding: str
 
 

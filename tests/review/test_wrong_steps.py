@@ -67,10 +67,6 @@ def centred(seed):
     return normal(seed) - normal(seed).mean()
 
 
-def laplace(seed):
-    return SIGMA / 2**0.5 * np.random.default_rng(seed).laplace(size=NUMBERS)
-
-
 def of_each_tensor(noise):
     """Noise that is drawn tensor by tensor: of a number, a shape and a seed."""
 
@@ -109,7 +105,6 @@ NOISE = {
     ),
     "centred": Wrong(step_of(noise=centred), INDEPENDENCE, options={"draws": 64}),
     "half of it shared": Wrong(step_of(noise=half_shared), INDEPENDENCE, options={"draws": 64}),
-    "Laplace": Wrong(step_of(noise=laplace), {"noise law"}, options={"draws": 64}),
 }
 
 # ---- noise that is drawn again, of another law, or smaller in one place
@@ -262,11 +257,6 @@ def by_norm(rule):
     return signal
 
 
-def clipped_at_the_median(rows):
-    limit = min(1.0, np.median(np.linalg.norm(rows, axis=1)))
-    return limit * total(rows / limit)
-
-
 def over_the_largest(rows):
     """A statistic of the batch that is taken before the clip."""
     with np.errstate(all="ignore"):
@@ -285,7 +275,6 @@ near_median = by_norm(lambda norms: norms <= 1.01 * np.median(norms))
 below_median = by_norm(lambda norms: norms <= 3 * np.median(norms))
 RULES = {
     "four at least": by_norm(lambda norms: len(norms) >= 4),
-    "clipped at the median": clipped_at_the_median,
     "the first counts twice": lambda rows: total(rows) + total(rows[:1]),
     "over the largest of the batch": over_the_largest,
     "kinds in balance": kinds_in_balance,
@@ -556,17 +545,6 @@ def test_a_review_says_what_it_did_not_look_at():
 # ---- noise that the data choose
 
 
-def smaller_product(rows, noise):
-    """Of a draw and one derived from it the one that hides less of the sum."""
-    other = np.roll(noise, 1)
-    away = total(rows) if len(rows) else np.zeros(NUMBERS)
-    return noise if noise @ away <= other @ away else other
-
-
-def turned_if_it_hides(rows, noise):
-    return -noise if len(rows) and noise @ total(rows) > 0 else noise
-
-
 def number_by_number(rows, noise):
     """In each number the one of two draws that lies on the other side than the sum."""
     away = total(rows) if len(rows) else np.zeros(NUMBERS)
@@ -580,13 +558,14 @@ def drawn_again(rows, noise):
     return np.roll(noise, 3) if noise @ away > 1.5 * np.linalg.norm(away) else noise
 
 
-CHOSEN = [smaller_product, turned_if_it_hides, number_by_number, drawn_again]
+CHOSEN = [number_by_number, drawn_again]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choose", CHOSEN)
 def test_noise_that_the_data_choose_is_found(choose):
-    """Fault: two draws of the right law, of which the data take one."""
+    """Fault: two draws of the right law, of which the data take one. As a whole, and turned round:
+    test_a_wrong_step_of_another_hand_is_found."""
     found = dp_review.step(of_the_data(choose), DATA, CLAIMS)
     assert "noise and data" in found.broken, found
 

@@ -7,7 +7,7 @@ and Renyi divergences. Answers are cached, because a run asks after every round.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -321,7 +321,7 @@ def _searched_sigmas(
     trend = 1.0
     # In the middle of the interval that is accepted: an error to either side is small enough.
     aim = target * (1 + MIN_SPENT) / 2
-    for q in _with_bar(rates):
+    for q in rates:
 
         def spent(sigma: float, q: float = q) -> float:
             return _epsilon(merge_history(((sigma, q, steps),)), delta, rule)
@@ -335,13 +335,6 @@ def _searched_sigmas(
         trend = latest / correction if len(sigmas) > 1 else 1.0
         correction = latest
     return sigmas
-
-
-def _with_bar(rates: list[float]) -> Iterable[float]:
-    """The same, with a progress bar on a terminal where they take longer than two seconds."""
-    from tqdm.auto import tqdm
-
-    return tqdm(rates, desc="noise for each client size", delay=2, disable=None, leave=False)
 
 
 def _rate_on_grid(q: float) -> float:

@@ -313,8 +313,6 @@ class Ledger:
             other units are refused, and other deltas unless one is named
             (test_compose_refuses_other_terms).
         """
-        right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
-        check(right, "ledgers", ledgers, "Ledgers, one or more, as in compose(*ledgers)")
         units = list(dict.fromkeys(ledger.unit for ledger in ledgers))
         alike = "one unit: nobody knows how many units of the one kind are in one of the other"
         check(len(units) == 1, "unit", units, alike)
@@ -395,8 +393,6 @@ class Ledger:
         Guarantees: test_ledger.py::test_a_release_beyond_the_limit_is_refused_and_not_recorded.
         """
         entry = LedgerEntry(round, clients, count, sample_rate, noise_multiplier)
-        runs = isinstance(earlier, (tuple, list)) and all(isinstance(x, Ledger) for x in earlier)
-        check(runs, "earlier", earlier, "a list of Ledgers, such as earlier=[ledger]")
         limit = as_plain(limit)
         if limit is not None:
             check_number("limit", limit, 0, open_low=True)

@@ -342,12 +342,3 @@ def test_single_numbers_of_any_library_are_numbers(number):
     ledger.record(1, None, sample_rate=rate, noise_multiplier=sigma, limit=limit)
     ledger.record(torch.tensor(2), torch.tensor([0]), 1, sample_rate=0.25, noise_multiplier=[sigma])
     assert [entry.rows()[0][1] for entry in ledger.releases] == [(2.0, 0.25)] * 2
-
-
-def test_ledgers_in_a_list_or_alone_are_answered_by_what_to_write():
-    """Fault: a ledger in the place of a list gave Python's own error, a list a ledger's text."""
-    ledger: Any = Ledger()
-    with refused(r"^earlier=.*: expected a list of Ledgers, such as earlier=\[ledger\]"):
-        ledger.record(1, None, sample_rate=1, noise_multiplier=1, limit=9, earlier=ledger)
-    with refused(r"^ledgers=.*: expected Ledgers, one or more, as in compose\(\*ledgers\)"):
-        ledger.compose([ledger, ledger])

@@ -1,5 +1,4 @@
 from . import (
-    attacks as attacks,
     audit as audit,
     flower as flower,
     measures as measures,

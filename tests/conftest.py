@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)
 
 # What is trained here ends at other digits on another processor: `make trained` runs it again.
-TRAINING_ROOMS = ("attacks", "recipes", "federated", "lora", "measures", "methods")
+TRAINING_ROOMS = ("recipes", "federated", "lora", "measures", "methods")
 
 LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch")
 

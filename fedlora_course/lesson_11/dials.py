@@ -10,7 +10,7 @@ from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, area, axis, dots, line, panel, picture, text
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.attacks.reconstruction import as_image
+from fedlora_lab.audit.attacks import as_image
 
 NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1, 2, 3)
 RANK = 8

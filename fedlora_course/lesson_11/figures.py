@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlora_lab import tasks
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
-from fedlora_lab.attacks.reconstruction import (
+from fedlora_lab.audit.attacks import (
     Victim,
     flattened_digits_task,
     input_from_a_gradient,

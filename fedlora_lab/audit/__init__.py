@@ -1,4 +1,5 @@
-"""Audits: lower bounds on epsilon from what a run releases, by ``fl.audit.run_audit``.
+"""Audits: lower bounds on epsilon from what a run releases, by ``fl.audit.run_audit``; and what an
+update gives away, in ``fl.audit.attacks``.
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1)
@@ -8,6 +9,7 @@
 (True, True)
 """
 
+from fedlora_lab.audit import attacks
 from fedlora_lab.audit.bounds import (
     canaries_needed,
     gaussian_one_run_lower_bound,
@@ -21,6 +23,7 @@ from fedlora_lab.audit.canary_audit import Audit, run_audit
 
 __all__ = [
     "Audit",
+    "attacks",
     "canaries_needed",
     "gaussian_one_run_lower_bound",
     "one_run_ceiling",

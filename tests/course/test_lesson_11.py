@@ -5,7 +5,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import figures
-from fedlora_lab import attacks
+from fedlora_lab.audit import attacks
 
 
 def test_an_upload_is_the_sum_of_the_traces():

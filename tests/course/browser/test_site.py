@@ -33,7 +33,7 @@ def test_what_stands_below_is_loaded_when_a_reader_comes_near(page, site):
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", pytest.param(LESSON, marks=pytest.mark.further), "api/attacks.html"]
+    "name", ["index.html", pytest.param(LESSON, marks=pytest.mark.further), "api/audit.html"]
 )
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """The front page, a lesson whose dials turn, with hints and outcomes unfolded, and a page of

@@ -219,7 +219,7 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
 
 # The rooms, from the ground up, as docs/architecture.md draws them.
 ROOMS = ("_utils", "theory", "methods", "tasks", "privacy", "lora", "measures", "federated")
-ROOMS += ("plots", "report", "audit", "attacks", "recipes", "flower", "cli")
+ROOMS += ("plots", "report", "audit", "recipes", "flower", "cli")
 
 
 def test_a_room_imports_only_rooms_that_stand_lower():

@@ -6,8 +6,8 @@ from calls import refused
 from toy_tasks import PLAN, play, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.attacks import reconstruction
-from fedlora_lab.attacks.reconstruction import Victim
+from fedlora_lab.audit import attacks
+from fedlora_lab.audit.attacks import Victim
 
 LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
 
@@ -24,7 +24,7 @@ def test_nothing_is_sent_while_b_is_zero():
     assert not upload[still.layer(upload)].any()
     assert upload[still.layer(upload, "B")].any()
     with refused(r"gradient='zero': expected one .* B has not moved yet"):
-        reconstruction.span_check(still, upload[still.layer(upload)], "map", first(LINEAR)[0], 1)
+        attacks.span_check(still, upload[still.layer(upload)], "map", first(LINEAR)[0], 1)
 
 
 def test_a_victim_from_a_run_sends_what_it_trains():

@@ -2,6 +2,10 @@
 
 First a victim whose updates an attacker sees, then spans and what lies in them, and images of
 scans.
+
+>>> gradient = torch.outer(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]))  # of A, one input
+>>> similarity(input_from_a_gradient(gradient), torch.tensor([3.0, 4.0])) > 0.999
+True
 """
 
 import itertools

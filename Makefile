@@ -32,7 +32,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 TRAINED := $(foreach number,01 05 08 14 12,$(wildcard notebooks/$(number)_*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab check quick test trained book compare bench lint format pins clean
+.PHONY: help setup lab check quick test trained book compare federation bench lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ book: setup ## build the site with the notebooks as they stand into build/book
 
 compare: setup ## train the six methods on digits at epsilon 8 and write a report
 	$(BIN)/fedlora-lab compare $(COMPARE_ARGS) --out $(OUT)
+
+federation: setup ## a server and two sites on Flower, as processes of this machine
+	$(BIN)/python examples/flower_app/local.py federation
 
 bench: setup ## measure speed beside peers, one thread each; rewrites benchmarks/results
 	$(QUICK) $(BIN)/python -m benchmarks

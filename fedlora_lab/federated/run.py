@@ -183,8 +183,6 @@ class Run:
         resumed: the state was read from a folder, so that the first record was made before.
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
-        begins_anew: a ledger was read from a folder in which no state is whole.
-        given_up: rounds that were asked for and will bring nothing, see `give_up_rounds`.
         config: the checked arguments.
         visible: what the records show besides released values.
     """
@@ -196,8 +194,6 @@ class Run:
     resumed: bool = False
     contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
-    begins_anew: bool = False
-    given_up: frozenset[int] = frozenset()
     config: Config = field(init=False)
     visible: Visibility = field(init=False)
 
@@ -266,25 +262,8 @@ class Run:
         if self.contents != ([], None):
             self.state, self.ledger = store.restore(folder, config, self._settings, fresh, ledger)
             self.resumed = self.state is not fresh
-            self.begins_anew = not self.resumed
-            self.give_up_rounds()
             self._warn_of_overspending()
         return self
-
-    def give_up_rounds(self) -> None:
-        """Finds the rounds that stand in the ledger and that no client would answer again.
-
-        Only where clients are in other processes, which remember what they answered. A round is
-        answered again from the broadcast that it was asked with, and none before it. Under secure
-        aggregation no round is answered twice.
-
-        Guarantees: test_attack_asked_twice.py::test_a_restarted_server_asks_for_nothing_twice.
-        """
-        releases = self.ledger.releases if self.remote and self.ledger is not None else ()
-        done = self.state.server.round
-        ahead = {entry.round for entry in releases if entry.round > done} - self.given_up
-        if self.config.is_secagg or self.begins_anew or len(ahead) > 1:
-            self.given_up |= ahead
 
     def _replay_settings(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
@@ -322,7 +301,7 @@ class Run:
         now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
         repeats = self.ledger.releases if self.ledger.reproducible else ()
-        written = {entry.round for entry in repeats} | self.given_up
+        written = {entry.round for entry in repeats}
         ahead = [t for t in range(now + 1, self.config.plan.rounds + 1) if t not in written]
         # Who will take part is not drawn yet: everyone is the most that a round can spend.
         return self.ledger.after(map(charge.at, ahead)).epsilon_or_inf()
@@ -396,10 +375,7 @@ class Run:
     def close_round(self, result: RoundResult) -> Round:
         """Makes the record of a round and stores both, before anybody sees the record."""
         record = self.record(result)
-        # Rounds that are given up are stored together: from a state among them the last one would
-        # be asked for again, and of another model than before.
-        if self.state.server.round + 1 not in self.given_up:
-            self._store(record)
+        self._store(record)
         return record
 
     def _store(self, record: Round) -> None:
@@ -440,13 +416,11 @@ class Run:
         """Draws who takes part; the round stands in the ledger when this returns."""
         started_at = time.perf_counter()
         before = self.state.server
-        is_given_up = before.round + 1 in self.given_up
-        ids = () if is_given_up else self.participants(before.round)
+        ids = self.participants(before.round)
         keys = local_training.round_keys(self.config, before.tensors, before.round)
         sent = exchange.broadcast(self.config.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
-        if not is_given_up:  # then it stands there
-            self.charge_ledger(before.round, ids)
+        self.charge_ledger(before.round, ids)
         return OpenRound(started_at, ids, before, sent, keys)
 
     def participants(self, t: int) -> ClientIds:

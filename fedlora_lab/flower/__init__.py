@@ -3,18 +3,16 @@
 A client trains on its own examples, clips and noises, and sends what the method shares; what it
 keeps stays in its own state. The server draws the participants, writes the ledger, combines the
 uploads by the method's rule and evaluates the result. Both call the functions of `fl.run`, so a
-seed gives the same run on either. `examples/flower_app` runs in Flower's simulation and between
-machines.
+seed gives the same run on either. `examples/flower_app` runs as processes of one machine, and on
+many.
 
 Telemetry of Flower and usage reports of Ray are off unless their own variables are set.
 
 >>> import fedlora_lab as fl
->>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4, lr=0.1)
->>> terms = fl.flower.Participant.of(task, "rolora", None, plan)
->>> app = fl.flower.client_app(fl.flower.simulated_clients(terms, task))
->>> grid = fl.flower.InProcessGrid(app, 2)
->>> [record.index for record in fl.flower.rounds(grid, terms, fl.flower.open_run(terms))]
-[0, 1]
+>>> agreed = fl.flower.placeholder_task(fl.tasks.regression(clients=2), sizes=(30, 50))
+>>> plan = fl.Plan(rounds=1, batch=4, lr=0.1)
+>>> terms = fl.flower.Participant.of(agreed, "rolora", None, plan)
+>>> app = fl.flower.client_app(lambda context: (terms, 0, fl.tasks.regression(clients=1)))
 """
 
 import warnings
@@ -32,18 +30,8 @@ except ImportError as error:
     raise ImportError(advice) from error
 
 from fedlora_lab.flower.client import client_app
-from fedlora_lab.flower.in_process import InProcessGrid, simulated_clients
 from fedlora_lab.flower.memory import client_ledger
-from fedlora_lab.flower.participant import Participant, placeholder_examples
-from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.flower.participant import Participant, placeholder_task
+from fedlora_lab.flower.server import run
 
-__all__ = [
-    "InProcessGrid",
-    "Participant",
-    "client_app",
-    "client_ledger",
-    "open_run",
-    "placeholder_examples",
-    "rounds",
-    "simulated_clients",
-]
+__all__ = ["Participant", "client_app", "client_ledger", "placeholder_task", "run"]

@@ -1,12 +1,9 @@
-"""What a client keeps of its examples: the last answers, a ledger, and a digest.
+"""What a client keeps: the last answers, and a ledger of all that it has released.
 
-It lies in Flower's state of the run or, across runs, in a file of the client's own. The digest is
-made under a key that never leaves.
+It lies in Flower's state of the run or, across runs, in a file of the client's own.
 """
 
-import hmac
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,19 +21,15 @@ from fedlora_lab._utils.files import (
     write_sealed,
 )
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.flower.messages import private_errors
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.tasks.task import add_to_digest, named_tensors
 
 Memory = Callable[[Context], str | Path | None]
 FILE = "client"
 """The name of the file in a memory's folder."""
 BEGUN = "begun"
 """An empty file that tells a memory that was lost from one that is new."""
-EXAMPLES = "examples"
-"""The record with key and digest of the examples."""
 RELEASED = "released"
 """The record with a ledger for each terms, as text; an empty text is a run without privacy."""
 PATIENCE = 600.0
@@ -95,28 +88,6 @@ def read_memory(folder: "str | Path") -> RecordDict:
         expected = "what this client wrote there; it is damaged, and nothing is answered from it"
         raise ValueError(f"memory={str(folder)!r}: expected {expected}") from error
     return recorddict_from_proto(ProtoRecordDict.FromString(content))
-
-
-def check_examples(state: RecordDict, prepared: Prepared, client: int) -> None:
-    """Binds a state to the examples that it was first used with, and refuses others.
-
-    The ledger counts what was released from these: of others it would say too little, or too much.
-
-    Args: state: the client's. prepared: the run with its examples. client: its number.
-    """
-    first: Any = state.config_records.get(EXAMPLES)
-    # A plain digest would confirm a guess at a label; the key stays in the client's own state.
-    key = secrets.token_bytes(32) if first is None else first["key"]
-    tensors = dict(named_tensors(prepared.data[client]))
-    if client in prepared.persons:
-        tensors["person"] = prepared.persons[client]
-    keyed = hmac.new(key, digestmod="sha256")
-    digest = add_to_digest(keyed, dict(sorted(tensors.items()))).digest()
-    if first is None:
-        state[EXAMPLES] = ConfigRecord({"key": key, "digest": digest})
-    elif not hmac.compare_digest(first["digest"], digest):
-        expected = "those of which this client keeps a memory; others have a memory of their own"
-        raise ValueError(f"examples: expected {expected}")
 
 
 # ---- what was released

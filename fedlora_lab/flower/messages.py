@@ -1,24 +1,21 @@
-"""Messages between server and clients: tensors as Flower's array records, and their checks."""
+"""Messages between server and clients: a subject, and tensors by safetensors; and their checks."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from torch import Tensor
+from safetensors.torch import load, save
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, shape_at_rank
 
 LOG = logging.getLogger("fedlora_lab.flower")
 ABOUT = "about"
-ARRAYS = "arrays"
+TENSORS = "tensors"
 
 
 @contextmanager
@@ -37,57 +34,50 @@ def private_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what} failed at this site; its own log says why") from None
 
 
-def wire_name(key: ParamKey) -> str:
-    """Returns the name of a tensor in a message."""
-    return f"{key.name}/{key.layer}"
+# ---- tensors
 
 
-def parse_key(name: str) -> ParamKey:
-    """Returns the tensor that a name in a message stands for."""
-    tensor_name, _, layer = name.partition("/")
-    return ParamKey(tensor_name, layer)
+def pack_tensors(tensors: Tensors) -> ArrayRecord:
+    """Writes tensors into one array of bytes: what is sent no longer changes."""
+    named = {f"{k.name}/{k.layer}": x.detach().cpu().contiguous() for k, x in tensors.items()}
+    content = save(named)
+    array = Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)
+    return ArrayRecord({TENSORS: array})
 
 
-def pack_arrays(tensors: Tensors) -> ArrayRecord:
-    """Copies tensors into an array record: what is sent no longer changes."""
-    return ArrayRecord({wire_name(k): x.detach().cpu().contiguous() for k, x in tensors.items()})
+def unpack_tensors(record: ArrayRecord) -> TensorDict:
+    """Reads the tensors of an array record. Raises ``ValueError`` for bytes that hold none."""
+    check([*record] == [TENSORS], "arrays", [*record][:2], f"{TENSORS} alone")
+    with in_one_line(f"{TENSORS}: expected bytes of safetensors, but"):
+        named = load(record[TENSORS].data)
+        # Sorted: safetensors has no order of its own.
+        return {ParamKey(*name.split("/", 1)): x for name, x in sorted(named.items())}
 
 
-def unpack_arrays(record: ArrayRecord, like: Tensors, finite: bool = True) -> TensorDict:
-    """Reads the tensors of an array record after checking it against the tensors that are expected.
+def check_tensors(received: Tensors, like: Tensors, finite: bool = True) -> TensorDict:
+    """Checks tensors from another party, of whom nothing is trusted.
 
     Args:
-        record: from another party; nothing about it is trusted.
+        received: from a message.
         like: tensors of the expected names, types and shapes.
         finite: NaN and infinity are refused.
-    Raises: ``ValueError`` in one line. Sizes are compared before anything is read.
+    Returns: those received, in the order of those expected.
+    Raises: ``ValueError`` in one line.
     """
-    expected = sorted(map(wire_name, like))
-    names = sorted(record)
-    check(names == expected, "arrays", names[: len(expected) + 1], f"{expected}")
-    tensors = {key: _read(key, record[wire_name(key)].data, x) for key, x in like.items()}
+    kinds, expected = (
+        sorted((str(key), str(x.dtype), tuple(x.shape)) for key, x in part.items())
+        for part in (received, like)
+    )
+    check(kinds == expected, TENSORS, kinds[: len(expected) + 1], f"{expected}")
+    tensors = {key: received[key] for key in like}
     for key, tensor in tensors.items():
         check(not finite or bool(tensor.isfinite().all()), str(key), float("nan"), "finite numbers")
     return tensors
 
 
-def _read(key: ParamKey, data: bytes, like: Tensor) -> Tensor:
-    """Reads bytes that NumPy wrote for such a tensor; raises ``ValueError`` for any others."""
-    numbers = like.detach().cpu().contiguous().numpy()
-    expected = Array(numbers).data
-    # Compared with the one header that NumPy writes for such an array: nothing is parsed or
-    # unpickled, and nothing is allocated for what another header claims.
-    header = expected[: len(expected) - numbers.nbytes]
-    check(len(data) == len(expected), f"bytes of {key}", len(data), f"{len(expected)}")
-    check(data.startswith(header), f"header of {key}", data[: len(header)], f"{header!r}")
-    received = numpy.frombuffer(data, numbers.dtype, offset=len(header))
-    return torch.from_numpy(received.reshape(numbers.shape).copy())
-
-
-def arrays_digest(record: ArrayRecord) -> str:
-    """A short digest of the names and bytes of an array record."""
-    parts = {name: hashlib.sha256(record[name].data).hexdigest() for name in sorted(record)}
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def tensors_digest(record: ArrayRecord) -> str:
+    """A short digest of the bytes of an array record."""
+    return hashlib.sha256(record[TENSORS].data).hexdigest()[:32]
 
 
 def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:
@@ -131,11 +121,14 @@ def fill_ranks(tensors: Tensors, base: Tensors) -> TensorDict:
     return filled
 
 
+# ---- messages
+
+
 def make_content(about: Mapping[str, str | int], arrays: ArrayRecord | None = None) -> RecordDict:
     """Makes the content of a message: its subject, compared by `check_about`, and tensors."""
     records = RecordDict({ABOUT: ConfigRecord(dict(about))})
     if arrays is not None:
-        records[ARRAYS] = arrays
+        records[TENSORS] = arrays
     return records
 
 
@@ -152,6 +145,6 @@ def check_about(message: Message, expected: Mapping[str, str | int]) -> None:
 def get_arrays(message: Message) -> ArrayRecord:
     """Returns the tensors of a message. Raises ``ValueError`` for none, or for other records."""
     names = sorted(message.content)
-    right = names == [ABOUT, ARRAYS] and ARRAYS in message.content.array_records
-    check(right, "records", names, f"{ABOUT} and {ARRAYS}")
-    return message.content.array_records[ARRAYS]
+    right = names == [ABOUT, TENSORS] and TENSORS in message.content.array_records
+    check(right, "records", names, f"{ABOUT} and {TENSORS}")
+    return message.content.array_records[TENSORS]

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
+import torch
 from flwr.app import Message
-from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check
@@ -21,32 +22,40 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.tasks.task import (
-    Clients,
-    Examples,
-    Task,
-    map_inputs,
-    named_tensors,
-    person_numbers,
-)
+from fedlora_lab.tasks.ragged import Ragged
+from fedlora_lab.tasks.task import Clients, Task, map_inputs
 
 
-def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
-    """Makes as many zero examples as each client has, shaped like the public ones; no memory.
+def placeholder_task(task: Task, sizes: Sequence[int], by_person: bool = False) -> Task:
+    """Puts zeros in the place of all private examples, for those who agree and hold none.
 
-    Numbers of examples are public: they decide the sample rates, which the ledger holds.
+    Numbers of examples, or of persons, are public: they decide the sample rates, which the ledger
+    holds.
 
-    >>> import torch
-    >>> test = torch.ones(2, 4), torch.ones(2, dtype=torch.int64)
-    >>> [tuple(x.shape) for x, _ in placeholder_examples((5, 8), test)]
-    [(5, 4), (8, 4)]
+    Args:
+        task: whose model and public examples are kept.
+        sizes: how many examples each client has; where persons are protected, how many persons.
+        by_person: persons are protected.
+
+    >>> import fedlora_lab as fl
+    >>> placeholder_task(fl.tasks.regression(clients=2), (5, 8, 3)).sizes
+    (5, 8, 3)
     """
+    x, y = task.test
 
-    def zeros(count: int, tensor: Tensor) -> Tensor:
-        return tensor.new_zeros(()).expand(count, *tensor.shape[1:])
+    def zeros(count: int, column: Any) -> Any:
+        if isinstance(column, Ragged):
+            none = torch.zeros(count, dtype=torch.int64)
+            return Ragged(column.values[:0], none, column.padding)
+        return column.new_zeros(()).expand(count, *column.shape[1:])  # takes no memory
 
-    x, y = test
-    return tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes)
+    ends = accumulate(sizes, initial=0)
+    clients = Clients(
+        tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes),
+        task.client_names if len(task.client_names) == len(sizes) else (),
+        tuple(range(*both) for both in pairwise(ends)) if by_person else None,
+    )
+    return replace(task, clients=clients)
 
 
 @dataclass(frozen=True)
@@ -90,72 +99,54 @@ class Participant:
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
 
         Args: see `fl.run`.
-        Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
-            clip and noise for themselves, and no un-noised value reaches the server.
+        Raises: ``ValueError`` (name, value, range), also for trust="central" and "secagg": the
+            server receives every upload, so each must be protected alone.
         """
         check_parts(task, privacy, plan)
-        trust = None if privacy is None else privacy.trust
-        expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
-        check(trust != "central", "trust", trust, expected)
-        sizes = task.sizes
-        persons = None
-        if privacy is not None and privacy.unit == "person":
-            # Public is how many persons a client has, and not how many examples: one for each.
-            sizes = privacy.unit_counts(task)
-            ends = accumulate(sizes)
-            persons = tuple(list(range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
-        clients = Clients(placeholder_examples(sizes, task.test), task.client_names, persons)
-        task = replace(task, clients=clients)
+        trust = "local" if privacy is None else privacy.trust
+        expected = "'local': on Flower the server receives every upload, so each is noised alone"
+        check(trust in ("local", None), "trust", trust, expected)
+        by_person = privacy is not None and privacy.unit == "person"
+        sizes = task.sizes if privacy is None else privacy.unit_counts(task)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
+        task = placeholder_task(task, sizes, by_person)
         config = make_config(task, method, privacy, plan, lora, seed)
         prepared = prepare_run(config, {}, EXACT)
         begin = initial_server(prepared)
         terms = {
             **settings_of(config),
             "rounds": plan.rounds,
-            "slots": {str(key): [list(x.shape), str(x.dtype)] for key, x in begin.tensors.items()},
-            "loss": getattr(task.loss, "__qualname__", repr(task.loss)),
+            "tensors": {str(key): str(x.shape) for key, x in begin.tensors.items()},
         }
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
         return cls(prepared, begin, digest)
 
-    def with_data(self, client: int, data: Any) -> Prepared:
+    def with_data(self, client: int, own: Task) -> Prepared:
         """Returns the run as one client prepares it: its own examples and nobody else's.
 
         Args:
             client: its number.
-            data: (x, y), in the person unit (x, y, persons), the person of each example.
+            own: a task of this client alone, whose examples are read.
         Raises: ``ValueError`` unless there are as many examples, or persons, as the terms say, of
             the types and shapes of the public ones; none of their values is named.
         Guarantees: test_flower.py::test_persons_travel_with_the_examples_of_their_client.
         """
-        task = self.config.task
-        last = len(task.sizes) - 1
+        agreed = self.config.task
+        last = len(agreed.sizes) - 1
         check(0 <= client <= last, "client", client, f"a number in [0, {last}]")
-        x, y = data[:2]
-        unit = "examples"
-        count = len(y)
-        persons = {}
-        if self.config.by_person:
-            try:
-                (persons[client],) = person_numbers(data[2:], (count,))
-            except ValueError:
-                # Without the error's own words, which name a person.
-                expected = "(x, y, persons), a whole number for each example: persons are protected"
-                raise ValueError(f"examples: expected {expected}") from None
-            unit = "persons"
-            count = int(persons[client].max()) + 1
-        if count != task.sizes[client]:
-            agreed = f"{task.sizes[client]}, as agreed for client {client}"
-            raise ValueError(f"{unit}: expected {agreed}")
-        kinds, public_kinds = (
-            {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in named_tensors(part).items()}
-            for part in ((x, y), task.test)
-        )
-        if kinds != public_kinds:
-            expected = "inputs and labels of the types and shapes of the public test examples"
-            raise ValueError(f"examples: expected {expected}")
-        return replace(self.prepared, data={client: (x, y)}, persons=persons)
+        unit = "persons" if self.config.by_person else "examples"
+        check(len(own.sizes) == 1, "task", f"of {len(own.sizes)} clients", "of this client alone")
+        known = not self.config.by_person or own.persons is not None
+        check(known, "task", "without persons", "the person of each example: persons are protected")
+        # Examples of other types or shapes than the public ones are refused here.
+        persons = own.persons if self.config.by_person else None
+        task = replace(agreed, clients=Clients(tuple(own.clients), persons=persons))
+        (count,) = task.person_counts if self.config.by_person else task.sizes
+        if count != agreed.sizes[client]:
+            # Without the number that lies here, which is the site's.
+            raise ValueError(f"{unit}: expected {agreed.sizes[client]}, as agreed for {client}")
+        numbers = dict.fromkeys([client], task.local_persons[0]) if self.config.by_person else {}
+        return replace(self.prepared, data={client: task.clients[0]}, persons=numbers)
 
     def broadcast(self, values: ServerState) -> Tensors:
         """Encodes the server's tensors for messages, by the method's broadcast rule."""
@@ -163,8 +154,8 @@ class Participant:
 
     def received(self, message: Message, t: int) -> ServerState:
         """Returns the tensors that the server sent for round t."""
-        arrays = messages.get_arrays(message)
-        codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
+        received = messages.unpack_tensors(messages.get_arrays(message))
+        codes = messages.check_tensors(received, self.broadcast(self.begin))
         rule = self.config.method.broadcast
         return ServerState(messages.decode_broadcast(codes, rule, _sent_down(self.begin)), t)
 

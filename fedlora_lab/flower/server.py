@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import Message, MessageType
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlora_lab._utils.torch_state import steps_with_default_modes
@@ -19,45 +20,38 @@ from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.methods.state import Tensors
 
-POLL = 0.2
-"""Seconds between two looks for replies."""
+POLL = 0.5
+"""Seconds between two looks for nodes, before the first round."""
 
 
 class Stopped(ConnectionError):
     """The run cannot go on; what was spent stands in the ledger."""
 
 
-def open_run(participant: Participant, out: "str | Path | None" = None) -> Run:
-    """Opens the server's run. Args: participant: the server's terms. out: as in `fl.run`."""
-    return Run.from_prepared(participant.prepared, out, remote=True)
-
-
-def rounds(
+def run(
     grid: Grid,
     participant: Participant,
-    run: Run,
     *,
+    out: "str | Path | None" = None,
     timeout: float = 600.0,
-    patience: float = 300.0,
 ) -> Iterator[Round]:
-    """Plays the run over a grid; yields the records that `fl.run` yields.
+    """Plays a run over a grid, or goes on with it; yields the records that `fl.run` yields.
 
-    A client that fails, is too late, or sends what cannot be an upload is left out of its round,
-    like one whose upload is lost: the mean keeps its denominator, the release stays in the ledger,
-    one line of the log gives the reason. What only clients know is NaN or absent in a record: the
-    clips' counts, the noise, and the metrics of models of which clients keep a part.
+    A client that fails, is too late, has gone, or sends what cannot be an upload is left out of its
+    round, like one whose upload is lost: the mean keeps its denominator, the release stays in the
+    ledger, one line of the log gives the reason. A client that was started again is asked from the
+    next round on. What only clients know is NaN or absent in a record: the clips' counts, the
+    noise, and the metrics of models of which clients keep a part.
 
     A resumed run asks again for a round that was cut short, from the same broadcast, and gets the
-    same uploads. Where clients would not answer again it gives the round up: under secure
-    aggregation, and after a lost checkpoint. The model stays as it was, the release stays in the
-    ledger, and the run goes on with the next round.
+    same uploads.
 
     Args:
-        grid: Flower's, or an `InProcessGrid`.
+        grid: Flower's.
         participant: the server's terms.
-        run: from `open_run`.
-        timeout: seconds for the replies of a round, > 0.
-        patience: seconds until every client must have been there once, > 0.
+        out: as in `fl.run`.
+        timeout: seconds until all clients must have been there once, and for the replies of a
+            round, > 0.
     Raises: `Stopped` when not all clients come, when one has other terms, or when a round brings no
         upload at all.
     Guarantees: the run of `fl.run` under the same seed
@@ -66,30 +60,21 @@ def rounds(
         (tests/lab/flower/test_attack_flower.py::test_a_round_is_in_the_ledger_before_a_client_is_asked).
     """
     check_number("timeout", timeout, 0, open_low=True)
-    check_number("patience", patience, 0, open_low=True)
-    return _play(_Clients(grid, participant), run, timeout, patience)
+    opened = Run.from_prepared(participant.prepared, out, remote=True)
+    return _play(_Clients(grid, participant, timeout), opened)
 
 
 @steps_with_default_modes
-def _play(
-    clients: "_Clients", run: Run, timeout: float, patience: float
-) -> Generator[Round, None, None]:
-    """The rounds that are left.
-
-    Args: clients, run: of the federation. timeout, patience: see `rounds`.
-    """
-    clients.wait_for_all(patience)
-    run.give_up_rounds()
+def _play(clients: "_Clients", run: Run) -> Generator[Round, None, None]:
+    """The rounds that are left. Args: clients, run: of the federation."""
+    clients.wait_for_all()
     with run.lock():
-        if not run.resumed:
-            yield run.record_state() if run.given_up else run.record_start()
+        yield run.stored_record() if run.resumed else run.record_start()
         while not run.ended:
-            if (index := run.state.server.round + 1) in run.given_up:
-                reason = "it was asked for before, and no client would answer it again"
-                messages.LOG.warning("round %d is given up: %s", index, reason)
+            clients.look_for_absent()
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
-            valid = clients.collect_uploads(opened, timeout)
+            valid = clients.collect_uploads(opened)
             present = tuple(k for k in opened.ids if k in valid)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
@@ -101,75 +86,86 @@ def _play(
 
 
 class _Clients:
-    """The clients behind a grid; ``nodes`` maps a client's number to its node."""
+    """The clients behind a grid; ``numbers`` maps each node that introduced itself to a client."""
 
-    def __init__(self, grid: Grid, participant: Participant) -> None:
+    def __init__(self, grid: Grid, participant: Participant, timeout: float) -> None:
         self.grid = grid
         self.participant = participant
-        self.nodes: dict[int, int] = {}
+        self.timeout = timeout
+        self.numbers: dict[int, int] = {}
 
-    def wait_for_all(self, patience: float) -> None:
+    @property
+    def nodes(self) -> dict[int, int]:
+        """The node that is asked for each client: of several the one that came first."""
+        return {k: node for node, k in reversed(self.numbers.items())}
+
+    @property
+    def absent(self) -> list[int]:
+        """The clients that no node answers for."""
+        return sorted({*range(len(self.participant.config.task.sizes))} - {*self.numbers.values()})
+
+    def wait_for_all(self) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
-        count = len(self.participant.config.task.sizes)
-        end = time.monotonic() + patience
-        greeted: set[int] = set()
+        end = time.monotonic() + self.timeout
+        while self.absent and (left := end - time.monotonic()) > 0:
+            if faults := self._greet(left):
+                raise Stopped(faults[0])
+            if self.absent:
+                time.sleep(min(POLL, left))
+        expected = f"expected all to be there within {self.timeout:g} s"
+        if self.absent:
+            raise Stopped(f"clients={self.absent}: {expected}")
+
+    def look_for_absent(self) -> None:
+        """Asks nodes that are new who they are, where a client has gone or did not answer."""
+        if self.absent:
+            for fault in self._greet(self.timeout):
+                messages.LOG.warning(fault)
+
+    def _greet(self, seconds: float) -> list[str]:
+        """Asks new nodes for their numbers; returns what is wrong with some."""
+        new = [node for node in self.grid.get_node_ids() if node not in self.numbers]
         content = messages.make_content({"terms": self.participant.terms})
-        while len(self.nodes) < count and (left := end - time.monotonic()) > 0:
-            new = [node for node in self.grid.get_node_ids() if node not in greeted]
-            greeted.update(new)
-            queries = [Message(content, node, MessageType.QUERY, ttl=left) for node in new]
-            for node, reply in self._ask(queries, left).items():
-                self._introduce(node, reply, count)
-            if not new:
-                time.sleep(POLL)
-        if absent := sorted(set(range(count)) - set(self.nodes)):
-            expected = f"expected all {count} to be there within {patience:g} s"
-            raise Stopped(f"clients={absent}: {expected}")
+        queries = [Message(content, node, MessageType.QUERY, ttl=seconds) for node in new]
+        faults = []
+        for node, reply in self._ask(queries, seconds).items():
+            if _has_gone(reply):
+                continue
+            try:
+                _check_reply(reply, {"terms": self.participant.terms})
+                k: Any = reply.content.config_records[messages.ABOUT].get("client")
+                last = len(self.participant.config.task.sizes) - 1
+                right = isinstance(k, int) and 0 <= k <= last
+                check(right, "client", k, f"a number in [0, {last}]")
+                self.numbers[node] = k
+            except ValueError as error:
+                faults.append(f"node {node}: {error}")
+        return faults
 
     def _ask(self, questions: list[Message], seconds: float) -> dict[int, Message]:
-        """Sends messages; returns the replies that come in time, by their nodes.
+        """Sends messages; returns the replies that come in time, by their nodes."""
+        replies = self.grid.send_and_receive(questions, timeout=seconds) if questions else []
+        return dict(sorted((reply.metadata.src_node_id, reply) for reply in replies))
 
-        Flower's own `send_and_receive` looks every three seconds only.
-        """
-        waiting = set(self.grid.push_messages(questions))
-        end = time.monotonic() + seconds
-        replies = {}
-        while waiting:
-            for reply in self.grid.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies[reply.metadata.src_node_id] = reply
-            if not waiting or time.monotonic() > end:
-                break
-            time.sleep(POLL)
-        return dict(sorted(replies.items()))
-
-    def _introduce(self, node: int, reply: Message, count: int) -> None:
-        try:
-            _check_reply(reply, {"terms": self.participant.terms})
-            k: Any = reply.content.config_records[messages.ABOUT].get("client")
-            right = isinstance(k, int) and 0 <= k < count
-            check(right, "client", k, f"a number in [0, {count - 1}]")
-            # Examples that lie with two nodes would be released by both.
-            check(k not in self.nodes, "client", k, "one node for each number, this is the second")
-        except ValueError as error:
-            raise Stopped(f"node {node}: {error}") from None
-        self.nodes[k] = node
-
-    def collect_uploads(self, opened: OpenRound, timeout: float) -> dict[int, Tensors]:
+    def collect_uploads(self, opened: OpenRound) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
         about = {"terms": self.participant.terms, "round": opened.before.round}
-        arrays = messages.pack_arrays(self.participant.broadcast(opened.broadcast))
+        arrays = messages.pack_tensors(self.participant.broadcast(opened.broadcast))
         content = messages.make_content(about, arrays)
-        questions = [
-            Message(content, self.nodes[k], MessageType.TRAIN, ttl=timeout) for k in opened.ids
-        ]
-        replies = self._ask(questions, timeout)
+        nodes = self.nodes
+        asked = [nodes[k] for k in opened.ids if k in nodes]
+        questions = [Message(content, node, MessageType.TRAIN, ttl=self.timeout) for node in asked]
+        replies = self._ask(questions, self.timeout)
         valid = {}
         failure = ""
         for k in opened.ids:
+            node = nodes.get(k, -1)
+            reply = replies.get(node)
+            # Perhaps it is started again, as another node.
+            if reply is None or _has_gone(reply):
+                self.numbers.pop(node, None)
             try:
-                reply = _check_reply(replies.get(self.nodes[k]), {"client": k, **about})
-                valid[k] = self._upload(opened, k, messages.get_arrays(reply))
+                valid[k] = self._upload(opened, k, _check_reply(reply, {"client": k, **about}))
             except ValueError as error:
                 failure = failure or f"client {k}: {error}"
                 messages.LOG.warning(
@@ -180,21 +176,21 @@ class _Clients:
             raise Stopped(f"round {opened.before.round + 1}: {reason}")
         return valid
 
-    def _upload(self, opened: OpenRound, k: int, arrays: ArrayRecord) -> Tensors:
+    def _upload(self, opened: OpenRound, k: int, reply: Message) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
         config = self.participant.config
         keys = opened.keys.uploaded
-        rank = config.sent_ranks[k]
         like = {key: opened.before.tensors[key] for key in keys}
+        received = messages.unpack_tensors(messages.get_arrays(reply))
         # A client sends no more ranks than it holds.
-        tensors = messages.unpack_arrays(arrays, messages.take_ranks(like, rank))
-        # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
-        # that off again.
-        if config.is_secagg:
-            start = {key: tensor[None] for key, tensor in opened.broadcast.tensors.items()}
-        else:
-            start = exchange.tensors_received(config, (k,), opened.broadcast)
+        tensors = messages.check_tensors(received, messages.take_ranks(like, config.sent_ranks[k]))
+        start = exchange.tensors_received(config, (k,), opened.broadcast)
         return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
+
+
+def _has_gone(reply: Message) -> bool:
+    """Whether Flower answers for a node that no longer is there."""
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:

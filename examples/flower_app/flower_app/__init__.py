@@ -1,1 +1,1 @@
-"""Two sites fine-tune one vision transformer together: LoRA under differential privacy."""
+"""Two hospitals fine-tune one language model together: LoRA under differential privacy."""

@@ -14,13 +14,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Plays the rounds that are left of the run in the folder ``out``."""
-    config = context.run_config
-    out = Path(str(config["out"])).expanduser().resolve()
-    run = fl.flower.open_run(participant(), out)
-    waiting = {name: float(config[name]) for name in ("timeout", "patience")}
-    for record in fl.flower.rounds(grid, participant(), run, **waiting):
+    out = Path(str(context.run_config["out"])).expanduser().resolve()
+    timeout = float(context.run_config["timeout"])
+    for record in fl.flower.run(grid, participant(), out=out, timeout=timeout):
         accuracy = record.metrics["accuracy"]
         spent = fl.privacy.round_up(record.epsilon, ".2f")
         print(f"round {record.index}: accuracy {accuracy:.3f}, epsilon {spent}")
-        fl.save_adapter(record, out / "adapter")
+    fl.save_adapter(record, out / "adapter")
     print(f"finished: {out / 'adapter'}")

@@ -30,13 +30,13 @@ from toy_tasks import (
 
 import fedlora_course as course
 import fedlora_lab as fl
+from fedlora_lab import flower
 from fedlora_lab._utils.files import read_sealed
 from fedlora_lab.federated import store
 from fedlora_lab.federated.config import Execution
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Run
-from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
 
@@ -137,7 +137,8 @@ def public_start(weight, rank):
     [
         ("example", None, True),
         ("person", None, False),
-        ("client", "secagg", True),
+        ("client", "local", True),
+        ("client", "secagg", False),
         ("client", "central", False),
     ],
 )
@@ -155,8 +156,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
         folder = tmp_path / str(place)
         if over_messages:
             everybody = party(task, row, privacy, plan, seed=None)
-            terms = everybody.terms
-            records = list(rounds(everybody.grid(), terms, open_run(terms, folder)))
+            records = list(flower.run(everybody.grid(), everybody.terms, out=folder))
         else:
             records = play(task, row, privacy, plan, seed=None, out=folder)
         # But for digests under a key that is drawn for the folder.

@@ -3,9 +3,9 @@
 import math
 
 import pytest
-import torch
+import toy_hubs
 from calls import refused
-from flower_runs import ROUNDS, apart, by_messages, party, protected
+from flower_runs import ROUNDS, apart, by_messages, party, protected, site
 from toy_tasks import (
     UNITS,
     book,
@@ -16,6 +16,7 @@ from toy_tasks import (
     regression,
     tokens,
     with_clients,
+    with_persons,
 )
 from written_rows import WRITTEN
 
@@ -58,7 +59,6 @@ def test_messages_give_the_run_of_the_loop(row, unit):
 
 UNEQUAL = {"lora": fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))}
 ADAPTIVE = {"optimizer": fl.AdamW(eps=1e-3), "lr": 0.05}
-SUMMED = private("client", trust="secagg", honest_clients=1)
 SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
 
 
@@ -71,14 +71,22 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size", lr_decay=0.5), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
-        (tokens("head"), "fedlora", SUMMED, ROUNDS, {}),
     ],
 )
 def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan, options):
-    """Without privacy; clients of unequal rank; weights by size, and noise of each client's own; a
-    sum of which the server sees no part.
-    """
+    """Without privacy; clients of unequal rank; weights by size, and noise of each client's own."""
     agree(task, slug, privacy, plan, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_tasks_of_a_trainer_travel(kind):
+    """Of tokenised rows, of different lengths at each site."""
+    task = toy_hubs.fresh_answers(kind) if kind == "llama" else toy_hubs.fresh(kind)
+    plan = ROUNDS.replace(rounds=2)
+    records = by_messages(task, "rolora", protected("example"), plan, lora=None)
+    loop = list(fl.run(task, "rolora", protected("example"), plan, seed=0))
+    assert apart(records, loop) < 1e-5 < apart(records[:1], records[-1:])
 
 
 def test_persons_travel_with_the_examples_of_their_client():
@@ -90,15 +98,13 @@ def test_persons_travel_with_the_examples_of_their_client():
     assert terms.config.task.sizes == task.person_counts != task.sizes, (
         "no number of rows is agreed"
     )
-    x, y = task.clients[1]
-    persons = torch.tensor([1, 0, *[2] * 6])
-    for data, line in (
-        ((x, y), r"^examples: expected \(x, y, persons\), a whole number for each"),
-        ((x, y, persons[1:]), r"^examples: expected \(x, y, persons\)"),
-        ((x, y, persons), "^persons: expected 4, as agreed for client 1$"),
+    own = site(task, 1)
+    for persons, line in (
+        (None, "^task='without persons': expected the person of each example"),
+        (([1, 0, *[2] * 6],), "^persons: expected 4, as agreed for 1$"),
     ):
         with refused(line):
-            terms.with_data(1, data)
+            terms.with_data(1, with_persons(own, persons))
 
 
 def test_the_server_needs_no_data():
@@ -111,15 +117,16 @@ def test_the_server_needs_no_data():
     assert party(moved, "fedlora", protected("example")).terms.terms == terms.terms
     assert terms.config.task.sizes == task.sizes and terms.prepared.data == {}
     assert all(not x.any() and not y.any() for x, y in terms.config.task.clients)
-    for client, line in (
-        (1, r"^examples: expected 8, as agreed for client 1$"),
-        (3, r"^client=3: expected a number in \[0, 2\]$"),
+    for client, own, line in (
+        (1, site(task, 0), r"^examples: expected 8, as agreed for 1$"),
+        (3, site(task, 0), r"^client=3: expected a number in \[0, 2\]$"),
+        (0, task, r"^task='of 3 clients': expected of this client alone$"),
     ):
         with refused(line):
-            terms.with_data(client, task.clients[0])
-    central = fl.Privacy(unit="client", trust="central", noise_multiplier=1.0, sample_rate=0.5)
-    with refused(r"^trust='central': expected 'local' or 'secagg'"):
-        party(task, "fedlora", central)
+            terms.with_data(client, own)
+    for trust in ("central", "secagg"):
+        with refused(f"^trust='{trust}': expected 'local': on Flower the server receives every"):
+            party(task, "fedlora", private("client", trust=trust))
 
 
 @pytest.mark.parametrize("slug", ["fedlora", "fedsa-lora"])

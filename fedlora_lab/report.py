@@ -19,7 +19,6 @@ from fedlora_lab.measures.runs import (
     by_setting,
     check_equal_privacy,
     count_collapsed,
-    describe_collapse,
     describe_unequal_privacy,
     headline_measure,
     run_ends,
@@ -151,8 +150,7 @@ def observer_phrase(trust: str | None) -> str:
 
 
 def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Formats the summary as it is shown in the terminal and in the report."""
-    measure = table.attrs.get("measure", "accuracy")
+    """Formats the summary for people, row by row."""
     rows: Any = table.to_dict("records")
     return [
         {
@@ -168,7 +166,6 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             "up": bytes_text(row["bytes_up"]),
             "down": bytes_text(row["bytes_down"]),
             "seconds": format_number(row["seconds"], 1),
-            "collapsed": describe_collapse(measure, row | {"after": row["score"]}),
         }
         for row in rows
     ]

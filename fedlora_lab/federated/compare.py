@@ -7,11 +7,10 @@ import hashlib
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +22,6 @@ from fedlora_lab._utils.files import (
     writing,
 )
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.safe_output import SafeStream
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.federated import store
 from fedlora_lab.federated.config import Config, Execution
@@ -32,15 +30,8 @@ from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep, Round, to_frame
 from fedlora_lab.federated.run import Run
 from fedlora_lab.measures.runs import (
-    by_setting,
-    count_collapsed,
-    describe_collapse,
-    describe_standstill,
     describe_unequal_privacy,
-    headline_measure,
     last_scores,
-    run_ends,
-    setting_text,
     smaller_is_better,
     varied_columns,
 )
@@ -137,55 +128,32 @@ class Cell:
         return " ".join([self.slug, *words, f"seed {self.config.seed}"])
 
 
-def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
+def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy | None:
     """The privacy with the noise that pooled data need for the same epsilon."""
     # One client less turns the one update into another of norm C: the sum moves by 2 C.
     expected = "'example' for 'central': pooled data have no clients"
     check(privacy.releases_steps, "unit", privacy.unit, expected)
-    target = privacy.target_epsilon
     expected = "one from calibrate(epsilon=...) for 'central'"
-    check(target is not None, "privacy", "without a target", expected)
-    assert target is not None
-    return privacy.replace(sample_rate=None).calibrate(epsilon=target, task=task, plan=plan)
-
-
-BAR: dict[str, Any] = {
-    "bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    "miniters": 0,  # by time alone: a step may take a hundred times as long as the one before
-    "dynamic_ncols": True,
-}
-"""Options of a tqdm bar whose total counts rounds: share done, time so far and time left."""
+    check(privacy.target_epsilon is not None, "privacy", "without a target", expected)
+    return _calibrated(privacy, privacy.target_epsilon, task, plan)
 
 
 def show_progress(
     bar: "tqdm[Any]", cell: Cell, events: Iterable[Round | LocalStep]
 ) -> Iterator[Round | LocalStep]:
-    """Passes the events of a run on, and shows on a tqdm bar of `BAR` where the run is.
+    """Passes the events of a run on, and shows its rounds on a bar.
 
     Args: bar: counts rounds; other runs may share it. cell, events: the run.
     """
-    name = cell.name
-    plan = cell.config.plan
-    rounds_before = bar.n
-    bar.set_description_str(f"{name}, preparing")
-    text = ""
+    bar.set_description_str(cell.name)
+    before = bar.n
     for event in events:
-        if isinstance(event, LocalStep):
-            place = f"round {event.round} of {plan.rounds}, step {event.step}"
-            # The last part of a round is aggregation and scores.
-            done = event.round - 1 + event.step / (plan.local_steps + 1)
-        else:
-            place = f"round {event.index} of {plan.rounds}"
-            done = event.index
+        if isinstance(event, Round):
+            # By the difference, so that a run that is taken up again begins where it stands.
+            bar.update(before + event.index - bar.n)
             if event.ledger is not None:
-                text = f"ε {round_up(event.epsilon, '.3g')}"
-        bar.set_description_str(name, refresh=False)
-        bar.set_postfix_str(f"{place}, {text}" if text else place, refresh=False)
-        # By the difference, so that a run that is taken up again begins where it stands.
-        bar.update(rounds_before + done - bar.n)
+                bar.set_postfix_str(f"ε {round_up(event.epsilon, '.3g')}")
         yield event
-    # A run may stop early: the next one begins where its rounds would have ended.
-    bar.update(rounds_before + plan.rounds - bar.n)
 
 
 def compare(
@@ -197,7 +165,7 @@ def compare(
     *,
     lora: "Lora | None" = None,
     lr: "float | Iterable[float] | None" = None,
-    grid: Mapping[str, Iterable[Any]] | None = None,
+    epsilon: Iterable[float | None] | None = None,
     jobs: int | None = None,
     progress: bool = True,
     out: "str | Path | None" = None,
@@ -209,11 +177,9 @@ def compare(
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds and settings, and returns one tidy frame.
 
-    Its column ``lr`` has the learning rate of each run, and what the grid varies has a column of
-    its own. Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean
-    hides them, see `fl.measures.find_collapsed`; its ``attrs["standstill"]`` says so where no
-    method is clearly better than the untrained model, and its ``attrs["privacy"]`` where methods
-    spent unequal epsilons, as other plans may: then they cannot be compared.
+    Its column ``lr`` has the learning rate of each run; where several epsilons are tried it has a
+    column ``epsilon``. Its ``attrs["privacy"]`` says so where methods spent unequal epsilons, as
+    other plans may: then they cannot be compared.
 
     Args:
         task, privacy, lora: of every run.
@@ -223,17 +189,14 @@ def compare(
         seeds: of every method, so that start and batches are alike; such runs are for study, as
             their ledgers say. `run` and `finetune` draw afresh.
         lr: learning rates that every method is tried at, see `best`.
-        grid: name -> values to try, every combination of them: fields of `Plan`, `Lora` and
-            `Privacy`, and "epsilon", ``None`` for no privacy. The noise of a calibrated privacy
-            is found anew where it depends on what is varied. Another unit has its own default of
-            trust.
+        epsilon: budgets that every method is tried at, ``None`` for no privacy; the noise of
+            ``privacy`` is found for each, and for each plan.
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
             is the same to the last bit, whatever the number. The task travels to the processes
             through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
             threads, or as a ``joblib.parallel_config`` around the call says, which may name a
             cluster.
-        progress: a bar with epsilon and the time left, a line for each method whose runs
-            collapsed, and one where no method learned anything.
+        progress: a bar with epsilon and the time left.
         out: a folder in which each run has a folder of its own, see ``out`` of `run`. A run that is
             there is found again by all its arguments: a finished one is not trained again, seconds
             are then those of its training, and one that was stopped goes on from its last round.
@@ -262,73 +225,17 @@ def compare(
         device=device,
         matmul_precision=matmul_precision,
     )
-    points = grid_points(grid, lr)
-    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), points, execution)
+    rates = None if lr is None else [lr] if isinstance(lr, Real) else lr
+    sweep = {"epsilon": epsilon, "lr": rates}
+    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), sweep, execution)
     total = sum(cell.config.plan.rounds for cell in cells)
-    # A comparison of hours must not end where nobody reads its bar any more.
-    bar_stream = SafeStream(sys.stderr)
-    with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
+    with tqdm(total=total, disable=not progress) as bar:
         frame = run_cells(cells, execution, out, jobs, bar)
-        frame.attrs |= judge(frame)
-        for line in frame.attrs["lines"] if not bar.disable else ():
-            bar.clear()
-            print(line, file=SafeStream(sys.stdout))
-            bar.refresh()
+    frame.attrs["privacy"] = describe_unequal_privacy(frame)
     return frame
 
 
-def judge(frame: "pd.DataFrame") -> dict[str, Any]:
-    """Tells what a mean over seeds hides: runs that collapsed, that no method learned, and that the
-    methods spent unequal epsilons.
-
-    Args: frame: tidy, of one setting or of a sweep.
-    Returns: collapsed, method -> so many runs; privacy, see `describe_unequal_privacy`;
-        standstill, see `describe_standstill`, where it holds at every setting; lines, which say
-        all of it.
-    """
-    collapsed: dict[str, int] = {}
-    privacy = describe_unequal_privacy(frame)
-    lines = [privacy] if privacy else []
-    standstills = []
-    for setting, part in by_setting(frame):
-        place = "".join(f" {name}={setting_text(value)}" for name, value in setting.items())
-        for slug, count in count_collapsed(run_ends(part)).items():
-            collapsed[slug] = collapsed.get(slug, 0) + count["collapsed"]
-            if text := describe_collapse(headline_measure(part), count):
-                lines.append(f"{slug}{place}: {text}")
-        standstills.append(describe_standstill(part))
-    standstill = standstills[0] if all(standstills) else ""
-    lines += [standstill] if standstill else []
-    return {"collapsed": collapsed, "privacy": privacy, "standstill": standstill, "lines": lines}
-
-
 # ---- the runs of a comparison
-
-GRID_FIELDS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
-"""What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
-# A name for what was calibrated: it changes no noise, as "epsilon" does.
-del GRID_FIELDS["target_epsilon"]
-
-
-def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
-    """Lists the combinations of a grid, the learning rate varying fastest."""
-    check(isinstance(grid, Mapping | None), "grid", grid, 'a mapping, such as {"lr": [0.1, 0.4]}')
-    grid = dict(grid or {})
-    if lr is not None:
-        check("lr" not in grid, "lr", lr, "None where the grid has it")
-        grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
-    for name, values in grid.items():
-        listed = _listed(f"grid[{name!r}]", values, "such as [1, 8]")
-        # 8 and 8.0 are one setting, and so are two mappings of the same text.
-        told_apart = {x if isinstance(x, Real) else str(x) for x in listed}
-        check(len(told_apart) == len(listed), f"grid[{name!r}]", listed, "each value once")
-        grid[name] = listed
-    allowed = [*GRID_FIELDS, "epsilon"]
-    check(set(grid) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
-    both = {"epsilon", "noise_multiplier"} <= {*grid}
-    expected = "epsilon or noise_multiplier: one follows from the other"
-    check(not both, "grid", few(grid, 8), expected)
-    return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
 
 
 def checked_cells(
@@ -338,33 +245,35 @@ def checked_cells(
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int],
     lora: Lora,
-    points: list[dict[str, Any]],
+    sweep: Mapping[str, Iterable[Any] | None],
     execution: Execution,
 ) -> list[Cell]:
     """The runs of a comparison, every one checked before the first begins."""
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
     draws = _listed("seeds", seeds, "such as range(3)")
-    expected = "each once; for several releases compare several times"
-    check(len(set(draws)) == len(draws), "seeds", draws, expected)
     check(isinstance(task, Task), "task", task, "a Task")
     scored = "a mapping with at least one score, such as the loss, to compare by"
     check(len(task.metrics) > 0, "metrics", task.metrics, scored)
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    varied = [name for name in points[0] if len({str(point[name]) for point in points}) > 1]
-    calibrate = cache(
-        lambda terms, epsilon, work: terms.calibrate(epsilon=epsilon, task=task, plan=work)
-    )
+    tried = {
+        name: _listed(name, values, "such as [1, 8]")
+        for name, values in sweep.items()
+        if values is not None
+    }
+    points = [dict(zip(tried, point)) for point in itertools.product(*tried.values())]
+    varied = [name for name, values in tried.items() if len(values) > 1]
     firsts: list[Cell] = []
     # Method by method, so that the table of the first is whole before the next begins.
     for name in names:
         its_plan = _plan_for(name, plan)
-        anew = "epsilon" in points[0] or _moves_noise(points, privacy, its_plan, task)
         for point in points:
-            parts = _parts_at(point, privacy, its_plan, lora, calibrate, anew)
+            at_rate = its_plan.replace(lr=point["lr"]) if "lr" in point else its_plan
+            at_budget = privacy
+            if "epsilon" in point:
+                at_budget = _calibrated(privacy, point["epsilon"], task, its_plan)
             # Before hours of training: a mistake in the last cell is told now.
-            cell = Cell.from_name(name, task, *parts, draws[0])
-            setting = {name: point[name] for name in varied}
-            firsts.append(replace(cell, setting=setting))
+            cell = Cell.from_name(name, task, at_budget, at_rate, lora, draws[0])
+            firsts.append(replace(cell, setting={name: point[name] for name in varied}))
     check_names((cell.slug, cell.config.method) for cell in firsts[:: len(points)])
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
     slugs = [cell.slug for cell in firsts[:: len(points)]]
@@ -376,55 +285,16 @@ def checked_cells(
     return [cell.at_seed(seed) for cell in firsts for seed in draws]
 
 
-def _moves_noise(
-    points: list[dict[str, Any]], privacy: Privacy | None, plan: Plan, task: Task
-) -> bool:
-    """Whether a grid varies something of the plan on which the noise of an epsilon hangs."""
-    changes = [{k: x for k, x in point.items() if GRID_FIELDS.get(k) is Plan} for point in points]
-    if privacy is None or not any(changes):
-        return False
-    fresh = privacy.replace(sample_rate=None, noise_multiplier=None, target_epsilon=None)
-    works = [plan, *(plan.replace(**change) for change in changes)]
-    return len({fresh.noise_terms(task, work) for work in works}) > 1
-
-
-def _parts_at(
-    point: Mapping[str, Any],
-    privacy: Privacy | None,
-    plan: Plan,
-    lora: Lora,
-    calibrate: Callable[[Privacy, float, Plan], Privacy],
-    anew: bool,
-) -> tuple[Privacy | None, Plan, Lora]:
-    """Puts the values of a grid into the parts of a run.
-
-    Args:
-        point: of the grid.
-        privacy, plan, lora: as given.
-        calibrate: finds the noise.
-        anew: the noise was found for other work, and is to be found again.
-    """
-    changed: dict[type, dict[str, Any]] = {Plan: {}, Lora: {}, Privacy: {}}
-    for name, value in point.items():
-        changed[GRID_FIELDS.get(name, Privacy)][name] = value
-    plan = plan.replace(**changed[Plan])
-    lora = lora.replace(**changed[Lora])
-    terms = changed[Privacy]
-    expected = "a Privacy, of which the grid varies " + few(terms, 8)
-    check(privacy is not None or not terms, "privacy", None, expected)
-    epsilon = terms.pop("epsilon", None if privacy is None else privacy.target_epsilon)
-    if privacy is None or (epsilon is None and "epsilon" in point):
-        return None, plan, lora
-    if "unit" in terms and privacy.trust != "secagg":
-        terms = {"trust": None, **terms}
-    if "noise_multiplier" in terms:
-        terms = {"target_epsilon": None, "sample_rate": None, **terms}
-    # What was calibrated for other work, or counted otherwise, would spend another epsilon.
-    elif epsilon is not None and (anew or terms.keys() - {"clip_norm"}):
-        terms = dict.fromkeys(("sample_rate", "target_epsilon", "noise_multiplier")) | terms
-        # The rate does not matter: one search for all of them.
-        return calibrate(privacy.replace(**terms), epsilon, plan.replace(lr=0.0)), plan, lora
-    return privacy.replace(**terms), plan, lora
+def _calibrated(
+    privacy: Privacy | None, epsilon: float | None, task: Task, plan: Plan
+) -> Privacy | None:
+    """The privacy with the noise that an epsilon needs under a plan; ``None`` without one."""
+    if epsilon is None:
+        return None
+    check(privacy is not None, "privacy", None, "a Privacy, whose noise each epsilon decides")
+    assert privacy is not None
+    free = privacy.replace(sample_rate=None, noise_multiplier=None, target_epsilon=None)
+    return free.calibrate(epsilon=epsilon, task=task, plan=plan)
 
 
 def run_cells(
@@ -554,6 +424,7 @@ def _listed(name: str, values: Iterable[_T], example: str) -> list[_T]:
     check(several, name, values, f"a list, {example}")
     listed = list(values)
     check(bool(listed), name, listed, f"at least one, {example}")
+    check(len({*map(str, listed)}) == len(listed), name, listed, "each once")
     return listed
 
 

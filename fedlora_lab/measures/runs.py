@@ -1,7 +1,7 @@
 """What runs say over their seeds, from a tidy frame: intervals, equal privacy, collapsed runs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,8 +178,6 @@ def _describe_spent(epsilons: np.ndarray) -> str:
 
 SMALLER_IS_BETTER = ("loss", "perplexity", "error")
 """Ends of the names of measures of which less is better."""
-RULE = "a run that ends below its start, or gains less than half of what the median seed gains"
-"""In words what `find_collapsed` says."""
 
 
 def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
@@ -274,42 +272,3 @@ def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
         means = {name: float(part[name].mean(skipna=False)) for name in ("before", "after")}
         table[str(method)] = {"seeds": len(part), **counts, **means}
     return table
-
-
-def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
-    """Describes the runs of a method that collapsed; "" where none did.
-
-    Args: measure: its name. counts: seeds, fell, collapsed, before, after; see `count_collapsed`.
-    """
-    seeds, fell, low = (int(counts[name]) for name in ("seeds", "fell", "collapsed"))
-    if not low:
-        return ""
-    way = "rose above" if smaller_is_better(measure) else "fell below"
-    those = f", {fell} of them {way} their start" if fell else ""
-    after = counts["after"]
-    mean = "" if np.isnan(after) else f"; mean {counts['before']:.3f} to {after:.3f}"
-    return f"{low} of {seeds} runs collapsed{those}{mean}".replace("inf", "∞")
-
-
-def describe_standstill(frame: "DataFrame", measure: str | None = None) -> str:
-    """Says that no method of a tidy frame clearly learned; "" where one did, or none was scored.
-
-    A method learned where its runs gained, in the mean over seeds, more than a standard error.
-
-    Args: frame, measure: see `run_ends`.
-    Guarantees: test_collapse.py::test_it_is_said_where_no_method_learned.
-    """
-    measure = headline_measure(frame) if measure is None else measure
-    ends = run_ends(frame, measure).dropna(subset=["before", "after"])
-    sign = -1 if smaller_is_better(measure) else 1
-    for _, part in ends.groupby(level="method", sort=False):
-        gains = sign * (part["after"] - part["before"]).to_numpy()
-        # Of one seed any gain counts: it says nothing of the spread.
-        error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        if gains.mean() > max(error, 1e-9):
-            return ""
-    if ends.empty:
-        return ""
-    start = float(ends["before"].mean())
-    advice = "try another rate (lr), more rounds, a larger rank, or a larger epsilon"
-    return f"no {measure} is clearly better than that of the untrained model, {start:.3f}: {advice}"

@@ -1,18 +1,16 @@
 """Comparisons keep methods apart by their names, and settings by what was varied."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-from calls import refused
+from calls import Options, refused
 from toy_tasks import LORA, PLAN, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.compare import checked_cells, grid_points
-from fedlora_lab.federated.config import EXACT
 from fedlora_lab.measures.runs import COLUMNS
 
 
@@ -32,95 +30,38 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet():
         compare(["fedlora", methods.FedLoRA])
 
 
-def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
-    """To the last bit, with noise for the epsilon and the work of each; a baseline without privacy
-    is trained once for all epsilons."""
+def test_a_run_of_a_sweep_is_the_run_that_its_setting_says():
+    """To the last bit, with the noise that each epsilon needs under the plan."""
     task, terms = regression(), fl.Privacy(delta=1e-2, accountant="rdp")
-    grid = {"epsilon": [2.0, None], "rounds": np.array([1, 2]), "rank": [1, 2]}
+    sweep: Options = {"epsilon": [2.0, None], "lr": np.array([0.1, 0.2])}
     rows = ["fedlora", "non-private"]
-    frame = fl.compare(task, rows, terms, PLAN, [3], lora=LORA, grid=grid, progress=False)
-    runs = frame[frame["measure"] != "seconds"].groupby([*grid, "method"], dropna=False)
-    assert len(runs) == 16
-    for (epsilon, rounds, rank, method), part in runs:
-        plan = PLAN.replace(rounds=int(rounds))
+    frame = fl.compare(task, rows, terms, PLAN, [3], lora=LORA, progress=False, **sweep)
+    runs = frame[frame["measure"] != "seconds"].groupby([*sweep, "method"], dropna=False)
+    assert len(runs) == 8
+    for (epsilon, lr, method), part in runs:
+        plan = PLAN.replace(lr=lr)
         privacy = None
         if method == "fedlora" and epsilon == 2.0:
             privacy = terms.calibrate(epsilon=2.0, task=task, plan=plan)
-        lora = LORA.replace(rank=int(rank))
-        alone = fl.to_frame(fl.run(task, "fedlora", privacy, plan, lora=lora, seed=3))
+        alone = fl.to_frame(fl.run(task, "fedlora", privacy, plan, lora=LORA, seed=3))
         alone = alone[alone["measure"] != "seconds"]
-        assert part["value"].equals(alone["value"].set_axis(part.index)), (epsilon, rounds, rank)
-    assert set(frame["lr"]) == {PLAN.lr}
+        assert part["value"].equals(alone["value"].set_axis(part.index)), (epsilon, lr)
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"grid": {"rang": [1]}}, r"^grid=.*: expected keys among rounds, .*, epsilon$"),
-        ({"grid": {"rank": []}}, r"^grid\['rank'\]=\[\]: expected at least one"),
-        ({"grid": {"rank": [2, 2]}}, r"^grid\['rank'\]=\[2, 2\]: expected each value once$"),
-        ({"grid": {"rank": [2, 2.0]}}, r"^grid\['rank'\]=\[2, 2.0\]: expected each value once$"),
-        ({"grid": {"target_epsilon": [1, 8]}}, r"^grid=.*: expected keys among"),
-        ({"grid": {"epsilon": [1], "noise_multiplier": [1]}}, r"^grid=.*: expected epsilon or noi"),
-        ({"grid": {"rank": [2, 0]}}, r"^rank=0: expected"),
-        (
-            {"grid": {"epsilon": [1]}},
-            r"^privacy=None: expected a Privacy, of which the grid varies",
-        ),
-        ({"grid": {"lr": [1]}, "lr": 0.1}, r"^lr=0.1: expected None where the grid has it$"),
+        ({"lr": []}, r"^lr=\[\]: expected at least one"),
+        ({"lr": [2, 2]}, r"^lr=\[2, 2\]: expected each once$"),
+        ({"epsilon": 8}, r"^epsilon=8: expected a list, such as \[1, 8\]$"),
+        ({"epsilon": [1]}, r"^privacy=None: expected a Privacy, whose noise each epsilon decides$"),
         ({"lr": [-1.0]}, r"^lr=-1.0: expected"),
         ({"out": __file__}, r"^out=.*: expected a folder, not a file$"),
     ],
 )
-def test_a_grid_that_cannot_be_run_is_refused_before_any_run(options, line):
+def test_a_sweep_that_cannot_be_run_is_refused_before_any_run(options, line):
     with refused(line):
         fl.compare(regression(), ["fedlora"], None, PLAN, [0], progress=False, **options)
-
-
-CHANGED = {
-    "rounds": 7,
-    "local_steps": 5,
-    "batch": 1,
-    "participation": 0.5,
-    "lr": 0.01,
-    "lr_decay": 0.5,
-    "optimizer": fl.SGD(0.5),
-    "client_weights": "size",
-}
-"""Another value for each field of a plan."""
-
-
-@pytest.mark.parametrize("terms", [fl.Privacy(delta=1e-2), fl.Privacy(unit="client", delta=1e-2)])
-def test_each_field_of_a_plan_that_moves_the_noise_of_an_epsilon_is_calibrated_anew(terms):
-    """Fault: a field that a grid varies under noise that was found for another value. Of a privacy
-    every field counts, but for the norm, of which the noise is a multiple."""
-    assert CHANGED.keys() == {one.name for one in fields(fl.Plan)}
-    task = regression()
-    privacy = terms.calibrate(epsilon=2.0, task=task, plan=PLAN)
-    moving = set()
-    for name, value in CHANGED.items():
-        needed = terms.calibrate(epsilon=2.0, task=task, plan=PLAN.replace(**{name: value}))
-        if needed.noise_multiplier != privacy.noise_multiplier:
-            moving.add(name)
-        if name == "client_weights" and terms.unit == "client":
-            continue  # which is refused
-        cells = checked_cells(
-            task, ["fedlora"], privacy, PLAN, [0], LORA, grid_points({name: [value]}, None), EXACT
-        )
-        used = cells[0].config.privacy
-        assert used is not None and used.noise_multiplier == needed.noise_multiplier, name
-    assert moving
-
-
-def test_noise_that_is_varied_beside_the_work_replaces_what_was_calibrated():
-    """Fault: refused for the sample rate of the privacy that was given."""
-    task = regression()
-    privacy = fl.Privacy(delta=1e-2).calibrate(epsilon=2.0, task=task, plan=PLAN)
-    grid = {"batch": [1, 2], "noise_multiplier": [1.0]}
-    frame = fl.compare(task, ["fedlora"], privacy, PLAN, [0], lora=LORA, grid=grid, progress=False)
-    ends = frame[(frame["measure"] == "epsilon") & (frame["round"] == PLAN.rounds)]
-    small, large = ends.sort_values("batch")["value"]
-    assert small < large
 
 
 def swept(scores):

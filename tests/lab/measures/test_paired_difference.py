@@ -8,7 +8,6 @@ import pytest
 from calls import refused
 
 import fedlora_lab as fl
-from fedlora_lab.federated.compare import judge
 from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.report import display_table
 
@@ -74,24 +73,21 @@ def test_tables_and_figures_say_that_methods_spent_unequal_epsilon():
     for one, other, _ in UNEQUAL[:4]:
         frame = tidy(one, other)
         line = "not at one epsilon, so no method's lead can be read from it: one "
-        assert any(text.startswith(line) for text in judge(frame)["lines"])
         assert display_table(frame).attrs["privacy"].startswith(line)
         assert "the methods spent unequal ε" in fl.plots.curves(frame).get_supxlabel()
     for one, other in EQUAL[:2]:
         frame = tidy(one, other)
-        assert not any("one epsilon" in text for text in judge(frame)["lines"])
         assert display_table(frame).attrs["privacy"] == ""
         assert "unequal" not in fl.plots.curves(frame).get_supxlabel()
 
 
-def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown(capsys):
+def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown():
     """At one noise multiplier another number of rounds spends another epsilon."""
     plans = {"fedlora": fl.Plan(rounds=1), "rolora": fl.Plan(rounds=2)}
     task = fl.tasks.regression(clients=2, examples=8, d_in=3, d_out=3, rank=1, test=4)
     frame = fl.compare(task, [*plans], fl.Privacy(noise_multiplier=2, delta=1e-3), plans, [0, 1])
     line = frame.attrs["privacy"]
-    assert line.startswith("not at one epsilon") and line in capsys.readouterr().out
-    assert judge(frame)["lines"].count(line) == 1
+    assert line.startswith("not at one epsilon")
     for picture in (fl.plots.overview(frame), fl.plots.lines(frame, "lr")):
         assert "the methods spent unequal ε" in picture.get_supxlabel()
 

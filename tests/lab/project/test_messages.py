@@ -41,7 +41,6 @@ MISTAKES = {
     "fl.suggest_lr(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy before",
     "fl.noise_amplification(task, 'rolora', plan, None)": "^privacy=Plan.*: expected the privacy",
     "fl.audit.run_audit(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy",
-    "fl.compare(task, ['rolora'], None, plan, grid=[1])": r"^grid=\[1\]: expected a mapping, such",
     "fl.best(3)": "^frame=3: expected a frame that compare returned",
     "fl.report.paired_difference(3, 'a', 'b')": "^frame=3: expected a frame, such as fl.compare",
     "fl.flower.Participant.of('x', 'rolora', None, plan)": "^task='x': expected a Task",

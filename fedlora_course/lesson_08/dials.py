@@ -57,7 +57,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
             wide=True,
         ),
         panel(
-            f"{verdict}: m²/w = {worth:.2g}",
+            f"{verdict}: f²/w = {worth:.2g}",
             axis("frequency (1: every other channel)", 0, 1),
             axis("energy", FLOOR, 100, log=True),
             bars(**edges, bottom=FLOOR, top=np.maximum(energy, FLOOR), colour="pale"),
@@ -70,9 +70,9 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
         ),
     ]
     return panels, [
-        f"{taps} taps: m = {along:.2f} of the step along the gradient and w = {left:.2f} of the "
+        f"{taps} taps: f = {along:.2f} of the step along the gradient and w = {left:.2f} of the "
         "noise's energy are left",
-        f", so at its best rate a step is worth m²/w = {worth:.2g} times an unfiltered one. "
+        f", so at its best rate a step is worth f²/w = {worth:.2g} times an unfiltered one. "
         f"{verdict}.",
     ]
 

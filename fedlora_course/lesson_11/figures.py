@@ -1,6 +1,5 @@
 """What notebook 11 attacks: noised updates for single scans, and a decoder that read a message."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,9 +17,6 @@ from fedlora_lab.audit.attacks import (
     Victim,
     flattened_digits_task,
     input_from_a_gradient,
-    layer_inputs,
-    residual_share,
-    row_space,
     similarity,
 )
 from fedlora_lab.federated.records import Round, predict
@@ -71,22 +67,6 @@ def moved_rows(
     before = {key.layer: x for key, x in last.state.tensors.items() if key.name == "A"}
     rows = [last.factors(layer)[0][0] - before[layer] for layer in layers]
     return torch.cat(rows), records[-2]
-
-
-def shares_outside(task: Task, plan: Plan, layers: Sequence[str]) -> list[Float[Tensor, " scans"]]:
-    """Measures how far scans lie outside the rows of the first client's update without noise.
-
-    Args: task, plan: of the run; layers: whose A are read, all with the same inputs.
-    Returns: the mean share over a scan's tokens, for her own scans and for those of the test.
-    """
-    rows, record = moved_rows(task, plan, Lora(), layers)
-    victim, space = Victim.from_record(record), row_space(rows, len(rows))
-
-    shares = []
-    for scans, _ in (task.clients[0], task.test):
-        share = residual_share(space, layer_inputs(victim, layers[0], scans))
-        shares.append(share.reshape(len(scans), -1).mean(1))
-    return shares
 
 
 @style.paper()
@@ -245,14 +225,6 @@ def secret_rank(record: Round) -> int:
     return int((losses <= losses[SECRET]).sum())
 
 
-def exposure(record: Round) -> float:
-    """Computes by how many bits a model singles out its secret: log2(1,000 / rank of all codes).
-
-    Args: record: of a run on `messages`.
-    """
-    return math.log2(len(CODES) / secret_rank(record))
-
-
 @style.paper()
 def likeliest_codes(records: Mapping[str, Round], title: str) -> style.Picture:
     """Writes out how each model goes on after "my code is", its ten likeliest codes in order.
@@ -299,22 +271,3 @@ def labels_read_from_the_head(headed: Victim, noise: float) -> int:
         fit = (guesses @ update - guesses.square().sum(-1) / 2) / noise**2  # log-likelihoods
         right += int(fit.logsumexp(1).argmax() == y)
     return right
-
-
-def named_without_labels(client: "AttackedClient", noise: float, draws: int = 1000) -> float:
-    """Computes how often a scan is named by an attacker who does not know the candidates' labels.
-
-    The likelihood of each candidate is averaged over all ten labels.
-
-    Args: client: whose task holds the candidates; noise: of the update.
-    """
-    x, y = (torch.cat(part) for part in zip(*client.task.clients, strict=True))
-    victim = client.victim(8)
-    traces = [victim.traces((x, torch.full_like(y, label)), "A", CLIP) for label in range(10)]
-    by_label = torch.stack(traces, 1).double().numpy() / CLIP
-    rng = np.random.default_rng(0)
-    who = rng.integers(len(by_label), size=draws)
-    own = by_label[np.arange(len(y)), y.numpy()][who]
-    update = own + noise * rng.standard_normal((2, *own.shape))[0]
-    fits = [(update @ one.T - (one**2).sum(1) / 2) / noise**2 for one in by_label.swapaxes(0, 1)]
-    return float((np.logaddexp.reduce(fits).argmax(1) == who).mean())

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 LEAKS = (1.5, 2.0, 3.0, 4.0)
 """How much louder than the noise was made for each bug makes a canary."""
 CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
-REACHED = (2**0.5, 1.5, 2.0, 3.0)
-MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-HARDLY_FOUND = (2**0.5, 1.5)
-LUCKIEST = (5000, 9000, 20_000, 44_000, 60_000, 100_000)
-"""Canaries among which are those at which most audits find the two."""
 REPEATS = 200
 """Simulated audits of each number of canaries."""
 
@@ -160,99 +155,3 @@ def power_table(epsilon: float) -> pd.DataFrame:
                 exact = binomtest(caught, REPEATS).proportion_ci()  # Clopper and Pearson's
                 rows.append((kind, m, leak, caught / REPEATS, *exact))
     return pd.DataFrame(rows, columns=["kind", "canaries", "leak", "mean", "low", "high"])
-
-
-def _guessed_beyond(leak: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of coins guessed, and guessed rightly, by where the best attacker begins to guess."""
-    threshold = np.linspace(0, 8, 2001)  # beyond which a coin is guessed, on either side
-    right = norm.sf(threshold - leak / sigma / 2)
-    return right + norm.sf(threshold + leak / sigma / 2), right
-
-
-@cache
-def reach_table(epsilon: float) -> pd.DataFrame:
-    """Computes how far the best attacker's audit gets with more canaries, bound of any mechanism.
-
-    The attacker reads every canary from a noised number of its own and has as many right guesses
-    as he expects, rounded down, at the number of guesses that suits him best. Single audits scatter
-    around this one; see `luck_table`. With many canaries the p-value tends to
-    ``2 δ / max φ (α - π)``, where a share α of the guesses about a share φ of the coins is right,
-    and luck gives π: below it no number of canaries goes for good.
-
-    Args: epsilon: stated; it sets the noise.
-    Returns: columns leak, canaries, value (the p-value under ``epsilon``) and limit.
-    Guarantees: test_lesson_12.py::test_more_canaries_do_not_find_everything.
-    """
-    sigma = bounds.gaussian_noise_multiplier(epsilon)
-    rows = []
-    for leak in REACHED:
-        guessed, right = _guessed_beyond(leak, sigma)
-        ahead = right - guessed * expit(epsilon)
-        limit = 2 * bounds.DELTA / ahead.max()
-        for canaries in MORE_CANARIES:
-            wanted = guessed[ahead.argmax(), None] * canaries
-            # Few canaries need a larger share of them than the best of many.
-            if canaries <= 100_000:
-                wanted = wanted * np.geomspace(1 / 30, 30, 80)
-            few = np.arange(60, min(canaries, 400)) if canaries <= 10_000 else []
-            guesses = np.unique(np.concatenate([wanted, few]).clip(5, canaries).astype(int))
-            # Of whole guesses, so that a louder bug has more right ones at each number of them.
-            correct = canaries * np.interp(-guesses / canaries, -guessed, right)
-            values = [
-                bounds.one_run_p_value(canaries, int(g), int(v), epsilon, bounds.DELTA)
-                for g, v in zip(guesses, correct, strict=True)
-            ]
-            rows.append((leak, canaries, min(values), limit))
-    return pd.DataFrame(rows, columns=["leak", "canaries", "value", "limit"])
-
-
-def share_refuting(
-    leak: float,
-    canaries: int,
-    guesses: int,
-    epsilon: float,
-    tested: tuple[float, float] | None = None,
-) -> float:
-    """Computes how often the best attacker's audit refutes, with the bound for any mechanism.
-
-    The guesses are taken as right or wrong independently of each other. How far the last score
-    that is guessed scatters is left out, which changes the share by some two points at most.
-
-    Args:
-        leak: how much louder than the noise was made for a canary is.
-        canaries, guesses: of an audit; the number of guesses was chosen beforehand.
-        epsilon: stated at δ = 0.00001; it sets the noise.
-        tested: another pair (ε, δ) that this noise keeps, to test in its place.
-
-    Guarantees: test_lesson_12.py::test_hardly_a_single_audit_finds_what_the_expected_one_misses.
-    """
-    guessed, right = _guessed_beyond(leak, bounds.gaussian_noise_multiplier(epsilon))
-    chance = np.interp(-guesses / canaries, -guessed, right / guessed)
-
-    pair = tested or (epsilon, bounds.DELTA)
-
-    def refutes(correct: int) -> bool:
-        return bounds.one_run_p_value(canaries, guesses, correct, *pair) < 0.05
-
-    # More right guesses prove more: the fewest that refute are found by halving.
-    least = bisect_left(range(guesses + 1), True, key=refutes)
-    return float(binom.sf(least - 1, guesses, chance))
-
-
-@cache
-def luck_table(epsilon: float) -> pd.DataFrame:
-    """Computes how many single audits find the two bugs that `reach_table` does not find.
-
-    The number of guesses is the one at which most audits find them.
-
-    Args: epsilon: stated; it sets the noise.
-    Returns: columns leak, canaries and value (the share of audits that find the bug).
-    Guarantees: test_lesson_12.py::test_hardly_a_single_audit_finds_what_the_expected_one_misses.
-    """
-    rows = []
-    for leak in HARDLY_FOUND:
-        for canaries in LUCKIEST:
-            tried = {int(guesses) for guesses in np.geomspace(60, canaries / 50, 100)}
-            shares = [share_refuting(leak, canaries, guesses, epsilon) for guesses in tried]
-            rows.append((leak, canaries, max(shares)))
-    return pd.DataFrame(rows, columns=["leak", "canaries", "value"])

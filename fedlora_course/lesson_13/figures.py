@@ -19,7 +19,7 @@ KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
 
 SEEN = {
     "local": ("u + noise", "every upload, noised", "σC each"),
-    "secagg": ("u + noise + masks", "the sum, noised", "σC / √m each"),
+    "secagg": ("u + noise + masks", "the sum, noised", "σC / √K each"),
     "central": ("u", "every update, clear", "none"),
 }
 """Trust -> what a client uploads, what the server sees, what noise a client adds."""

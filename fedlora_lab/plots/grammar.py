@@ -123,7 +123,7 @@ def draw_means(
         dashes={word: look.dashes or "" for word, look in looks.items()} if joined else False,
         linestyle="solid" if joined else "none",
         markers={word: look.marker for word, look in looks.items()} if marked else False,
-        markeredgecolor=style.CARD,
+        markeredgecolor=style.CARD if marked else None,
         solid_capstyle="butt",  # or bars would look longer than their intervals
         ax=ax,
         **statistics,

@@ -67,4 +67,4 @@ def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
     energy = spectrum(dials._signal(smoothness, shuffle), "A")
     worth = theory.filter_worth(energy, 5)
     assert (worth > 1) == (said == "pays")
-    assert f"{said}: m²/w = {worth:.2g}" in str(panels) and said in "".join(words)
+    assert f"{said}: f²/w = {worth:.2g}" in str(panels) and said in "".join(words)

@@ -434,13 +434,9 @@ class Ledger:
 
     # ---- what was spent
 
-    def history(self, client: int | None = None, observer: str | None = None) -> History:
-        """(noise_multiplier, sample_rate, steps) of one client; ``None``: what counts for all only.
-
-        Args: client, observer: see `epsilon`.
-        """
+    def history(self, client: int | None = None) -> History:
+        """(noise_multiplier, sample_rate, steps) of a client; ``None``: what counts for all only."""
         check(not self.parts, "ledger", "composition", "the ledger of one run")
-        self._check_observer(observer)
         if client is not None:
             check_whole("client", client, 0)
         # The draw of examples stays inside their client, so its q counts. Who takes part, or how
@@ -457,18 +453,11 @@ class Ledger:
         """The histories of its clients, without those that another one dominates."""
         return undominated(self.history(client) for client in self.clients or (None,))
 
-    def _check_observer(self, observer: str | None) -> None:
-        allowed = " or ".join(map(repr, self.observers))
-        if "central" in self.trust:
-            allowed += " for trust='central': a trusted server sees the updates themselves"
-        check(observer is None or observer in self.observers, "observer", observer, allowed)
-
-    def _histories(self, quantity: str, client: int | None, observer: str | None) -> list[History]:
+    def _histories(self, quantity: str, client: int | None) -> list[History]:
         """The histories among which is the one that spends most and is attacked most easily.
 
         Raises: `Uncertified`, naming the ``quantity`` that was asked for.
         """
-        self._check_observer(observer)
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
         if not self.parts:
@@ -481,19 +470,17 @@ class Ledger:
         each = [at_most(part._clients_histories(), count) for part in self.parts]
         return undominated({merged(histories) for histories in product(*each)})
 
-    def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
+    def epsilon(self, client: int | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
 
         Args:
             client: its number; ``None`` is the one who spent most, the only answer of a
                 composition.
-            observer: one of `observers`; default: the first, of a composition each part's own.
 
-        Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
-            for an observer whom this trust does not protect from.
+        Raises: `Uncertified` with the reason, when a release cannot be certified.
         Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
         """
-        histories = self._histories("epsilon", client, observer)
+        histories = self._histories("epsilon", client)
         return max(accounting.epsilon(x, self.delta, self.accountant) for x in histories)
 
     def epsilon_or_inf(self) -> float:
@@ -510,7 +497,6 @@ class Ledger:
         self,
         fpr: float | Float[np.ndarray, " n"],
         client: int | None = None,
-        observer: str | None = None,
     ) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.
 
@@ -518,7 +504,7 @@ class Ledger:
 
         Args:
             fpr: a false positive rate in [0, 1], or an array of them, which gives an array.
-            client, observer: as for `epsilon`; ``None`` is whoever is found most easily.
+            client: as for `epsilon`; ``None`` is whoever is found most easily.
 
         Raises: as `epsilon`.
         Guarantees: that of the worst client at each rate
@@ -531,15 +517,15 @@ class Ledger:
         0.0924
         """
         rates = np.atleast_1d(np.asarray(fpr, float))
-        histories = self._histories("tradeoff", client, observer)
+        histories = self._histories("tradeoff", client)
         # At each rate by itself: another client may be the most exposed at another rate.
         largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
-    def advantage(self, client: int | None = None, observer: str | None = None) -> float:
+    def advantage(self, client: int | None = None) -> float:
         """The largest difference of `tradeoff` and its false positive rate: 0 hides, 1 tells all.
 
-        Args: client, observer: as for `epsilon`.
+        Args: client: as for `epsilon`.
         Raises: as `epsilon`.
         Guarantees: the largest over all clients
             (test_the_curve_of_a_ledger_is_that_of_its_worst_client).
@@ -549,7 +535,7 @@ class Ledger:
         >>> round(ledger.advantage(), 4)
         0.3829
         """
-        return max(map(accounting.advantage, self._histories("advantage", client, observer)))
+        return max(map(accounting.advantage, self._histories("advantage", client)))
 
     # ---- other ledgers made of this one
 
@@ -570,9 +556,7 @@ class Ledger:
     def __repr__(self) -> str:
         spent = "uncertified"
         if self.uncertified is None:
-            spent = ", ".join(
-                f"{name} {round_up(self.epsilon(None, name), '.4g')}" for name in self.observers
-            )
+            spent = f"{round_up(self.epsilon(), '.4g')} against {' and '.join(self.observers)}"
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
         return (

@@ -4,6 +4,7 @@ Every number is computed from the ledger itself, so that a stored one is checked
 """
 
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import RELATION, Ledger
 
 VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
@@ -55,7 +56,9 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
 
     Args:
         ledger: of a run, or a composition.
-        observer: see `Ledger.epsilon`.
+        observer: of ``ledger.observers``; ``None``: the first, of a composition each part's own.
+
+    Raises: ``ValueError`` for an observer whom this trust does not protect from.
 
     Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
         no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).
@@ -66,10 +69,12 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     >>> statement(ledger)[:70]
     'epsilon = 4.378 at delta = 1e-05 against the server, which sees every '
     """
+    expected = f"{' or '.join(map(repr, ledger.observers))} under trust={ledger.trust!r}"
+    check(observer is None or observer in ledger.observers, "observer", observer, expected)
     reason = ledger.uncertified
     value = f"not certified: {reason},"
     if not reason:
-        value = round_up(ledger.epsilon(None, observer), ".4g")
+        value = round_up(ledger.epsilon(), ".4g")
     counted = "persons of each" if ledger.unit == "person" else "examples"
     delta = round_up(ledger.delta, "g")
     sentences = [
@@ -78,13 +83,11 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         f"how many clients and {counted} there are is public)."
     ]
     if not reason:
-        hundredth, thousandth = (
-            round_up(ledger.tradeoff(fpr, None, observer), ".2g") for fpr in RATES
-        )
+        hundredth, thousandth = (round_up(ledger.tradeoff(fpr), ".2g") for fpr in RATES)
         sentences.append(
             f"Then no attacker finds more than a share {hundredth} of the members where 1 % of the "
             f"others are accused (0.1 %: {thousandth}); advantage at most "
-            f"{round_up(ledger.advantage(None, observer), '.2g')}."
+            f"{round_up(ledger.advantage(), '.2g')}."
         )
     seeded = sum(part.reproducible for part in ledger.parts or (ledger,))
     if seeded:

@@ -48,7 +48,7 @@ def test_what_is_written_is_never_less_than_the_ledger_says(sigma):
     book.record(1, [0], 7, sample_rate=0.3, noise_multiplier=sigma)
     spent = book.epsilon()
     page = fl.privacy.privacy_page(book)
-    texts = re.findall(r"epsilon = (\S+)", page) + re.findall(r"server ([\d.e-]+)\b", repr(book))
+    texts = re.findall(r"epsilon = (\S+)", page) + re.findall(r"epsilon: ([\d.e-]+) ag", repr(book))
     assert len(texts) > 1 and all(spent <= float(text) <= 1.001 * spent for text in texts)
     assert spent <= float(epsilon_text(spent)) < spent + 0.01
     shares = re.findall(r"share (\S+) of.*: (\S+?)\); .* most (\S+?)\. ", page)
@@ -74,6 +74,8 @@ def test_a_statement_names_its_observer():
     assert "the server, which sees the sum of the uploads" in fl.privacy.statement(summed)
     assert "whoever sees the released models only" in fl.privacy.statement(summed, "released")
     assert "whoever sees the released models only" in fl.privacy.statement(trusted)
+    with refused(r"^observer='server': expected 'released' under trust='central'"):
+        fl.privacy.statement(trusted, "server")
     both = fl.privacy.statement(Ledger.compose(summed, trusted))
     assert "each part's own observer (released or server)" in both
     twice = "sees two runs of one seed, which share their noise"

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 
 
 @dataclass(frozen=True)
@@ -50,34 +50,6 @@ class Option:
             ends = {"open_low": self.above, "open_high": self.below}
             check_number(name, value, self.low, self.high, **ends)
 
-    def parse(self, name: str, text: str) -> Any:
-        """Returns the value that a text stands for.
-
-        Args: name: of the setting, for the message. text: as typed.
-        Raises: ``ValueError`` (name, value, range).
-        """
-        if self.word and text == self.word:
-            return None
-        value: Any = text
-        if not self.choices:
-            value = _number(text, self.whole)
-            kind = "a whole number" if self.whole else "a number"
-            check(value is not None, name, text, f"{kind}, or {self.word}" if self.word else kind)
-        self.check(name, value)
-        return value
-
-
-def _number(text: str, whole: bool) -> float | None:
-    """The number in a text; ``None`` for another text. `int` would take digits of any script."""
-    plain = text.removeprefix("-")
-    if whole:
-        return int(text) if plain.isascii() and plain.isdecimal() else None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
-
 
 def _option(default: Any, meaning: str, **limits: Any) -> Any:
     return field(default=default, metadata={"option": Option(meaning, **limits)})
@@ -98,7 +70,7 @@ class RunSettings:
 
     >>> RunSettings().rounds
     20
-    >>> OPTIONS["rounds"].parse("rounds", "-1")
+    >>> OPTIONS["rounds"].check("rounds", -1)
     Traceback (most recent call last):
     ValueError: rounds=-1: expected a whole number in [0, 1000000]
     """

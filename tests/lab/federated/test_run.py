@@ -73,6 +73,13 @@ def test_ranks_that_differ_are_no_false_claim():
     assert last.deviation > 0.01
 
 
+def test_a_rule_that_cannot_be_applied_is_one_line():
+    """Values grew until they were not finite, and the server decomposes them."""
+    plan = fl.Plan(rounds=4, local_steps=8, lr=1e9)
+    with refused(r"^lr=1000000000.0: expected a smaller one; flexlora cannot do the server's part"):
+        play(fl.tasks.regression(clients=3), "flexlora", None, plan)
+
+
 class Carried(MeanUpdate):
     """The same with its memory in the state, where it belongs."""
 

@@ -1,6 +1,8 @@
-"""Fill the generated parts of README.md, the links and the course, and the repository's address.
+"""Fill the generated parts of README.md: the links under its title, and the course.
 
-python scripts/readme.py
+    python scripts/readme.py
+
+Links to Binder and Colab need the repository's address, which CITATION.cff may have.
 """
 
 import re
@@ -9,11 +11,10 @@ from typing import Any
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, titled
+from notebooks import CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PROJECT, CONFIG = ROOT / "pyproject.toml", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
 
 
@@ -44,37 +45,9 @@ def course_table() -> str:
     return f"Those in bold are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
 
 
-URLS = """
-[project.urls]
-Homepage = "https://github.com/{0}"
-Changelog = "https://github.com/{0}/blob/main/CHANGELOG.md"
-Issues = "https://github.com/{0}/issues"
-Discussions = "https://github.com/{0}/discussions"
-"""
-CONTACT = """contact_links:
-  - name: A question, or an idea
-    url: https://github.com/{0}/discussions
-    about: Ask and answer here what is no fault.
-"""
-
-
-def with_urls(project: str, address: str = ADDRESS) -> str:
-    """pyproject.toml with the repository's addresses; without one, with none."""
-    bare = re.sub(r'\n\[project\.urls\]\n(\w+ = ".*"\n)+', "", project)
-    urls = URLS.format(address) if address else ""
-    return bare.replace("\n[project.scripts]", f"{urls}\n[project.scripts]")
-
-
-def with_contact(config: str, address: str = ADDRESS) -> str:
-    """The choice of issue forms with a link to the discussions; without an address, with none."""
-    return config.split("contact_links:")[0] + (CONTACT.format(address) if address else "")
-
-
 def main() -> None:
     readme = fill_blocks(README.read_text(encoding="utf-8"), {"course": course_table()})
     write_atomically(README, titled(readme, "00_why_is_it_hard.ipynb"), shared=True)
-    for path, addressed in ((PROJECT, with_urls), (CONFIG, with_contact)):
-        write_atomically(path, addressed(path.read_text(encoding="utf-8")), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The open table: a card of every row under one protocol.
 
-    python -m studies.table predict        writes results/table/predicted.csv; trains nothing
     python -m studies.table run [ROW ...]  trains what is missing and writes results/table/ROW.json
     python -m studies.table card FILE.py:ROW [quick]    writes cards/ROW.json; quick: tries the row
     python -m studies.table page           writes the tables of docs/table.md, and its figures
 
 `studies/protocol.py` has the protocol.
-Predicted, before any run, is where the range of rates of each row ends in each setting: where the
-noise on a layer's output has the variance 0.35.
+Predicted is where the range of rates of each row ends in each setting: where the noise on a layer's
+output has the variance 0.35. results/table/predicted.csv had it before any run.
 """
 
 import json
@@ -31,7 +30,6 @@ from fedlora_lab.plots import style
 from studies import RESULTS, ROOT, protocol
 
 CARDS = RESULTS / "table"
-PREDICTED = CARDS / "predicted.csv"
 STORES = RESULTS / "runs" / "table"
 PAGE = ROOT / "docs" / "table.md"
 EVIDENCE = ROOT / "docs" / "evidence" / "table.md"
@@ -49,16 +47,6 @@ OTHER_RANKS = CARDS / "other-ranks.csv"
 """Runs of Fed-SB and RAVAN at a larger rank, in one setting of the protocol."""
 AT_OTHER_RANKS = "digits, example, epsilon 8"
 """That setting."""
-
-
-def predict() -> pd.DataFrame:
-    """Predicts the end of the range of rates of every row in every setting; NaN: not defined."""
-    rows = []
-    for row in methods.ALL.values():
-        for name, setting in protocol.SETTINGS.items():
-            end = protocol.predicted_end(row, setting)
-            rows.append({"method": row.slug, "setting": name, "end": end})
-    return pd.DataFrame(rows)
 
 
 def load_cards() -> list[dict[str, Any]]:
@@ -478,10 +466,7 @@ def write_page() -> None:
 
 
 def main(act: str, *slugs: str) -> None:
-    if act == "predict":
-        CARDS.mkdir(exist_ok=True)
-        predict().to_csv(PREDICTED, index=False, float_format="%.4g")
-    elif act == "run":
+    if act == "run":
         run(list(slugs))
     elif act == "card":
         make_card(slugs[0], "quick" in slugs[1:])

@@ -56,21 +56,6 @@ def test_an_end_is_judged_by_all_public_examples_and_a_cost_by_those_no_rehearsa
     assert off.loc["dry", "cells"] == 0
 
 
-@pytest.mark.slow
-def test_a_cell_goes_on_where_it_was_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsals, "FRAME", tmp_path / "frame.csv")
-    few = rehearsals.Setting(("fedlora",), plan={"rounds": 1, "local_steps": 1, "batch": 4})
-    monkeypatch.setattr(rehearsals, "SETTINGS", {"few": few})
-    monkeypatch.setattr(rehearsals, "FURTHER", 0)
-    rehearsals.run_cell("few", "fedlora", {"chosen": 0.25, "rehearsal": 1.0})
-    first = rehearsals.FRAME.read_text("utf-8")
-    assert len(first.splitlines()) == 1 + 6 * 2 + 5
-    kept = first.splitlines(keepends=True)
-    rehearsals.FRAME.write_text("".join(kept[:4]), "utf-8")
-    rehearsals.run_cell("few", "fedlora", {"chosen": 0.25, "rehearsal": 1.0})
-    assert rehearsals.FRAME.read_text("utf-8") == first
-
-
 def test_the_committed_judgement_is_that_of_the_committed_runs():
     judged = rehearsals.judge().drop(columns="warning")
     kept = pd.read_csv(rehearsals.JUDGED).drop(columns="warning")

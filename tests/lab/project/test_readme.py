@@ -3,7 +3,6 @@
 import re
 import runpy
 import shlex
-import tomllib
 from typing import Any
 
 import click
@@ -102,17 +101,6 @@ def test_the_example_runs_as_written(tmp_path, monkeypatch, capsys):
 
 def test_every_question_of_the_course_is_linked():
     assert f"<!-- course -->\n{SCRIPT['course_table']()}\n<!-- /course -->" in README
-
-
-def test_the_repository_s_address_comes_and_goes_with_its_line_in_the_citation():
-    """Here is none yet, and the files are those without."""
-    files = ("with_urls", "pyproject.toml"), ("with_contact", ".github/ISSUE_TEMPLATE/config.yml")
-    for name, path in files:
-        text = (ROOT / path).read_text("utf-8")
-        linked = SCRIPT[name](text, "me/mine")
-        assert "https://github.com/me/mine/discussions" in linked
-        assert SCRIPT[name](linked, "") == text == SCRIPT[name](text)
-    assert tomllib.loads(SCRIPT["with_urls"]((ROOT / files[0][1]).read_text(), "me/mine"))
 
 
 def test_the_six_methods_are_described_as_they_are():

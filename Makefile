@@ -53,9 +53,14 @@ $(STAMP): pyproject.toml fedlora_course/pyproject.toml dp_review/pyproject.toml 
 	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo 'No Chromium found: tests that need a browser will fail. On Debian: apt-get install chromium'
 	@touch $(STAMP)
 
+# At its first start JupyterLab asks whether to fetch news, in a box that covers what is below it.
+NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
+
 # A copy, or autosave would change the files that git tracks; what is there already stays.
 lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
 	@$(BIN)/python scripts/notebooks.py copy $(NOTEBOOKS)
+	@mkdir -p .venv/share/jupyter/lab/settings/overrides.d
+	@echo '$(NO_NEWS)' > .venv/share/jupyter/lab/settings/overrides.d/fedlora.json
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \

@@ -32,9 +32,9 @@ OF_THE_BENCH = f"""The bench needs a kernel: {ELSEWHERE}.
 TRAINS_HERE = """What trains in this page is a smaller network, {methods}:
 
 <div data-fedlora-playground='{start}'></div>"""
-RECORDED = """This is how it looked after two runs:
+RECORDED = """This is how it looked after a sweep:
 
-![The bench with two curves and a table with a row for each run](../book/story/3-compare.png)"""
+![The bench: two curves over the learning rate, a table of runs](../book/story/3-compare.png)"""
 
 
 def with_formulas(page: str) -> str:
@@ -100,11 +100,11 @@ def shown(cell: Any, plays: bool) -> list[Any]:
 
 
 def instead_of_bench(source: str, plays: bool) -> str:
-    """The words and the figure after a bench: its method in the playground, or a picture of it."""
-    method = "".join(re.findall(r'method="([\w-]+)"', source)[-1:])
+    """The words and the figure after a bench: its methods in the playground, or a picture of it."""
+    methods = dict.fromkeys(re.findall(r'(?:method|beside)="([\w-]+)"', source), "")
+    methods = [*({"fedlora": ""} | methods)][:2]
     instead = RECORDED
-    if method in PLAYED and not plays:
-        methods = ["fedlora", method if method != "fedlora" else "ffa-lora"]
+    if methods[-1] in PLAYED and not plays:
         named = " beside ".join(f"`{one}`" for one in methods)
         instead = TRAINS_HERE.format(methods=named, start=json.dumps({"methods": methods}))
     return OF_THE_BENCH.format(instead=instead)

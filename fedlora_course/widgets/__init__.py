@@ -4,10 +4,10 @@ Nothing is trained before Start is pressed.
 
 >>> import fedlora_course as course
 >>> import fedlora_lab as fl
->>> run = course.widgets.live(fl.tasks.regression(clients=2), method="ffa-lora", epsilon=4)
->>> run.values["method"], run.values["epsilon"]
-('ffa-lora', '4')
->>> run.close()
+>>> bench = course.widgets.live(fl.tasks.regression(clients=2), epsilon=4)
+>>> bench.values["method"], bench.values["epsilon"]
+('fedlora', '4')
+>>> bench.close()
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from fedlora_lab._utils.environment import require
 
 require("anywidget", "lab")
 
-from fedlora_course.widgets.live_run import live  # noqa: E402
+from fedlora_course.widgets.bench import live  # noqa: E402
 
 if TYPE_CHECKING:
     from fedlora_course.playground import Playground

@@ -1,358 +1,234 @@
-// The live bench. Python trains and streams small records; this draws them.
+// The live bench. Python trains; this shows knobs, curves and the table of runs.
 // It stands behind drawing.js in one module and uses its panels, look and numbers.
 
-const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
-.fl-bench .knob input[type=text]{width:84px;text-align:right;height:24px;font-weight:600}
-.fl-bench .knob label{align-items:center;min-height:26px}.fl-bench .knob label span{flex:1}
-.fl-bench .knob.wrong :is(input,select){border-color:${ink("red")}}.fl-bench .knob.wrong small{color:${ink("red")}}
-.fl-bench .first{display:flex;flex-wrap:wrap;gap:4px 22px;align-items:flex-start}.fl-bench .first .knob{flex:1 1 200px}.fl-bench .go{flex:1 1 310px}
-.fl-bench .act{display:flex;flex-wrap:wrap;gap:8px;align-items:center;padding-top:4px}
-.fl-bench button.start{background:${ink("green")};border-color:${ink("green")};color:${ink("card")};font-weight:700;font-size:15px;padding:4px 20px}
-.fl-bench button[aria-expanded=true]{background:${ink("grid")}}.fl-bench button:disabled{opacity:.45;cursor:default}
-.fl-bench progress{width:100%;height:6px;accent-color:${ink("blue")}}
-.fl-bench dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:2px 14px;margin:6px 0;padding:6px 10px;border-radius:6px;background:color-mix(in srgb,${ink("grid")} 45%,transparent);min-height:82px;align-content:start}
-.fl-bench dl[aria-busy=true] div:not(.rate){opacity:.45}.fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}
-.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
-.fl-bench .rate button{min-height:24px;padding:0 10px;line-height:20px}.fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}.fl-bench .rate :is(dt,dd){display:inline;font:inherit;color:inherit;white-space:normal}
-.fl-bench .group{border:1px solid ${ink("grid")};border-radius:6px;padding:6px 10px;margin:4px 0}.fl-bench [hidden]{display:none!important}
-.fl-bench .tries{margin:5px 0}.fl-bench .state{min-height:21px;font-size:13px!important;color:${ink("soft")}!important}
-.fl-bench .state[role=alert]{color:${ink("red")}!important;font-weight:600}
-.fl-bench .axes{display:flex;flex-wrap:wrap;gap:4px 8px;align-items:center;font-size:13px}.fl-bench .axes select{width:auto;max-width:190px}
-.fl-bench .panels{align-items:flex-start}.fl-bench .main{flex:3 1 min(430px,100%);min-width:0}.fl-bench .side{flex:1 1 200px;min-width:0}
-.fl-bench figure{flex:none}.fl-bench figcaption{min-height:0;height:24px}
-.fl-bench .runs{height:190px;overflow:auto;border:1px solid ${ink("grid")};border-radius:6px;margin-top:4px}
+const BENCH = `.fl-bench{max-width:1180px;display:grid;grid-template-columns:minmax(210px,250px) minmax(0,1fr);gap:4px 20px;padding:10px 14px}
+@media(max-width:700px){.fl-bench{grid-template-columns:minmax(0,1fr)}}
+.fl-bench .side{display:flex;flex-direction:column;gap:5px}.fl-bench .knob{min-width:0}.fl-bench .knob label{font-size:13px;line-height:1.3}.fl-bench input[type=range]{height:16px}
+.fl-bench .act{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center}.fl-bench details{font-size:13px;color:${ink()}}
+.fl-bench summary{cursor:pointer;color:${ink()}}.fl-bench details .knob{margin-top:2px}
+.fl-bench button.start{background:${ink("green")};border-color:${ink("green")};color:${ink("card")};font-weight:700}
+.fl-bench button:disabled{opacity:.45;cursor:default}
+.fl-bench progress{flex:1;height:6px;min-width:80px;accent-color:${ink("blue")}}.fl-bench .act .state{min-width:132px;text-align:right}.fl-bench .state{font-size:13px;color:${ink("soft")}}
+.fl-bench figcaption{min-height:0;height:22px}.fl-bench figure{flex:none;margin-top:4px}
+.fl-bench .known{min-height:4.6em;font-size:13px;color:${ink("soft")}}.fl-bench .known[aria-busy=true]{opacity:.45}.fl-bench .known b{color:${ink()}}
+.fl-bench .runs{height:176px;overflow:auto;border:1px solid ${ink("grid")};border-radius:6px}
 .fl-bench table{border-collapse:collapse;width:100%;font-size:13px;margin:0}.fl-bench th{position:sticky;top:0;background:${ink("card")};z-index:1}
 .fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}
-.fl-bench tr.off{opacity:.6}.fl-bench td button{min-height:24px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}
-.fl-bench .swatch{display:inline-block;width:22px;height:0;border-top:3px solid;vertical-align:middle;margin:0 6px}
-.fl-bench textarea{width:100%;height:150px;font:12px/1.4 var(--jp-code-font-family,monospace);color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
-.fl-bench .say{min-height:3em}`;
+.fl-bench td button{min-height:22px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}
+.fl-bench .swatch{display:inline-block;width:22px;height:0;border-top:3px solid;vertical-align:middle;margin-right:6px}
+.fl-bench .parts{display:flex;width:120px;height:11px;border-radius:3px;overflow:hidden;background:${ink("grid")}}
+.fl-bench .key{display:inline-block;width:10px;height:10px;border-radius:2px;margin:0 3px 0 8px}
+.fl-bench textarea{width:100%;height:110px;font:12px/1.4 var(--jp-code-font-family,monospace);color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}`;
 const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "5 2", "1 2"];
-const TONES = [72, 44, 90, 26]; // runs of one method: shares of its colour, the rest is ink
-const NAMES = {epsilon: "ε spent", deviation: "deviation (relative)", clipped: "share that was clipped", bytes_up: "bytes up in a round", bytes_down: "bytes down in a round"};
-const titleOf = name => NAMES[name] ?? name;
-const shortened = (words, most) => words.length > most ? `${words.slice(0, most - 1).trimEnd()}…` : words; // the table says all
+const PARTS = [["blue", "noise on B"], ["purple", "noise × noise"], ["green", "what was learned, and noise on A"]];
 const LETTER = 7.2; // pixels of a letter in a label, on average
-const numberOf = text => text === "∞" || text === "all" ? Infinity : Number(text);
+const percent = share => `${Math.round(100 * share)} %`;
 let benches = 0;
 
-// The axis of a knob: numbers stand at their place, on a log scale, since all of them are positive; what is
-// endless stands a step behind the largest. Words stand side by side.
-function knobAxis(texts, options) {
-  const stops = [...texts].sort((a, b) => numberOf(a) - numberOf(b) || 0), numbers = stops.map(numberOf).filter(Number.isFinite);
-  if (options || !numbers.length) return {range: [-0.35, Math.max(1, stops.length) - 0.65], ticks: stops.map((_, i) => i), names: stops, format: v => stops[Math.round(v)] ?? "", at: text => stops.indexOf(text)};
-  const step = Math.max(2, (numbers.at(-1) / numbers[0]) ** (1 / numbers.length)), end = numbers.at(-1) * step;
-  const at = text => Math.min(numberOf(text), end), ticks = stops.map(at), edge = (ticks.at(-1) / ticks[0]) ** 0.06 * 1.1;
-  return {log: true, range: [ticks[0] / edge, ticks.at(-1) * edge], ticks, names: stops, format: v => v > end * 0.99 ? stops.at(-1) : num(v), at};
-}
-
-function nearestStop(stops, text) {
-  if (stops.includes(text)) return stops.indexOf(text);
-  const far = stop => Math.abs(numberOf(stop) - numberOf(text));
-  return stops.reduce((best, stop, i) => far(stop) < far(stops[best]) ? i : best, 0);
-}
-
-function pageOf(setup, id) {
+function pageOf({knobs, measure, rates}, id) {
   const knob = k => {
     const about = `id="${id}${k.key}" data-knob="${k.key}"`, label = `<label for="${id}${k.key}"><span>${escaped(k.label)}</span>`;
     const options = (k.options ?? []).map(([v, words]) => `<option value="${escaped(v)}">${escaped(words)}</option>`).join("");
-    const input = k.options ? `${label}</label><select ${about}>${options}</select>`
-      : `${label}<input type="text" ${about} autocomplete="off" spellcheck="false">${k.unit ? ` ${escaped(k.unit)}` : ""}</label>`
-        + `<input type="range" data-slide="${k.key}" min="0" max="${k.values.length - 1}" step="1" aria-label="${escaped(k.label)}, slider">`;
-    return `<div class="knob" data-of="${k.key}">${input}<small>${escaped(k.caption)}</small></div>`;
+    return `<div class="knob">${k.options ? `${label}</label><select ${about}>${options}</select>`
+      : `${label}<output></output></label><input type="range" ${about} min="0" max="${k.values.length - 1}" step="1">`}</div>`;
   };
-  const group = name => setup.knobs.filter(k => k.group === name).map(knob).join("");
-  const button = (words, what, help, more = "") => `<button type="button" data-do="${what}" title="${escaped(help)}" ${more}>${words}</button>`;
-  const figure = (name, height) => `<figure><figcaption id="${id}${name}t"></figcaption><svg data-panel="${name}" style="height:${height}px" role="img" aria-labelledby="${id}${name}t"></svg></figure>`;
-  const turned = setup.knobs.filter(k => k.key !== "seed").map(k => `<option value="${k.key}">${escaped(k.label)}</option>`).join("");
-  const groups = Object.entries(setup.groups);
+  const some = more => knobs.filter(k => Boolean(k.more) === more).map(knob).join("");
+  const button = (words, what, more = "") => `<button type="button" data-do="${what}" ${more}>${words}</button>`;
+  const keys = PARTS.map(([colour, words]) => `<span class="key" style="background:${ink(colour)}"></span>${words}`).join("");
   return `<style>${STYLE}${BENCH}</style><div class="fl-dial fl-bench" role="group" aria-label="live bench">
-<div class="first">${group("")}<div class="go"><div class="act">${button("▶ Start", "start", "train with these settings", 'class="start"')}${button("Pause", "pause", "pause after this local step")}
-${button("Stop", "stop", "stop after this local step")}${button("Reset", "reset", "stop, put every control back, and forget the runs")}</div>
-<progress max="1" value="0" aria-label="local steps done"></progress><p class="state" role="status"></p></div></div>
-<div class="tries presets"></div><dl></dl>
-<div class="tries"><span>More settings:</span>${groups.map(([name, words]) => `<button type="button" data-open="${name}" aria-expanded="false" aria-controls="${id}g${name}">${words}</button>`).join("")}</div>
-${groups.map(([name]) => `<div class="group" id="${id}g${name}" hidden><div class="knobs">${group(name)}</div></div>`).join("")}
-<div class="group"><div class="knobs">
-<div class="knob"><label for="${id}sk"><span>sweep: turn this knob</span></label><select id="${id}sk" data-sweep="key">${turned}</select><small>all others stay as they are</small></div>
-<div class="knob"><label for="${id}sv"><span>through these values</span></label><input type="text" id="${id}sv" data-sweep="values" style="width:100%;text-align:left"><small>two to eight, apart by commas</small></div>
-<div class="knob"><label for="${id}sn"><span>seeds</span><input type="text" id="${id}sn" data-sweep="seeds" inputmode="numeric"></label><small>runs of each value; the band is the 95 % interval of their mean</small></div>
-<div class="act">${button("▶ Sweep", "run_sweep", "train at every value, two runs at once, in the background", 'class="start"')}</div></div></div>
-<div class="panels"><div class="main"><div class="axes"><label for="${id}m">show</label><select id="${id}m" data-axis="measure"></select><label for="${id}x">against</label><select id="${id}x" data-axis="against"></select></div>${figure("main", 300)}</div>
-<div class="side">${figure("epsilon", 138)}${figure("deviation", 138)}</div></div>
-<p class="say" role="status" aria-live="polite"></p>
-<div class="runs" tabindex="0" role="region" aria-label="runs"><table></table></div>
-<div class="tries"><span class="told" role="status"></span></div>
-<details><summary>Text of the last copy</summary><textarea readonly aria-label="text of the last copy"></textarea></details></div>`;
+<div class="side">${some(false)}
+<div class="act">${button("▶ Train", "train", 'class="start" title="both methods with these settings"')}${button("▶ Sweep η", "sweep", `class="start" title="both methods at the learning rates ${rates.join(", ")}"`)}
+${button("Stop", "stop")}</div><details><summary>More settings</summary>${some(true)}</details></div>
+<div><div class="act"><span>Show ${escaped(measure)} over</span><button type="button" data-over="round">rounds</button><button type="button" data-over="lr">learning rate</button>
+<progress max="1" value="0" aria-label="share that is trained"></progress><span class="state" role="status"></span></div>
+<figure><figcaption id="${id}t"></figcaption><svg style="height:270px" role="img" aria-labelledby="${id}t"></svg></figure>
+<div class="known" role="status"></div><div class="runs" tabindex="0" role="region" aria-label="runs"><table></table></div>
+<p class="state">Energy of the trained product:${keys}</p></div>
+<details class="copied" style="grid-column:1/-1" hidden><summary>Code that repeats a run</summary><textarea readonly aria-label="code that repeats a run"></textarea></details></div>`;
 }
 
 function mountBench(element, model) {
   const get = name => model.get(name), setup = get("setup"), id = `fl-bench-${++benches}-${Math.random().toString(36).slice(2, 6)}`;
-  const send = (what, given = {}) => model.send({do: what, ...given});
-  const series = new Map(), views = new Map(); // row -> measure -> [round, mean, low, high]; panel -> what was drawn
-  let against = "round", measure = setup.measure, waiting = 0, closed = false, heardAt = 0;
+  const specs = new Map(setup.knobs.map(k => [k.key, k])), send = (what, given = {}) => model.send({do: what, ...given});
+  let over = "round", view = null, waiting = 0, closed = false, later = 0;
   element.innerHTML = pageOf(setup, id);
-  const home = element.querySelector(".fl-bench"), find = s => home.querySelector(s), all = s => [...home.querySelectorAll(s)];
-  const specs = new Map(setup.knobs.map(k => [k.key, k]));
+  const home = element.querySelector(".fl-bench"), find = s => home.querySelector(s), all = s => [...home.querySelectorAll(s)], svg = find("svg");
 
-  // Controls. What is turned is sent when the hand rests: while the kernel is busy moves do not pile up.
-
-  let later = 0, wanted = {};
+  // What is turned is sent when the hand rests: while the kernel is busy moves do not pile up.
   function turn(key, text) {
-    wanted[key] = text;
+    model.set("values", {...get("values"), [key]: text});
+    writeKnobs();
     clearTimeout(later);
-    later = setTimeout(flush, 60);
+    later = setTimeout(flush, 150);
   }
   function flush() {
     clearTimeout(later);
-    if (Object.keys(wanted).length) send("set", {values: wanted});
-    wanted = {};
+    later = 0;
+    model.save_changes();
   }
 
   function writeKnobs() {
-    const values = get("values"), errors = get("errors");
-    for (const [key, k] of specs) {
-      const input = find(`[data-knob="${key}"]`), box = input.closest(".knob"), slide = box.querySelector("[data-slide]");
-      if (!(key in wanted) && document.activeElement !== input) input.value = values[key];
-      if (k.options && input.selectedIndex < 0) input.add(new Option(values[key], values[key], true, true));
-      if (slide && !(key in wanted)) slide.value = nearestStop(k.values, values[key]);
-      slide?.setAttribute("aria-valuetext", `${values[key]} ${k.unit ?? ""}`);
-      box.classList.toggle("wrong", key in errors);
-      input.setAttribute("aria-invalid", key in errors);
-      // Beside the field its name and value in Python's notation say nothing.
-      box.querySelector("small").textContent = errors[key]?.replace(/^\w+=.*?: (?=expected)/, "") ?? k.caption;
+    const values = get("values");
+    for (const input of all("[data-knob]")) {
+      const {key, values: stops, options} = specs.get(input.dataset.knob), text = values[key];
+      if (options && !options.some(([v]) => v === text)) input.add(new Option(text, text));
+      input.value = options ? text : stops.indexOf(text);
+      if (options) continue;
+      input.closest(".knob").querySelector("output").textContent = text;
+      input.setAttribute("aria-valuetext", text);
     }
-    const presets = get("setup").presets ?? [], box = find(".presets");
-    const held = home.contains(document.activeElement) ? document.activeElement.dataset.preset : null;
-    box.innerHTML = presets.length ? "<span>Try:</span>" + presets.map(([name, words, on]) => `<button type="button" data-preset="${escaped(name)}" title="${escaped(words)}" aria-pressed="${on}">${escaped(name)}</button>`).join("") : "";
-    if (held) all("[data-preset]").find(b => b.dataset.preset === held)?.focus();
+    find("[data-knob=epsilon]").disabled = values.protection !== "noise";
   }
 
   function writeFacts() {
-    const {words, offer} = get("advice"), fact = ([term, text]) => `<div><dt>${escaped(term)}</dt><dd title="${escaped(text)}">${escaped(text)}</dd></div>`;
-    find("dl").setAttribute("aria-busy", get("stale"));
-    find("dl").innerHTML = get("facts").map(fact).join("") + (words ? `<div class="rate"><dt>learning rate</dt> <dd>${escaped(get("values").lr)} · ${escaped(words)} `
-      + `${offer ? `<button type="button" data-do="suggest">use it</button>` : ""}</dd></div>` : "");
+    const {methods = [], problem, stale} = get("facts"), box = find(".known");
+    const terms = known => Object.entries(known).map(([term, text]) => `${term} <b>${escaped(text)}</b>`).join(" · ") || "no noise";
+    box.setAttribute("aria-busy", Boolean(stale));
+    box.innerHTML = problem ? `<span class="bad">${escaped(problem)}</span>`
+      : `Known before a run (ρ: noise that A takes up; v: noise on an output):` + methods.map(({slug, known}) => `<br><b>${escaped(setup.names[slug])}</b> ${terms(known)}`).join("");
   }
 
   function writeStatus() {
-    const {state, text, done, total, error} = get("status"), line = find(".state"), alive = state === "running" || state === "paused";
-    line.setAttribute("role", error ? "alert" : "status");
-    line.textContent = error || text;
-    Object.assign(find("progress"), {max: Math.max(1, total), value: done});
-    for (const b of all('[data-do="start"],[data-do="run_sweep"]')) b.disabled = alive;
-    find('[data-do="stop"]').disabled = find('[data-do="pause"]').disabled = !alive;
-    find('[data-do="pause"]').textContent = state === "paused" ? "Resume" : "Pause";
+    const {text, share, alive} = get("status");
+    find(".state").textContent = text;
+    find("progress").value = share;
+    for (const b of all('[data-do="train"],[data-do="sweep"]')) b.disabled = alive;
+    find('[data-do="stop"]').disabled = !alive;
   }
 
-  function writeSweep() {
-    for (const [name, value] of Object.entries(get("sweep"))) find(`[data-sweep=${name}]`).value = value;
+  // The panel
+
+  const nameOf = row => setup.names[row.values.method];
+  const differing = rows => [...specs.keys()].filter(key => !["method", "beside", "seeds"].includes(key) && new Set(rows.map(row => row.values[key])).size > 1);
+  function wordsOf(row, keys) { // what tells a row from the others
+    const words = key => specs.get(key).options?.find(([v]) => v === row.values[key])?.[1] ?? `${specs.get(key).symbol}${row.values[key]}`;
+    return [nameOf(row), ...keys.map(words)].join(" ");
   }
-
-  // The panels
-
-  const shown = () => get("table").filter(row => row.shown);
-  const before = row => get("table").filter(r => r.colours[0] === row.colours[0] && r.id < row.id && r.shown).length;
-  // Of its two colours the one that is made for the ground.
-  const ofGround = ([light, dark]) => `color-mix(in oklab,${dark} calc(100%*var(--fl-dark)),${light})`;
-  const tones = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${ofGround(row.colours)} ${TONES[before(row) % TONES.length]}%,var(--fl-ink))`).join(";");
+  const before = row => get("table").filter(r => r.values.method === row.values.method && r.id < row.id).length;
   const dashOf = row => DASHES[before(row) % DASHES.length];
+  // Of its two colours the one that is made for the ground.
+  const colours = () => Object.entries(setup.colours).map(([slug, [light, dark]]) => `--fl-of-${slug.replace(/\W/g, "_")}:color-mix(in oklab,${dark} calc(100%*var(--fl-dark)),${light})`).join(";");
+  const colourOf = slug => `of-${slug.replace(/\W/g, "_")}`;
 
-  // [x, mean, low, high] -> the band, the line and its last dot. One seed has no interval, and an open dot.
-  function marksOf(points, colour, looks) {
-    const [x, y] = [0, 1].map(k => points.map(p => p[k])), sure = points.filter(p => p[2] !== null), back = [...sure].reverse();
-    const area = sure.length ? [{kind: "area", x: [...sure, ...back].map(p => p[0]), y: [...sure.map(p => p[3]), ...back.map(p => p[2])], colour}] : [];
-    return [...area, {kind: "line", x, y, colour, ...looks}, ...dotsOf(points.slice(-1), colour, 4)];
+  // [x, mean, low, high] -> the band, the line and its dots. One seed has no interval, and an open dot.
+  function marksOf(points, colour, looks, dots) {
+    const sure = points.filter(p => p[2] !== null), back = [...sure].reverse();
+    const area = sure.length > 1 ? [{kind: "area", x: [...sure, ...back].map(p => p[0]), y: [...sure.map(p => p[3]), ...back.map(p => p[2])], colour}] : [];
+    const line = {kind: "line", x: points.map(p => p[0]), y: points.map(p => p[1]), colour, ...looks};
+    return [...area, line, ...(dots.length ? [{kind: "dots", x: dots.map(p => p[0]), y: dots.map(p => p[1]), colour, size: 4.5, open: dots[0][2] === null}] : [])];
   }
-  const dotsOf = (points, colour, size) => [false, true].map(open => [open, points.filter(p => (p[2] === null) === open)]).filter(([, some]) => some.length)
-    .map(([open, some]) => ({kind: "dots", x: some.map(p => p[0]), y: some.map(p => p[1]), colour, size, open}));
 
-  function overRounds(name) {
-    const heads = new Set(shown().map(row => row.parts[0][1]));
-    return shown().flatMap(row => {
-      const points = (series.get(row.id)?.[name] ?? []).filter(p => p[1] !== null);
-      const label = heads.size > 1 ? row.label : row.parts.slice(1).map(p => p[1]).join(" ") || row.label;
-      return points.length ? marksOf(points, `run${row.id}`, {name: row.label, label, dash: dashOf(row)}) : [];
+  function overRounds(rows) {
+    const keys = differing(rows);
+    return rows.flatMap(row => {
+      const points = row.series.filter(p => p[1] !== null), label = wordsOf(row, keys);
+      return marksOf(points, colourOf(row.values.method), {name: label, label, dash: dashOf(row)}, points.slice(-1));
     });
   }
 
-  // The last values: a line for each sweep and label without this knob; a single run is a dot of its own.
-  function overKnob(name, key) {
-    const rows = shown().filter(row => series.get(row.id)?.[name]?.at(-1)?.[1] != null);
-    const axis = knobAxis([...new Set(rows.map(row => row.recipe[key]))], specs.get(key).options);
-    const lines = new Map();
-    for (const row of rows) {
-      const label = row.parts.filter(p => p[0] && p[0] !== key).map(p => p[1]).join(" "), one = row.sweep ?? `run ${row.id}`;
-      lines.set(`${one}: ${label}`, [label, [...(lines.get(`${one}: ${label}`)?.[1] ?? []), row]]);
+  // A line for each method of a sweep; a run alone is a dot of its own, and belongs to no line.
+  function overRates(rows) {
+    const keys = differing(rows).filter(key => key !== "lr"), lines = new Map();
+    for (const row of rows.filter(row => row.series.at(-1)?.[1] != null)) {
+      const line = row.sweep === null ? row.id : `${row.sweep} ${row.values.method}`;
+      lines.set(line, [...(lines.get(line) ?? []), row]);
     }
-    const named = new Set();
-    const marks = [...lines.values()].flatMap(([label, some]) => {
-      const points = some.map(row => [axis.at(row.recipe[key]), ...series.get(row.id)[name].at(-1).slice(1)]).sort((a, b) => a[0] - b[0]);
-      const colour = key === "method" ? "ink" : `run${some[0].id}`;
-      const bars = points.filter(p => p[2] !== null).map(([x, , low, high]) => ({kind: "line", x: [x, x], y: [low, high], colour, width: 2}));
-      const line = key === "method" || some.length < 2 ? [] : marksOf(points, colour, {name: label});
-      const dots = dotsOf(points, colour, 5);
-      if (key !== "method" && !named.has(label)) dots.at(-1).label = label;
-      named.add(label);
-      return [...line, ...bars, ...dots];
+    const drawn = new Map(); // method -> lines so far
+    return [...lines.values()].flatMap(some => {
+      const points = some.map(row => [Number(row.values.lr), ...row.series.at(-1).slice(1)]), name = wordsOf(some[0], keys);
+      const {method} = some[0].values, line = some[0].sweep !== null, k = drawn.get(method) ?? 0;
+      if (line) drawn.set(method, k + 1);
+      return marksOf(points, colourOf(method), {name, label: line ? name : "", dash: DASHES[k % DASHES.length]}, points);
     });
-    return {marks, axis};
   }
-
-  function rangeOf(name, marks) {
-    const ys = marks.flatMap(m => m.y).filter(Number.isFinite), top = Math.max(...ys, 0), low = Math.min(...ys, 0);
-    if (name.startsWith("accuracy")) return [Math.max(0, Math.floor(10 * Math.min(get("setup").start ?? 0.5, ...ys) - 0.5) / 10), 1];
-    const promised = numberOf(get("values").epsilon);
-    if (name === "epsilon") return [0, 1.15 * Math.max(top, Number.isFinite(promised) ? promised : 1)];
-    if (name === "deviation") return [0, Math.max(0.5, 1.12 * top)];
-    return [low, top > 0 ? 1.12 * top : 1];
-  }
-
-  function panelOf(name, axis, small, width) {
-    const {marks, axis: knob} = axis === "round" ? {marks: overRounds(name)} : overKnob(name, axis);
-    const rounds = Math.max(2, ...(marks.length ? shown().map(row => Number(row.recipe.rounds)) : [Number(get("values").rounds) || 2]));
-    const range = rangeOf(name, marks), start = name === setup.measure ? get("setup").start : null;
-    const x = axis === "round" ? {label: small ? "" : "round", range: [0, rounds], ticks: ticksOf({range: [0, rounds]}).filter(Number.isInteger), format: v => String(Math.round(v))}
-      : {label: specs.get(axis).label, ...knob};
-    if (start != null) marks.unshift({kind: "line", x: x.range, y: [start, start], colour: "grey", dash: "2 3", width: 1.2},
-      {kind: "text", words: `before ${fixed(start)}`, x: x.range[0], y: start, dx: 5, dy: 14, colour: "soft", size: 11.5});
-    if (small) for (const m of marks) delete m.label;
-    const most = Math.min(200, 0.38 * width); // lines need more room than their names
-    for (const m of marks) if (m.label) m.label = shortened(m.label, Math.floor((most - 14) / LETTER));
-    const right = small ? 10 : Math.min(most, Math.max(96, ...marks.filter(m => m.label).map(m => 14 + LETTER * m.label.length)));
-    return {x, y: {range, format: v => num(v)}, marks, margin: {right, ...(small ? {left: 40, bottom: 22} : {})}};
-  }
-
-  function fill(select, options, now) {
-    const html = options.map(([v, words]) => `<option value="${v}">${escaped(words)}</option>`).join("");
-    if (select.dataset.html !== html) { select.innerHTML = html; select.dataset.html = html; }
-    select.value = now;
-  }
-  const differing = () => [...specs.keys()].filter(key => key !== "seed" && new Set(get("table").map(row => row.recipe[key])).size > 1);
 
   function paint() {
     waiting = 0;
     if (closed) return;
     if (!home.clientWidth) return void setTimeout(repaint, 200); // out of the page for a moment, as when themes change
-    home.style.cssText = tones();
-    const keys = differing(), axis = keys.includes(against) ? against : "round"; // of a sweep's first run nothing differs yet
-    fill(find("[data-axis=measure]"), setup.measures.map(name => [name, titleOf(name)]), measure);
-    fill(find("[data-axis=against]"), [["round", "round"], ...keys.map(key => [key, specs.get(key).label])], axis);
-    const captions = {main: `${titleOf(measure)}${measure === setup.measure ? " on the test examples" : ""}${axis === "round" ? "" : " at the end"}`, epsilon: titleOf("epsilon"), deviation: titleOf("deviation")};
-    for (const svg of all("[data-panel]")) {
-      const name = svg.dataset.panel, main = name === "main", width = svg.clientWidth || 200;
-      const panel = panelOf(main ? measure : name, main ? axis : "round", !main, width);
-      // A panel without a mark says nothing: nobody was measured.
-      svg.parentElement.hidden = !main && get("table").some(row => series.get(row.id)?.[name]?.length > 1) && !panel.marks.some(m => m.kind === "line" && m.x.length > 1);
-      svg.previousElementSibling.textContent = captions[name];
-      views.set(svg, drawPanel(svg, panel, `${id}${name}p`, [width, svg.clientHeight || 138]));
+    home.style.cssText = colours();
+    const rows = get("table"), values = get("values"), swept = over === "lr", start = rows[0]?.series[0]?.[1] ?? null;
+    const marks = swept ? overRates(rows) : overRounds(rows), ys = [start ?? 0.5, ...marks.filter(m => m.y).flatMap(m => m.y)].filter(Number.isFinite);
+    const rates = [...setup.rates, values.lr, ...rows.map(row => row.values.lr)].map(Number);
+    const rounds = Math.max(2, ...rows.map(row => Number(row.values.rounds)), rows.length ? 0 : Number(values.rounds));
+    const accuracy = setup.measure === "accuracy", low = Math.min(...ys), top = Math.max(...ys);
+    const x = swept ? {label: "learning rate η", log: true, range: [0.9 * Math.min(...rates), 1.1 * Math.max(...rates)], ticks: setup.rates.map(Number), format: v => num(v)}
+      : {label: "round", range: [0, rounds], format: v => String(Math.round(v))};
+    const range = accuracy ? [Math.max(0, Math.floor(10 * low - 0.5) / 10), 1] : [Math.min(0, low), 1.1 * top];
+    if (start !== null) marks.unshift({kind: "line", x: x.range, y: [start, start], colour: "grey", dash: "2 3", width: 1.2},
+      {kind: "text", words: `before ${fixed(start)}`, x: x.range[0], y: start, dx: 5, dy: 14, colour: "soft", size: 11.5});
+    if (swept) for (const [i, {slug, known}] of (get("facts").methods ?? []).entries()) { // where the suggestion stands
+      const rate = Number(/^η = (.*)$/.exec(known.suggested ?? "")?.[1]);
+      if (rate) marks.push({kind: "line", x: [rate, rate], y: range, colour: colourOf(slug), dash: "1 4", width: 1.6},
+        {kind: "text", words: "suggested", x: rate, y: range[0], dx: 4, dy: -5 - 13 * i, colour: colourOf(slug), size: 11});
     }
-    find(".say").textContent = get("say");
-    if (heardAt) home.dataset.lag = Math.round(performance.now() - heardAt);
-    heardAt = 0;
+    const most = 0.38 * svg.clientWidth; // lines need more room than their names
+    for (const m of marks) if (m.label?.length > most / LETTER) m.label = `${m.label.slice(0, most / LETTER - 1)}…`;
+    const right = Math.max(20, ...marks.map(m => 14 + LETTER * (m.label?.length ?? 0)));
+    find("figcaption").textContent = `${setup.measure} on the test examples${swept ? " after the last round" : ""}`;
+    view = drawPanel(svg, {x, y: {range, format: v => num(v)}, marks, margin: {right}}, `${id}p`, [svg.clientWidth || 400, svg.clientHeight || 270]);
+    for (const b of all("[data-over]")) b.setAttribute("aria-pressed", b.dataset.over === over);
   }
   const repaint = () => { waiting ||= requestAnimationFrame(paint); };
 
-  // The table of runs
+  // The table
+
+  function barOf(parts) {
+    const words = PARTS.map(([, name], i) => `${name} ${percent(parts[i])}`).join(", ");
+    return parts.length ? `<div class="parts" role="img" aria-label="${words}" title="${words}">${PARTS.map(([colour], i) => `<span style="width:${100 * parts[i]}%;background:${ink(colour)}"></span>`).join("")}</div>` : "not known";
+  }
+
+  function scoreOf(row) {
+    const [, value, low, high] = row.series.at(-1) ?? [0, null];
+    return (value === null ? "–" : fixed(value, 3)) + (low != null ? ` ± ${fixed((high - low) / 2, 3)}` : "");
+  }
 
   function writeTable() {
-    const table = get("table"), held = document.activeElement, focus = home.contains(held) ? held.dataset.at : null;
-    const keys = ["epsilon", ...differing().filter(key => !["method", "epsilon"].includes(key))];
+    const rows = get("table"), keys = differing(rows), held = document.activeElement, focus = home.contains(held) ? held.dataset.at : null;
     const act = (row, words, what, help) => `<button type="button" data-at="${row.id}${what}" data-row="${row.id}" data-act="${what}" title="${help}">${words}</button>`;
-    const line = row => `<tr class="${row.shown ? "" : "off"}"><td>${act(row, row.shown ? "hide" : "show", "shown", "draw this run or not")}`
-      + `<span class="swatch" style="color:${ink(`run${row.id}`)};border-top-style:${dashOf(row) === "none" ? "solid" : "dashed"}"></span><span data-label>${escaped(row.label)}</span></td>`
-      + keys.map(key => `<td>${escaped(row.recipe[key])}</td>`).join("") + `<td><b>${escaped(row.score)}</b></td><td>${escaped(row.spent)}</td>`
-      + `<td class="${/diverged|collapsed|fail|expected|Error/.test(row.note) ? "bad" : ""}">${escaped(row.note)}</td><td>${act(row, "cell", "cell", "copy the code that repeats this run")} ${act(row, "delete", "deleted", "forget this run")}</td></tr>`;
-    const heads = keys.map(key => `<th title="${escaped(specs.get(key).caption)}">${escaped(specs.get(key).symbol ?? specs.get(key).label)}</th>`).join("");
-    find("table").innerHTML = `<thead><tr><th>run</th>${heads}<th>${escaped(titleOf(setup.measure))}</th><th>ε spent</th><th>state</th><th>actions</th></tr></thead><tbody>`
-      + (table.map(line).join("") || `<tr><td colspan="${keys.length + 5}">No run yet. Each Start adds a row, which keeps its settings.</td></tr>`) + "</tbody>";
+    const line = row => `<tr><td><span class="swatch" style="color:${ink(colourOf(row.values.method))};border-top-style:${dashOf(row) === "none" ? "solid" : "dashed"}"></span><span data-label>${escaped(wordsOf(row, keys))}</span></td>`
+      + `<td><b>${scoreOf(row)}</b></td><td>${escaped(row.epsilon)}</td><td>${barOf(row.parts)}</td><td class="${/:/.test(row.state) ? "bad" : ""}">${escaped(row.state)}</td>`
+      + `<td>${act(row, "code", "code", "copy the code that repeats this run")} ${act(row, "forget", "forget", "take this run out")}</td></tr>`;
+    find("table").innerHTML = `<thead><tr><th>run</th><th>${escaped(setup.measure)}</th><th>ε spent</th><th>its product</th><th>state</th><th>${rows.length ? `<button type="button" data-do="forget">forget all</button>` : "actions"}</th></tr></thead><tbody>`
+      + (rows.map(line).join("") || `<tr><td colspan="6">No run yet. Train adds a row for each method, which keeps its settings.</td></tr>`) + "</tbody>";
     if (focus) find(`[data-at="${focus}"]`)?.focus();
   }
 
-  async function copy(text) {
-    const area = find("textarea");
+  function copy(text) {
+    const fold = find(".copied"), area = find("textarea");
     area.value = text;
-    try { await navigator.clipboard.writeText(text); } catch {
-      area.closest("details").open = true;
-      area.select();
-      document.execCommand("copy");
-    }
-    find(".told").textContent = "copied: a cell that repeats the run";
-    setTimeout(() => { find(".told").textContent = ""; }, 2500);
-  }
-
-  // What the hand does
-
-  function unfold(name) { // one group at a time
-    for (const b of all("[data-open]")) {
-      const on = b.dataset.open === name && b.getAttribute("aria-expanded") === "false";
-      b.setAttribute("aria-expanded", on);
-      find(`#${id}g${b.dataset.open}`).hidden = !on;
-    }
+    fold.hidden = false;
+    fold.open = true;
+    navigator.clipboard?.writeText(text).catch(() => area.select());
   }
 
   home.addEventListener("input", e => {
-    const {slide, knob} = e.target.dataset;
-    if (!slide && !knob) return;
-    const text = slide ? specs.get(slide).values[e.target.value] : e.target.value;
-    if (slide) find(`[data-knob="${slide}"]`).value = text;
-    turn(slide ?? knob, text);
+    const spec = specs.get(e.target.dataset.knob);
+    if (spec) turn(spec.key, spec.options ? e.target.value : spec.values[e.target.value]);
   });
-  home.addEventListener("change", e => {
-    const {axis, sweep} = e.target.dataset;
-    if (axis === "measure") measure = e.target.value;
-    if (axis === "against") against = e.target.value;
-    if (axis) repaint();
-    if (sweep === "key") { // values around the present one
-      const {values: stops, options} = specs.get(e.target.value), k = stops ? nearestStop(stops, get("values")[e.target.value]) : 0;
-      const every = options ? options.slice(0, 4).map(o => o[0]) : [-6, -3, 0, 3, 6].map(d => stops[k + d]).filter(Boolean);
-      find("[data-sweep=values]").value = every.join(", ");
-    }
-  });
-  home.addEventListener("focusout", e => { if (e.target.dataset.knob) setTimeout(writeKnobs, 0); });
-  home.addEventListener("keydown", e => { if (e.key === "Enter" && e.target.matches("input[type=text]")) e.target.blur(); });
   home.addEventListener("click", e => {
-    const {do: what, preset, row, act, open} = e.target.dataset;
-    if (what || preset) flush();
-    if (what === "run_sweep") {
-      against = find("[data-sweep=key]").value;
-      send(what, {key: against, values: find("[data-sweep=values]").value, seeds: Number(find("[data-sweep=seeds]").value)});
-    } else if (what === "pause") send(get("status").state === "paused" ? "resume" : "pause");
-    else if (what) {
-      if (what === "start") against = "round";
-      send(what);
-    }
-    if (preset) send("preset", {name: preset});
-    if (open) unfold(open);
-    if (!row) return;
-    const chosen = get("table").find(r => r.id === Number(row));
-    if (act === "cell") copy(chosen.cell);
-    else send("row", act === "deleted" ? {id: chosen.id, deleted: true} : {id: chosen.id, shown: !chosen.shown});
+    const {do: what, over: axis, row, act} = e.target.dataset;
+    if (later) flush();
+    if (what === "sweep" || what === "train") over = what === "sweep" ? "lr" : "round";
+    if (what) send(what);
+    if (axis) over = axis;
+    if (act === "forget") send("forget", {id: Number(row)});
+    if (act === "code") copy(get("table").find(r => r.id === Number(row)).code);
+    repaint();
   });
-  for (const svg of all("[data-panel]")) watchPointer(svg, () => views.get(svg));
+  watchPointer(svg, () => view);
   keepEvents(home);
 
-  // What Python says
-
-  const heard = {
-    values: () => { writeKnobs(); writeFacts(); repaint(); }, setup: () => { writeKnobs(); repaint(); }, table: () => { writeTable(); repaint(); },
-    errors: writeKnobs, facts: writeFacts, stale: writeFacts, advice: writeFacts, status: writeStatus, sweep: writeSweep, say: repaint,
-  };
-  for (const [name, act] of Object.entries(heard)) model.on(`change:${name}`, act);
-  const told = message => {
-    series.set(message.row, message.series);
-    heardAt ||= performance.now();
-    repaint();
-  };
-  model.on("msg:custom", told);
-  writeKnobs(); writeFacts(); writeSweep(); writeStatus(); writeTable(); paint();
-  send("hello");
+  const heard = {values: () => { writeKnobs(); repaint(); }, facts: () => { writeFacts(); repaint(); }, status: writeStatus, table: () => { writeTable(); repaint(); }};
+  for (const [name, act] of Object.entries(heard)) {
+    model.on(`change:${name}`, act);
+    act();
+  }
   const watch = new ResizeObserver(repaint);
   watch.observe(home);
   return () => {
     closed = true;
     watch.disconnect();
-    model.off("msg:custom", told);
     for (const [name, act] of Object.entries(heard)) model.off(`change:${name}`, act);
   };
 }

@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import fedlora_lab as fl
 from benchmarks import peers
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
+from scripts.page_blocks import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = {

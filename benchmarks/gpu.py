@@ -28,9 +28,9 @@ import fedlora_lab as fl
 from benchmarks import peers
 from benchmarks.__main__ import RESULTS
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.tasks.metrics import token_loss
+from scripts.page_blocks import markdown_table
 
 CLIENTS, EACH, RANK = (1, 10, 100), 8, 8
 """Clients, examples of each in a step, and rank."""

@@ -24,6 +24,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from page_blocks import fill_blocks, markdown_table
 from readme import describe_schedule, linked
 from site_assets import slim
 from site_cells import readable
@@ -32,7 +33,6 @@ import fedlora_lab
 from fedlora_course import playground
 from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods, plots
-from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import png
 from notebooks import CORE, core_hours, lesson_paths, minutes, question, said
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import edge_numbers
+from page_blocks import markdown_table
 
 from dp_review.mistakes import MISTAKES, Mistake
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evidence" / "edges.md"
 WIDTH = 140

@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from page_blocks import fill_blocks, markdown_table
+
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from notebooks import CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent

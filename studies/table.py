@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from fedlora_lab import methods
 from fedlora_lab._utils.files import to_json, write_atomically
-from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import load_row
 from fedlora_lab.federated.compare import BAR
 from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.plots import style
+from scripts.page_blocks import fill_blocks, markdown_table
 from studies import RESULTS, ROOT, protocol
 
 CARDS = RESULTS / "table"

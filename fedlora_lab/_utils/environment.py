@@ -1,11 +1,7 @@
-"""Where the package runs: how it is installed, and blocks in which others' warnings and telemetry
-are off, after which the process is as before.
-"""
+"""Where the package runs: how it is installed, and a block in which Flower's telemetry is off."""
 
 import os
 import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -35,24 +31,6 @@ def require(module: str, extra: str) -> Any:
     except ImportError as error:
         advice = f"{module} is not installed: run `{install_command(extra)}`"
         raise ImportError(advice) from error
-
-
-_LOCK = threading.RLock()
-
-
-@contextmanager
-def ignore_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
-    """Ignores warnings in a block, and leaves the filters as they were.
-
-    The filters belong to the process: of two threads that change them at once, one would see its
-    warning after all, and the other could leave its filters behind. So threads take turns.
-
-    Args: category: of what is ignored; message: how it begins, a pattern; empty for any.
-    Guarantees: test_threads_that_change_the_process_take_turns.
-    """
-    with _LOCK, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=message, category=category)
-        yield
 
 
 SET_BY_FLOWER = ("FLWR_TELEMETRY_ENABLED", "GRPC_VERBOSITY")

@@ -107,7 +107,6 @@ def prepare_run(
     task = config.task
     precision = execution.matmul_precision
     adapted = adapters.adapt(task, config.lora, execution.device, precision)
-    adapters.warn_of_unreached(task, config.lora, tuple(adapted.weights))
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"

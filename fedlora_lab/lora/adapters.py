@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.files import writing
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import SharedSetting
-from fedlora_lab._utils.validation import check, check_one_of, few, warn
+from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
     KINDS,
@@ -37,16 +37,11 @@ from fedlora_lab.methods.state import (
 )
 from fedlora_lab.tasks.modules import (
     ALL_LINEAR,
-    CLASSIFIERS,
-    PEFT_ROOT,
     check_no_adapters,
     head_modules,
     is_finite,
     is_linear,
-    is_within,
-    matrices_without_layer,
     names_for_peft,
-    output_layer,
     target_layers,
     task_parts,
 )
@@ -56,8 +51,6 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-LEAST_SHARE_MISSED = 0.01
-"""Of a model's numbers: fewer without an adapter, such as tables of positions, are not told of."""
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -313,22 +306,7 @@ def trained_modules(task: Task, lora: Lora) -> tuple[str, ...]:
     Args: task: with the model; lora: whose own head comes first.
     Raises: ``ValueError`` for names that `head_modules` refuses.
     """
-    model = task.model
-    if lora.head is None:
-        return head_modules(model, task.head)
-    paths = [path for path, _ in model.named_modules()]
-    # As `names_for_peft` writes them, where the model itself has no such name.
-    names = tuple(
-        name if any(path.endswith(name) for path in paths) else name.removeprefix(PEFT_ROOT)
-        for name in lora.head
-    )
-    # PEFT stores both names of classifiers, of which a model has one.
-    present = [name for name in CLASSIFIERS if any(path.endswith(name) for path in paths)]
-    if present:
-        expected = f"modules of this model, such as {', '.join(present)}"
-        names = tuple(name for name in names if name not in CLASSIFIERS or name in present)
-        check(bool(names) or not lora.head, "modules_to_save", lora.head, expected)
-    return head_modules(model, names)
+    return head_modules(task.model, task.head if lora.head is None else lora.head)
 
 
 def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, ...]:
@@ -341,54 +319,7 @@ def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, .
 
     Raises: ``ValueError`` for targets that `target_layers` refuses.
     """
-    requested = task.targets if lora.targets is None else lora.targets
-    base: Any = task.model
-    layers = target_layers(base, requested, heads)
-    # Merging an adapter of the output layer would change the embeddings, which share its weight.
-    output: Any = output_layer(base)
-    table = None if output is None else base.get_input_embeddings()
-    for name in layers:
-        layer = base.get_submodule(name)
-        if layer is output and table is not None and layer.weight is table.weight:
-            reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
-            warn(f"targets: {name} {reason} adapter would change both")
-    return layers
-
-
-def warn_of_unreached(task: Task, lora: Lora, layers: Sequence[str]) -> None:
-    """Warns of weights that targets seem to mean and that get no adapter, with their share.
-
-    Also of a rank above twice the width of every adapted layer.
-
-    "all-linear" reads as the whole model, and the name of a map of one expert as all of them; of a
-    mixture of experts nearly all numbers may be left out.
-
-    Args: task, lora: the base, and whose targets count. layers: that get adapters.
-    Guarantees: test_adapters.py::test_experts_that_no_target_reaches_are_told_of.
-    """
-    widest = max(max(matrix_of(task.model.get_submodule(name)).shape) for name in layers)
-    # What lies far above is refused; a little above a narrow layer it does no great harm.
-    if 2 * widest < lora.rank <= 16 * widest:
-        text = f"expected at most {widest}, the width of the widest adapted layer"
-        warn(
-            f"rank={lora.rank}: {text}; a larger one learns nothing more, and all of it gets noise"
-        )
-    named = task.targets if lora.targets is None else lora.targets
-    missed = {
-        name: weight.numel()
-        for name, weight in matrices_without_layer(task.model).items()
-        if named == ALL_LINEAR
-        or (
-            weight.dim() > 2
-            # Beside an adapted map, in a block of both: model.layers.0.mlp of the experts.
-            and any(is_within(layer, ".".join(name.split(".")[:-2])) for layer in layers)
-        )
-    }
-    share = sum(missed.values()) / sum(x.numel() for x in task.model.parameters())
-    if share >= LEAST_SHARE_MISSED:
-        text = f"{share:.0%} of the model's numbers lie in weights that are no linear maps"
-        advice = "they get no adapter here; name the maps that you mean, such as those of attention"
-        warn(f"targets={named!r}: {text} ({few(missed, 2)}): {advice}")
+    return target_layers(task.model, task.targets if lora.targets is None else lora.targets, heads)
 
 
 def matrix_of(linear: nn.Module) -> Float[Tensor, "d_out d_in"]:
@@ -580,7 +511,6 @@ def save(
         modules_to_save=names_for_peft(heads) or None,
         use_rslora=stored.rslora,
         base_model_name_or_path=base_name(model, keep_path=not is_public),
-        task_type=_task_type(model, heads),
         auto_mapping=_auto_mapping(model),
         inference_mode=True,
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
@@ -611,47 +541,14 @@ def base_name(model: nn.Module, keep_path: bool = False) -> str | None:
     return str(place.relative_to(here)) if here in place.parents else place.name
 
 
-CLASSES_OF_TASKS = {
-    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-}
-"""PEFT's name of a task -> Transformers' list of the classes that do it."""
-
-
-def _is_of_transformers(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("transformers.")
-
-
-def _task_type(model: nn.Module, heads: Sequence[str]) -> str | None:
-    """PEFT's name for what the model does, which ``AutoPeftModelFor...`` asks for; or ``None``.
-
-    Args: model: the base. heads: full names of what was trained whole.
-    """
-    from transformers.models.auto import modeling_auto
-
-    if not _is_of_transformers(model):
-        return None
-    name = type(model).__name__
-    tasks = CLASSES_OF_TASKS.items()
-    kinds = (task for task, names in tasks if name in getattr(modeling_auto, names).values())
-    task = next(kinds, None)
-    # By this word PEFT takes what it knows as a classifier for trained. Where it is frozen, whoever
-    # trains on from this adapter would train it too.
-    frozen = [
-        path
-        for path, _ in model.named_modules()
-        if path.endswith(CLASSIFIERS) and not any(is_within(path, head) for head in heads)
-    ]
-    return None if task in ("SEQ_CLS", "TOKEN_CLS") and frozen else task
-
-
 def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
-    """The base's class, from which ``AutoPeftModel`` makes it where no task is named."""
-    if not _is_of_transformers(model):
-        return None
+    """The base's class, from which ``AutoPeftModel`` makes it where no task is named.
+
+    By the name of a task PEFT would take what it knows as a classifier for trained.
+    """
     kind = type(model)
+    if not kind.__module__.startswith("transformers."):
+        return None
     return {"base_model_class": kind.__name__, "parent_library": kind.__module__}
 
 

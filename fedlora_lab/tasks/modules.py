@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from fedlora_lab._utils.validation import check, in_one_line
 
@@ -155,22 +154,6 @@ def target_layers(
             check(name not in in_head, "targets", name, expected)
         layers.update(matches)
     return tuple(name for name in modules if name in layers)
-
-
-def matrices_without_layer(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters with two or more dimensions that no linear map, table or convolution holds.
-
-    Such are the fused experts of Transformers, (experts, d_out, d_in): no target's name reaches
-    them.
-    """
-    kinds = nn.Embedding, _ConvNd
-    return {
-        f"{path}.{name}".lstrip("."): weight
-        for path, module in model.named_modules()
-        if not isinstance(module, kinds) and not is_linear(module)
-        for name, weight in module.named_parameters(recurse=False)
-        if weight.dim() > 1 and min(weight.shape) > 1
-    }
 
 
 def output_layer(model: nn.Module) -> nn.Module | None:

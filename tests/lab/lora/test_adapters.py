@@ -8,7 +8,6 @@ import peft
 import pytest
 import torch
 import toy_hubs
-import transformers
 from calls import refused
 from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 
@@ -65,40 +64,6 @@ REFUSED = {
 def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
     with refused(f"^{re.escape(line)}.* expected "):
         run(fl.Lora(rank=2, **fields))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "targets", "told"),
-    [
-        ("mixtral", "all-linear", True),
-        ("qwen3_moe", "all-linear", True),
-        ("qwen2_moe", ["gate_proj", "up_proj", "down_proj"], True),
-        ("mixtral", ["q_proj", "v_proj"], False),
-        ("llama", "all-linear", False),
-    ],
-)
-def test_experts_that_no_target_reaches_are_told_of(kind, targets, told, tmp_path, recwarn):
-    """They are one parameter for all experts; the names reached the shared expert, or nothing."""
-    sizes = {"shared_expert_intermediate_size": 16} if kind == "qwen2_moe" else {}
-    auto: Any = transformers.AutoModelForSequenceClassification
-    folder = toy_hubs.tiny(kind, tmp_path / kind, **sizes)
-    task = toy_hubs.fresh("llama", model=auto.from_pretrained(folder, num_labels=2))
-    targets = targets if isinstance(targets, str) else tuple(targets)
-    lora = fl.Lora(rank=2, targets=targets, head=("score",))
-    fl.run(task, "fedlora", None, SHORT, lora=lora)
-    lines = [str(x.message) for x in recwarn if "numbers lie in weights" in str(x.message)]
-    assert len(lines) == told
-    assert all(re.search(r"\d+% of the model's .*mlp\.experts\.", line) for line in lines)
-
-
-def test_a_rank_beyond_every_layer_is_told_of_once():
-    """Fault: nothing was said, and each further rank takes up noise."""
-    line = r"^rank=70: expected at most 6, the width of the widest adapted layer; "
-    with pytest.warns(UserWarning, match=line) as told:
-        fl.run(tokens(), "fedlora", None, PLAN, lora=fl.Lora(rank=70))
-    assert len(told) == 1
-    fl.run(tokens(), "fedlora", None, PLAN, lora=fl.Lora(rank=12))
 
 
 def test_a_model_without_values_is_refused_in_one_line():

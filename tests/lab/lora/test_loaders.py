@@ -37,27 +37,28 @@ def last_record(task, lora=LORA):
 
 
 SEQ_CLS = "AutoModelForSequenceClassification"
-SAVED: dict[str, tuple[str, str | None, Options, fl.Lora]] = {
-    "bert": (SEQ_CLS, "SEQ_CLS", {}, LORA),
-    "distilbert": (SEQ_CLS, "SEQ_CLS", {}, LORA),
+SAVED: dict[str, tuple[str, Options, fl.Lora]] = {
+    "bert": (SEQ_CLS, {}, LORA),
+    "distilbert": (SEQ_CLS, {}, LORA),
     # Of a larger start PEFT knows alpha alone.
-    "gpt2": (SEQ_CLS, "SEQ_CLS", {}, replace(LORA, start_scale=2.0)),
-    "llama": (SEQ_CLS, "SEQ_CLS", {}, LORA),
-    # By that word PEFT would take the frozen classifier for trained.
-    "bert with a frozen classifier": (SEQ_CLS, None, {"head": None}, LORA),
-    "bert with an adapted classifier": (SEQ_CLS, None, {"head": None}, QUERY),
-    "vit": ("AutoModelForImageClassification", None, {}, LORA),
-    "answers of llama": ("AutoModelForCausalLM", "CAUSAL_LM", {}, LORA),
-    "answers of gpt2": ("AutoModelForCausalLM", "CAUSAL_LM", {}, LORA),
+    "gpt2": (SEQ_CLS, {}, replace(LORA, start_scale=2.0)),
+    "llama": (SEQ_CLS, {}, LORA),
+    "bert with a frozen classifier": (SEQ_CLS, {"head": None}, LORA),
+    "bert with an adapted classifier": (SEQ_CLS, {"head": None}, QUERY),
+    "vit": ("AutoModelForImageClassification", {}, LORA),
+    "answers of llama": ("AutoModelForCausalLM", {}, LORA),
+    "answers of gpt2": ("AutoModelForCausalLM", {}, LORA),
 }
 
 
-def loaders(auto, task_type, base, folder, options):
+def loaders(auto, base, folder, options, lora):
     """Name -> the adapted model, as people load it."""
     target = getattr(transformers, auto)
-    auto_peft = {"SEQ_CLS": "ForSequenceClassification", "CAUSAL_LM": "ForCausalLM"}
-    named = getattr(peft, f"AutoPeftModel{auto_peft.get(task_type, '')}")
-    yield named.from_pretrained(folder, **options)
+    yield peft.AutoPeftModel.from_pretrained(folder, **options)
+    # PEFT has no class for images, and its own for texts would train an adapted classifier whole.
+    if auto != "AutoModelForImageClassification" and lora.targets is None:
+        named = getattr(peft, auto.replace("AutoModel", "AutoPeftModel"))
+        yield named.from_pretrained(folder, **options)
     yield peft.PeftModel.from_pretrained(target.from_pretrained(base, **options), folder)
     yield target.from_pretrained(folder, **options)
     model = target.from_pretrained(base, **options)
@@ -70,21 +71,20 @@ def loaders(auto, task_type, base, folder, options):
 @pytest.mark.parametrize("name", SAVED)
 def test_every_usual_loader_gives_the_run_s_numbers(name, tmp_path, monkeypatch):
     """Where the base's folder is found under its name; to six digits, and here to the last."""
-    auto, task_type, options, lora = SAVED[name]
+    auto, options, lora = SAVED[name]
     kind = name.removeprefix("answers of ").split(" ")[0]
     task = (toy_hubs.fresh_answers if "answers" in name else toy_hubs.fresh)(kind, **options)
     last = last_record(task, lora)
     base = toy_hubs.folder(kind)
     monkeypatch.chdir(base.parent)
     folder = fl.save_adapter(last, tmp_path / "out" / "adapter")
-    assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == task_type
     x: Any = task.test[0]
     expected = fl.predict(task, last, x)
     assert not torch.equal(expected, forward(task.model, x)), "nothing was trained"
     classes = {} if "answers" in name else {"num_labels": expected.shape[1]}
     frozen: Any = task.model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for model in loaders(auto, task_type, base, folder, classes):
+        for model in loaders(auto, base, folder, classes, lora):
             # A classifier on a decoder finds a text's end by it, as the card says.
             model.config.pad_token_id = getattr(frozen.config, "pad_token_id", None)
             torch.testing.assert_close(forward(model.eval(), x), expected, rtol=1e-6, atol=1e-6)
@@ -145,7 +145,7 @@ NAMES += [("lora_A", "weight"), ("out.out", "rows"), ("model.model", "model_")]
 
 
 def test_a_head_or_target_may_have_any_name(tmp_path):
-    """Names that PEFT or this library use within their own layers; the config is read back."""
+    """Names that PEFT or this library use within their own layers."""
     x = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0] > 0).long()
     for i, (head, target) in enumerate(NAMES):
@@ -155,6 +155,3 @@ def test_a_head_or_target_may_have_any_name(tmp_path):
         folder = fl.save_adapter(last, tmp_path / str(i))
         loaded: Any = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), folder).eval()
         torch.testing.assert_close(loaded(x[:9]), fl.predict(task, last, x[:9]))
-        config: Any = peft.LoraConfig.from_pretrained(str(folder))
-        again = next(fl.run(task, "fedlora", None, SHORT, lora=config))
-        assert [*again.head] == [*last.head] and [*again.adapter] == [*last.adapter]

@@ -129,16 +129,15 @@ def test_a_person_at_several_clients_is_refused():
 
 def test_persons_are_compared_by_value():
     """However a table stores them: one person counted as two would be protected by half."""
-    alike = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
+    alike = (7, np.int8(7), np.uint64(7))
     task = with_persons(tokens("head", (len(alike), 2)), (alike, (8, 2**62)))
     assert task.person_counts == (1, 2)
     alike = ("é", "e\u0301", "é ", np.str_("é"))
     task = with_persons(tokens("head", (len(alike), 2)), (alike, ("10", "9")))
     assert task.person_counts == (1, 2)
-    assert task.local_persons[1].tolist() == [1, 0], "numbers by size"
 
 
-NOBODY: Any = (None, math.nan, "7", True, 2.0**53, np.float32(2**24), pd.NA)
+NOBODY: Any = (None, math.nan, "7", True, 7.0, np.float32(2**24), pd.NA, " ")
 
 
 def test_what_is_neither_a_text_nor_a_whole_number_is_no_person():

@@ -8,7 +8,6 @@ from places import ROOT
 from reports import HOSTILE, Reader
 
 from fedlora_course.exercises import Exercise, NumberAnswer
-from fedlora_lab._utils.html_table import html_table
 
 UNSAFE = re.compile(
     r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
@@ -44,11 +43,10 @@ def harmless(html, tags):
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_tables_and_cards_show_any_name_as_text(name):
+def test_cards_show_any_name_as_text(name):
     texts: Any = {"question": name, "hints": (name,), "solution": name, "right": name}
     wrong = tuple((answer, name) for answer in (1, 2, 3))
     card = Exercise(name, 1, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
-    table = html_table([(name, name)], (name,))
     tags = {"table", "tr", "td", "th", "p", "b", "details", "summary"}
-    for html in (table, card._repr_html_()):
-        assert name.replace("\r\n", "\n") in harmless(html, tags).text.replace("\r\n", "\n")
+    shown = harmless(card._repr_html_(), tags).text
+    assert name.replace("\r\n", "\n") in shown.replace("\r\n", "\n")

@@ -166,6 +166,10 @@ REFUSED: dict[str, Options] = {
     r"clients\[1\]=.*float64.*: expected what": {"clients": [(X, Y), (X.double(), Y)]},
     "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},
     r"clients\[0\] y=\[3\]: expected labels in \[0, 2\]": {"clients": [(X, Y + 1)]},
+    r"clients\[0\] y='torch.float32 \(5,\)': expected whole": {
+        "clients": [(X, Y.float())],
+        "test": (X, Y.float()),
+    },
     "metrics='f2': expected one of 'accuracy', 'loss'": {"metrics": ["f2"]},
     "metrics='loss': expected a list of names": {"metrics": "loss"},
     "model='Sequential': expected to accept the test inputs": {

@@ -35,7 +35,6 @@ from fedlora_lab.lora import adapters
 from fedlora_lab.lora.per_example import per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
-from fedlora_lab.methods.state import KINDS, TensorKind
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import HeldOut, Layers, Task, take
@@ -250,18 +249,6 @@ def test_a_model_that_is_sure_of_itself_is_not_refused():
         return learned + 1e-10 * len(y) * out.sum(1)
 
     assert len(play(replace(task, loss=sure), "fedlora", private("example"))) == PLAN.rounds + 1
-
-
-def test_a_kind_of_tensor_that_mixes_examples_is_refused(monkeypatch):
-    """What it adds to an output is of all examples of a step: one of them moved a sum by 69 C."""
-    parts: dict[str, Any] = {
-        "shape": lambda *sizes: sizes[:1],
-        "output": lambda y, s: y + s.mean(0),
-    }
-    kind = TensorKind(trained=True, sent_up=True, **parts)
-    monkeypatch.setitem(KINDS, "S", kind)
-    row = FedLoRA.replace(name="shift", initial_factors=lambda W, rank: {"S": W.new_zeros(len(W))})
-    refuse_run(MODEL.format("Tokens"), tokens(), row)
 
 
 def test_a_preconditioner_that_mixes_clients_is_refused():

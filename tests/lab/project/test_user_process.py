@@ -10,13 +10,7 @@ import pytest
 from commands import PYTHON, succeeded
 from places import ROOT
 
-<<<<<<< HEAD
-from fedlora_lab._utils import environment
-from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.torch_state import SharedSetting
-=======
-from fedlora_lab.lora import adapters
->>>>>>> 23fbf697 (Leave to PEFT, torch and pandas what they say themselves)
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -71,7 +65,7 @@ text = lambda x: json.dumps(x, sort_keys=True)
 changed = [name for name in before if text(before[name]) != text(after[name])]
 print(json.dumps([asked, {{name: [before[name], after[name]] for name in changed}}]))
 """
-LIBRARIES = ("matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn")
+LIBRARIES = ("joblib", "matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn")
 LIBRARIES += ("tqdm.auto", "transformers")
 LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """
@@ -112,40 +106,6 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
     looks = STATE.format(libraries=LIBRARIES, act=TRAIN + FLOWER)
     done = succeeded(PYTHON, "-c", looks, env=ENVIRONMENT)
     assert json.loads(done.stdout.splitlines()[-1]) == [[], {}]
-
-
-<<<<<<< HEAD
-def filters():
-    # A widget of a test before this one may still compute a picture, in such a block.
-    with environment._LOCK:
-        return list(warnings.filters)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "state"),
-    [
-        (*[partial(ignore_warnings, UserWarning, "planted")] * 2, filters),
-    ],
-)
-def test_threads_that_change_the_process_take_turns(first, second, state):
-=======
-def test_threads_that_change_the_process_take_turns():
->>>>>>> 23fbf697 (Leave to PEFT, torch and pandas what they say themselves)
-    """Were they to overlap, the later one would take what the earlier one had set for the process's
-    own, and put it back."""
-    before = torch.get_float32_matmul_precision()
-    inside = threading.Event()
-
-    def other():
-        with adapters.matmuls("float32"):
-            inside.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        with adapters.matmuls("tf32"):
-            pool.submit(other)
-            assert not inside.wait(0.3)
-        assert inside.wait(60)
-    assert torch.get_float32_matmul_precision() == before
 
 
 def test_threads_that_need_one_value_overlap_and_others_wait():

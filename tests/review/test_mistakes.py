@@ -1,9 +1,6 @@
 """The catalogue: every mistake is found by its check, no sound form is blamed, and it has words."""
 
-import re
-
 import pytest
-from places import ROOT
 
 from dp_review.claims import CHECKS
 from dp_review.mistakes import MISTAKES
@@ -35,11 +32,3 @@ def test_every_mistake_has_words_and_a_source_that_can_be_opened():
         assert mistake.checks and {*mistake.checks} <= {*CHECKS}, mistake
         assert mistake.wrong.endswith("."), mistake
         assert mistake.source.startswith("https://") or not mistake.source, mistake
-
-
-def test_nothing_else_of_the_package_imports_the_broken_forms():
-    """Fault: a broken step that a review could call in place of the user's."""
-    package = ROOT / "dp_review"
-    allowed = {package / "__init__.py", *package.glob("mistakes/*.py")}
-    for path in {*package.rglob("*.py")} - allowed:
-        assert not re.search(r"^\s*(from|import) .*mistakes", path.read_text("utf-8"), re.M), path

@@ -375,10 +375,6 @@ def refuses(rows):
     return total(rows)
 
 
-def rounded_to_a_grid(examples, seed):
-    return {"gradient": np.round(sound(examples, seed)["gradient"] / 0.04) * 0.04}
-
-
 def with_momentum(examples, seed):
     sent = in_tensors(examples, seed)
     return sent | {f"momentum of {name}": 0.9 * x for name, x in sent.items()}
@@ -391,7 +387,6 @@ ALIKE = {
     "half precision": (step_of(scaled_one_by_one), NOT_FINITE),
     "refuses what is not finite": (step_of(refuses), NOT_FINITE),
     "replaced": (step_of(denominator=12.0), replace(REPLACED, finite=False)),
-    "rounded to a grid": (rounded_to_a_grid, CLAIMS),
     "momentum beside it": (with_momentum, CLAIMS),
     "dropout": (with_dropout, CLAIMS),
     "another draw for another size": (lambda e, s: sound(e, s + 10**6 * len(e)), CLAIMS),

@@ -435,7 +435,7 @@ class Ledger:
     # ---- what was spent
 
     def history(self, client: int | None = None) -> History:
-        """(noise_multiplier, sample_rate, steps) of a client; ``None``: what counts for all only."""
+        """(noise_multiplier, sample_rate, steps) of a client; ``None``: what counts for all."""
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         if client is not None:
             check_whole("client", client, 0)

@@ -135,8 +135,6 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
         tuple(seen),
         (take(x, who), encode_marks(y[who], canaries.weights[who])),
         owner.to(adapted.device),
-        run.config.method,
-        adapted.on_device(run.everyone.start),
     )
     # What was released lies on the CPU.
     signal = {key: released.scale[key] * x.cpu() for key, x in signal.items()}

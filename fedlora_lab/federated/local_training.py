@@ -234,11 +234,10 @@ def gradient_rows(
     def gradients(places: Int[Tensor, " m"]) -> TensorDict:
         model = config.task, prepared.adapted, clients.params
         data = (take(examples.x, places), examples.y[places]), examples.owner[places]
-        rules = config.method, clients.start
         measured = config.method.differences
         if basis is None or measured is None:
-            return per_example_gradients(*model, tuple(sums), *data, *rules)
-        return loss_differences(*model, basis, measured.step, *data, *rules)
+            return per_example_gradients(*model, tuple(sums), *data)
+        return loss_differences(*model, basis, measured.step, *data)
 
     guard = partial(check_machine, prepared)
     if config.by_person:

@@ -6,8 +6,7 @@ itself must be its own, since what others add to it without a gradient is in the
 parts of a task or method that see private values before the clip, and what keeps each to one
 example:
 
-- The model, ``Task.loss`` and ``Method.penalty``: probed here; loss and penalty are (N,) at every
-  step.
+- The model and ``Task.loss``: probed here; the loss is (N,) at every step.
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
   client's maps must be those of its own matrix: probed here.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
@@ -64,13 +63,13 @@ def check_batch_independence(
 ) -> None:
     """Refuses a model, loss or rule through which the examples of a batch influence each other.
 
-    Finds batch statistics, attention across the batch, losses and penalties that reduce, broadcast
-    or choose over the batch, computations that depend on the padded width, layers whose input does
+    Finds batch statistics, attention across the batch, losses that reduce, broadcast or choose over
+    the batch, computations that depend on the padded width, layers whose input does
     not come batch first, random numbers, and models that keep something of their examples.
 
     Args:
         task, adapted, matmul_precision: whose examples go through which model, in which precision.
-        method: whose penalty and preconditioner are probed.
+        method: whose preconditioner is probed, and whether it releases losses.
         rows: examples that a step passes at once, as far as is foreseen.
         keys: tensors with which the run begins, a core or an own kind's included.
 
@@ -81,11 +80,9 @@ def check_batch_independence(
     rows = min(max(rows, PROBES), MAX_EXAMPLES)
     by_losses = method.differences is not None
     probed = _PROBED.setdefault(task, set())
-    for row in (None,) if method.penalty is None else (None, method):
-        verdict = (matmul_precision, str(adapted.device), row, by_losses, moving, rows)
-        if verdict in probed:
-            continue
-        setting = _Setting.drawn(task, adapted, row, moving)
+    verdict = (matmul_precision, str(adapted.device), by_losses, moving, rows)
+    if verdict not in probed:
+        setting = _Setting.drawn(task, adapted, moving)
         before = [buffer.clone() for buffer in adapted.model.buffers()]
         with full_precision():
             _probe(setting, matmul_precision, rows)
@@ -109,46 +106,39 @@ class _Setting:
     """What is probed, and tensors of its own for each of the probed examples.
 
     Args:
-        task, adapted, method, moving: the loss, the model, a row with a penalty, what moves.
-        params, start: key -> (PROBES, ...): where the examples' clients are, and began.
+        task, adapted, moving: the loss, the model, what moves.
+        params: key -> (PROBES, ...): where the examples' clients are.
         of_losses: whether the losses are compared, in the place of their gradients.
     """
 
     task: Task
     adapted: AdaptedModel
-    method: Method | None
     moving: Keys
     params: Tensors
-    start: Tensors
     of_losses: bool = False
 
     @classmethod
-    def drawn(
-        cls, task: Task, adapted: AdaptedModel, method: Method | None, moving: Keys
-    ) -> "_Setting":
+    def drawn(cls, task: Task, adapted: AdaptedModel, moving: Keys) -> "_Setting":
         # A generator of its own: a probe must not move the random numbers of its user.
         generator = torch.Generator().manual_seed(0)
         like = next(iter(adapted.initial.values()))
         shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
 
-        def draw() -> TensorDict:
-            # A step passes examples of several clients at once: each has factors of its own.
-            unit = {k: torch.randn(PROBES, *s, generator=generator) for k, s in shapes.items()}
-            return {key: 0.1 * tensor.to(like) for key, tensor in unit.items()}
-
-        return cls(task, adapted, method, moving, draw(), draw())
+        # A step passes examples of several clients at once: each has factors of its own.
+        unit = {k: torch.randn(PROBES, *s, generator=generator) for k, s in shapes.items()}
+        params = {key: 0.1 * tensor.to(like) for key, tensor in unit.items()}
+        return cls(task, adapted, moving, params)
 
     def rows(self, data: Examples, owner: Tensor) -> Tensors:
         """Each example's gradient or, key -> (n, 1), its loss.
 
         Unequal weights find a loss whose gradient is divided by their sum.
         """
-        where = self.task, self.adapted, self.params, self.moving
-        given = *where, data, owner, self.method, self.start
+        where = self.task, self.adapted, self.params
         if self.of_losses:
-            return {ALONG: example_losses(*given)[:, None]}
+            return {ALONG: example_losses(*where, data, owner)[:, None]}
         weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)[owner]
-        return per_example_gradients(*given, weights)
+        return per_example_gradients(*where, self.moving, data, owner, weights)
 
     def beside_strange(self, data: Examples, i: int, scale: float) -> Tensors:
         """Each example's gradient, or its loss, where all but example i are disturbed."""
@@ -157,8 +147,7 @@ class _Setting:
             return _strange(x, i, scale)
 
         params = {key: strange(tensor) for key, tensor in self.params.items()}
-        start = {key: strange(tensor) for key, tensor in self.start.items()}
-        setting = replace(self, params=params, start=start)
+        setting = replace(self, params=params)
         try:
             return setting.rows(
                 (map_inputs(strange, data[0]), strange(data[1])), torch.arange(PROBES)
@@ -170,10 +159,7 @@ class _Setting:
             raise
 
     def refuse_unless(self, ok: bool, expected: str) -> None:
-        if self.method is None:
-            check(ok, "model", type(self.task.model).__name__, expected)
-        else:
-            check(ok, "penalty", self.method.penalty, expected)
+        check(ok, "model", type(self.task.model).__name__, expected)
 
 
 def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.directions import ALONG, Basis
-from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import over_all
 from fedlora_lab.tasks.ragged import Ragged
@@ -29,8 +28,8 @@ TOKENS_AT_ONCE = 512
 
 
 class NotPerExample(ValueError):
-    """No clip bounds what one example adds: a loss or penalty is not one number for each, or the
-    model keeps something of them.
+    """No clip bounds what one example adds: the loss is not one number for each, or the model keeps
+    something of them.
     """
 
 
@@ -41,8 +40,6 @@ def per_example_gradients(
     moving: Keys,
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     owner: Int[Tensor, " n"],
-    method: Method | None = None,
-    start: Tensors | None = None,
     weights: Float[Tensor, " n"] | None = None,
 ) -> TensorDict:
     """The gradient of each example's own loss with respect to its client's moving tensors.
@@ -52,19 +49,17 @@ def per_example_gradients(
         params: key -> (clients, ...), or (1, ...) where all clients hold the same.
         moving: the keys to differentiate.
         data, owner: N examples with their targets, and (N,), each example's client.
-        method, start: a row with a penalty, and what the clients received, for that penalty.
         weights: (N,), factors of the examples' losses; one by default.
 
     Returns: key -> (N, ...).
-    Raises: ``NotPerExample`` unless loss and penalty have one number for each example, and where
-        the pass changed the model; ``ValueError`` where they depend on nothing that moves.
+    Raises: ``NotPerExample`` unless the loss has one number for each example, and where the pass
+        changed the model; ``ValueError`` where it depends on nothing that moves.
     Guarantees: equals a loop over batches of one (tests/lab/lora/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
     leaves = _set_leaves(adapted, params, moving, owner)
     with torch.enable_grad(), _unchanged(adapted.model):
         loss = _losses(task, adapted, data, len(owner))
-        loss = _with_penalty(loss, method, leaves, start, owner)
         if not loss.requires_grad:
             expected = "linear maps that the model calls; the loss depends on none, and on no head"
             refuse("targets", task.targets, expected)
@@ -85,13 +80,11 @@ def loss_differences(
     step: float,
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     owner: Int[Tensor, " n"],
-    method: Method | None = None,
-    start: Tensors | None = None,
 ) -> TensorDict:
     """Central differences of each example's own loss along directions of its client's tensors.
 
     Args:
-        task, adapted, params, data, owner, method, start: see `per_example_gradients`.
+        task, adapted, params, data, owner: see `per_example_gradients`.
         basis, step: the directions, and how far to go along each.
 
     Returns: the numbers along the directions, (N, k).
@@ -105,9 +98,7 @@ def loss_differences(
         for signed in (step, -step):
             there = {key: params[key] + signed * x for key, x in direction.items()}
             tensors = {**params, **there}
-            ends.append(
-                example_losses(task, adapted, tensors, tuple(there), data, owner, method, start)
-            )
+            ends.append(example_losses(task, adapted, tensors, data, owner))
         columns.append((ends[0] - ends[1]) / (2 * step))
     return {ALONG: torch.stack(columns, 1)}
 
@@ -116,42 +107,19 @@ def example_losses(
     task: Task,
     adapted: AdaptedModel,
     params: Tensors,
-    moving: Keys,
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     owner: Int[Tensor, " n"],
-    method: Method | None = None,
-    start: Tensors | None = None,
 ) -> Float[Tensor, " n"]:
-    """Each example's own loss at its client's tensors, with the row's penalty and no gradient.
+    """Each example's own loss at its client's tensors, with no gradient.
 
-    Args: see `per_example_gradients`; moving: what the penalty is given.
+    Args: see `per_example_gradients`.
     Raises: ``NotPerExample`` as there.
     """
     owner = owner.to(adapted.device, non_blocking=True)
     # Each example's loss at its own client's tensors: no row meets another's.
     _set_leaves(adapted, params, (), owner)
     with torch.no_grad(), _unchanged(adapted.model):
-        loss = _losses(task, adapted, data, len(owner))
-        rows = {key: _rows(params[key], owner) for key in moving}
-        return _with_penalty(loss, method, rows, start, owner)
-
-
-def _with_penalty(
-    loss: Float[Tensor, " n"],
-    method: Method | None,
-    rows: Tensors,
-    start: Tensors | None,
-    owner: Int[Tensor, " n"],
-) -> Float[Tensor, " n"]:
-    """The losses with the row's penalty on each example's tensors, key -> (N, ...)."""
-    if method is None or method.penalty is None or start is None:
-        return loss
-    # Copies: a penalty that writes into what it is given must not reach a client's tensors.
-    begin = {key: _rows(start[key], owner).clone() for key in rows}
-    penalty = method.penalty({key: x.clone() for key, x in rows.items()}, begin)
-    _check_per_example("penalty", penalty, len(owner))
-    # Added before the clip: what a penalty reads of an example is clipped with its loss.
-    return loss + penalty
+        return _losses(task, adapted, data, len(owner))
 
 
 def _set_leaves(
@@ -181,7 +149,7 @@ def _losses(
     x, y = data
     outputs = forward(adapted.model, move_to_model(x, adapted.model))
     loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
-    _check_per_example("loss", loss, count)
+    _check_per_example(loss, count)
     return loss
 
 
@@ -199,12 +167,12 @@ def gradients_at(
     return per_example_gradients(task, adapted, params, moving, examples, owner)
 
 
-def _check_per_example(name: str, value: Any, count: int) -> None:
+def _check_per_example(value: Any, count: int) -> None:
     """Refuses anything but (N,): other shapes would add the examples up before the clip."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if shape != (count,) or not value.is_floating_point():
         what = "one number for each example: reduce over all but the first dimension"
-        raise NotPerExample(f"{name}={shape!r}: expected ({count},), {what}")
+        raise NotPerExample(f"loss={shape!r}: expected ({count},), {what}")
 
 
 @contextmanager

@@ -200,7 +200,9 @@ def _noise_rows(
             for change, part in zip(changes, xi, strict=True)
         )
         size = sum(float(part.double().square().sum()) for part in xi)
-        rows.append((layer, "snr", (signal / size) ** 0.5))
+        # Squares of the smallest noise vanish.
+        nothing = math.inf if signal else 0.0
+        rows.append((layer, "snr", (signal / size) ** 0.5 if size else nothing))
     return rows
 
 

@@ -109,10 +109,6 @@ class Method:
         filter: ``(tensor, name) -> tensor``, linear, of what was noised and so free of privacy
             cost: each step's gradient where steps are released (and without privacy), the update in
             the client unit. The noise passes it by itself and is reported as what comes out.
-        penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it.
-            Both map a `ParamKey` to (N, ...): the example's own copy of the moving tensors, and
-            what its client received. Reduce over all but the first dimension: terms that depend on
-            other examples' rows are refused.
         aggregate: ``(state, broadcast, uploads, weights) -> state``, the server's rule (see
             `aggregation`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
@@ -140,7 +136,6 @@ class Method:
     differences: Differences | None = None
     precondition: Callable | None = None
     filter: Callable = filters.identity
-    penalty: Callable | None = None
     aggregate: Callable = aggregation.mean
     broadcast: Any = quantization.full
     exact: bool = False
@@ -172,13 +167,13 @@ class Method:
             rule = getattr(self, name)
             check(callable(rule), name, rule, f"a function, such as {_EXAMPLES[name]}")
         # What was found out about a rule is kept under it.
-        for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
+        for name in ("filter", "precondition", "aggregate", "broadcast"):
             rule = getattr(self, name)
             try:
                 hash(rule)
             except TypeError:
                 refuse(name, rule, "a function, or a frozen dataclass of fields that are hashable")
-        for name in ("initial_factors", "clip_groups", "precondition", "penalty"):
+        for name in ("initial_factors", "clip_groups", "precondition"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
         counted = hasattr(self.broadcast, "bits")

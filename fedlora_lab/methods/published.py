@@ -335,7 +335,7 @@ def _table_row(method: Method) -> dict[str, object]:
     if method.balance:
         initial = f"balance={method.balance:g}"
     sent = "what moved" if method.uploaded_factors is None else method.uploaded_factors or "nothing"
-    rules = ("clip_groups", "differences", "precondition", "filter", "penalty")
+    rules = ("clip_groups", "differences", "precondition", "filter")
     measured = measured_properties()["methods"].get(method.slug, {})
     return {
         "name": method.name,

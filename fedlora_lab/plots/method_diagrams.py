@@ -32,7 +32,6 @@ KEY = {
     "~": "clipped and noised",
     "≈": "then filtered",
     "◇": "shaped by other factor",
-    "+": "penalty in the loss",
     "↑": "sent up",
     "↺": "stays with its client",
     "▦": "received quantised",
@@ -55,7 +54,7 @@ def _step_signs(method: "Method") -> str:
     filtered = method.filter != DEFAULT.filter
     shaped = method.precondition is not None
     glyph = "≈" if filtered else "" if shaped else "~"
-    return "◇" * shaped + glyph + "+" * bool(method.penalty)
+    return "◇" * shaped + glyph
 
 
 def draw_diagram(ax: Axes, method: "Method") -> set[str]:

@@ -12,7 +12,8 @@ import torch
 
 from fedlora_lab.federated.config import moving_keys
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import FFA, FedLoRA
 
 
@@ -60,43 +61,43 @@ class SendsAFrozenFactor(Method):
 
 
 class Smuggler:
-    """Rules that are no functions: the penalty looks at single examples, the filter tells."""
+    """Rules that are no functions: the maps look at a client's own factors, the filter tells."""
 
     def __init__(self):
         self.seen = 0.0
 
-    def penalty(self, rows, start):
-        for row in rows.values():
-            # A penalty is given copies; what they were copied from still knows its gradient.
-            row.grad_fn.next_functions[0][0].variable.register_hook(self._look)
-        return torch.zeros(len(next(iter(rows.values()))), dtype=torch.float64)
-
-    def _look(self, gradient):
-        self.seen += float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
+    def maps(self, gram):
+        self.seen += float(gram.nan_to_num().abs().clamp(max=1e6).sum())
+        eye = torch.eye(gram.shape[-1]).to(gram).expand_as(gram)
+        return Preconditioner(eye, eye)
 
     def smooth(self, tensor, name):
         return tensor * (1 + self.seen)
 
 
 RULES = Smuggler()
-SMUGGLES = FedLoRA.replace(name="smuggles", penalty=RULES.penalty, filter=RULES.smooth)
-"""Lets the filter tell what the penalty saw: a path from data to model round the clip."""
+SMUGGLES = FedLoRA.replace(
+    name="smuggles", schedule=Cycle(("B A",)), precondition=RULES.maps, filter=RULES.smooth
+)
+"""Lets the filter tell what the maps saw of un-noised local steps: a path round the clip."""
 FFA_FIELDS = {name: getattr(FFA, name) for name in Method.__dataclass_fields__}
 CLAIMS = FedLoRA.replace(name="claims exactness", exact=True)
 _SUM = "test_leaving_out_one_example_moves_the_sum_by_at_most_c"
-# Name: row, local step, and the clause that finds the mistake.
-BROKEN: dict[str, tuple[Method, Callable, str]] = {
-    "clips nothing": (FedLoRA, clips_nothing, _SUM),
+# Name: row, local step, unit, and the clause that finds the mistake.
+BROKEN: dict[str, tuple[Method, Callable, str, str]] = {
+    "clips nothing": (FedLoRA, clips_nothing, "example", _SUM),
     "sends a frozen factor": (
         SendsAFrozenFactor(**FFA_FIELDS),
         local_step,
+        "example",
         "test_frozen_and_unsent_factors_never_change_on_the_server",
     ),
-    "claims exactness": (CLAIMS, local_step, "test_deviates_unless_exact"),
+    "claims exactness": (CLAIMS, local_step, "example", "test_deviates_unless_exact"),
     "one tensor without noise": (
         FedLoRA,
         leaves_one_tensor_without_noise,
+        "example",
         "test_noise_is_sigma_c_on_what_moves",
     ),
-    "smuggles": (SMUGGLES, local_step, "test_no_path_from_data_round_the_clip"),
+    "smuggles": (SMUGGLES, local_step, "client", "test_no_path_from_data_round_the_clip"),
 }

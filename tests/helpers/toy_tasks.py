@@ -72,12 +72,6 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, (x.sum((1, 2)) > 0).long() + (x[:, 0, 0] > 1).long()
 
 
-def gaps(rows, start):
-    """Squared distance of each example's tensors from what its client received, (N,)."""
-    return torch.stack([(rows[key] - start[key]).square().flatten(1).sum(1) for key in rows]).sum(0)
-
-
-@cache
 def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
     """Three clients of unequal size, two adapted layers, with or without a trained head."""
     clients = [examples(count, 10 + k) for k, count in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""Attacks across examples: a penalty, a loss or a rule that carries one example's values into
+"""Attacks across examples: a model, a loss or a rule that carries one example's values into
 another's gradient. All are refused when the run is opened.
 """
 
@@ -20,7 +20,6 @@ from toy_tasks import (
     PLAN,
     Tokens,
     examples,
-    gaps,
     play,
     private,
     random,
@@ -31,17 +30,15 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab.lora import adapters
-from fedlora_lab.lora.per_example import per_example_gradients, split_batch
+from fedlora_lab.lora.per_example import split_batch
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import HeldOut, Layers, Task, take
+from fedlora_lab.tasks.task import HeldOut, Layers, Task
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings(toy_hubs.NO_PAD)]
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
-PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
 
 
 @pytest.mark.slow
@@ -67,46 +64,6 @@ def test_no_more_texts_train_together_than_were_probed():
 def refuse_run(message, task, row=FedLoRA, unit="example"):
     with refused(message):
         fl.run(task, row, private(unit) if unit else None, PLAN)
-
-
-def leash(penalty):
-    return FedLoRA.replace(name="leash", penalty=penalty)
-
-
-SHAPE = r"^penalty={}: expected \(\d+,\), one number for each example: reduce over all but"
-PENALTIES: dict[str, tuple[Callable, str]] = {
-    "the scalar of FedProx": (lambda rows, start: gaps(rows, start).sum(), SHAPE.format(r"\(\)")),
-    "nothing": (lambda rows, start: None, SHAPE.format("'NoneType'")),
-    "the mean": (lambda rows, start: gaps(rows, start).mean() + 0 * gaps(rows, start), PENALTY),
-    "the next one's": (lambda rows, start: gaps(rows, start).roll(1), PENALTY),
-    "faintly": (
-        lambda rows, start: 1e-9 * gaps(rows, {key: rows[key].mean(0) for key in rows}),
-        PENALTY,
-    ),
-}
-
-
-@pytest.mark.parametrize(("penalty", "words"), PENALTIES.values(), ids=PENALTIES)
-def test_a_penalty_that_is_not_each_example_s_own_is_refused(penalty, words):
-    """Each can be differentiated, and none has gradients of single examples. On a task that was
-    probed with a sound row before, which trains.
-    """
-    task = tokens("head")
-    sound = leash(lambda rows, start: 0.1 * gaps(rows, start))
-    assert len(play(task, sound, private("example"))) == PLAN.rounds + 1
-    refuse_run(words, task, leash(penalty))
-
-
-@pytest.mark.parametrize("slug", ["rolora", "fedask", "as-lora"])
-def test_a_penalty_that_mixes_a_single_factor_is_refused(slug):
-    """Whatever moves in the first round, with or without a core."""
-
-    def mixing(rows, start):
-        only = {key: x for key, x in rows.items() if key.name == "B"}
-        return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
-
-    row = fl.methods.get(slug)
-    refuse_run(PENALTY, tokens(), row.replace(name="mixing", penalty=mixing), None)
 
 
 @pytest.mark.parametrize("y", [torch.ones(6), torch.arange(6.0)], ids=["equal", "unequal"])
@@ -194,28 +151,15 @@ WITHOUT_GRADIENT: dict[str, Callable] = {
 
 
 @pytest.mark.parametrize("rule", WITHOUT_GRADIENT.values(), ids=WITHOUT_GRADIENT)
-@pytest.mark.parametrize("of_penalty", [False, True])
-def test_what_a_batch_adds_without_a_gradient_is_refused_where_losses_are_released(
-    rule, of_penalty
-):
+def test_what_a_batch_adds_without_a_gradient_is_refused_where_losses_are_released(rule):
     """One example moved a sum of differences by 35 clip norms. On a task that a row of gradients
     trains: no gradient has anything of it.
     """
-
-    def penalty(rows, start):
-        flat = torch.cat([x.flatten(1) for x in rows.values()], 1)[:, :3]
-        return rule(gaps(rows, start), flat, torch.zeros(len(flat)))
-
-    def loss(out, y):
-        return cross(out, y) if of_penalty else rule(cross(out, y), out, y)
-
-    changes: Any = {"name": "mine", "penalty": penalty} if of_penalty else {}
-    task = replace(tokens(), loss=loss)
-    gradients, losses = FedLoRA.replace(**changes), FedZO.replace(**changes)
-    assert len(play(task, gradients, private("example"))) == PLAN.rounds + 1
-    words = (PENALTY if of_penalty else MODEL.format("Tokens")) + ".*differences releases losses"
-    refuse_run(words, task, losses)
-    refuse_run(words, with_private_test(task), losses, "client")
+    task = replace(tokens(), loss=lambda out, y: rule(cross(out, y), out, y))
+    assert len(play(task, FedLoRA, private("example"))) == PLAN.rounds + 1
+    words = MODEL.format("Tokens") + ".*differences releases losses"
+    refuse_run(words, task, FedZO)
+    refuse_run(words, with_private_test(task), FedZO, "client")
     assert fl.run(tokens(), FedZO, private("example"), PLAN)
 
 
@@ -451,26 +395,6 @@ def test_targets_that_the_model_never_calls_are_refused():
     """They were answered by autograd, in words about tensors without a history."""
     words = r"^targets=\('bypassed',\): expected linear maps that the model calls"
     refuse_run(words, heads("bypassed", None))
-
-
-def test_a_penalty_that_writes_into_what_it_is_given_moves_no_client():
-    """An anchor kept in place: what all clients received must not become one client's factors."""
-
-    def anchored(rows, start):
-        for key in rows:
-            start[key].add_(rows[key].detach(), alpha=3.0)
-            rows[key].detach().mul_(2.0)
-        return gaps(rows, start)
-
-    task = tokens()
-    adapted = adapters.adapt(task, LORA)
-    params, start = ({k: x[None] + 1 for k, x in adapted.initial.items()} for _ in range(2))
-    before = [{key: x.clone() for key, x in tensors.items()} for tensors in (params, start)]
-    data = take(task.test[0], torch.tensor([0])), task.test[1][:1]
-    parts = task, adapted, params, tuple(params), data, torch.zeros(1, dtype=torch.int64)
-    per_example_gradients(*parts, leash(anchored), start)
-    for tensors, old in zip((params, start), before, strict=True):
-        assert all(torch.equal(x, old[key]) for key, x in tensors.items())
 
 
 def test_no_mask_stops_the_batch():

@@ -109,7 +109,7 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("row", "unit"), cases)
 
 
-MOVES = ("schedule", "initial_factors", "penalty", "clip_groups", "precondition")
+MOVES = ("schedule", "initial_factors", "clip_groups", "precondition")
 SENDS = ("schedule", "uploaded_factors", "clip_groups", "precondition")
 test_leaving_out_one_example_moves_the_sum_by_at_most_c = reads(*MOVES)(
     contract_clauses.leaving_out_one_example
@@ -177,7 +177,7 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_p
 
 
 @pytest.mark.every(2)
-@reads("schedule", "clip_groups", "precondition", "filter", "penalty", units=True)
+@reads("schedule", "clip_groups", "precondition", "filter", units=True)
 def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """Without clip and noise the run is the run without privacy.
 
@@ -323,7 +323,7 @@ def test_the_schedule_opens_with_what_is_zero(row):
     assert (zero or taken_out) and zero <= movers(row, 0, 0, state)
 
 
-@reads("initial_factors", "clip_groups", "precondition", "penalty")
+@reads("initial_factors", "clip_groups", "precondition")
 def test_chunks_change_nothing(row, unit):
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.
@@ -344,11 +344,11 @@ def test_broken_rows_fail_the_contract(name):
     """Each broken row fails the clause that is there for it; where only its step is broken, the row
     itself passes.
     """
-    row, step, clause = broken_rows.BROKEN[name]
+    row, step, unit, clause = broken_rows.BROKEN[name]
     known = inspect.signature(globals()[clause]).parameters
 
     def apply(step):
-        given = {"row": row, "unit": "example", "step": step}
+        given = {"row": row, "unit": unit, "step": step}
         globals()[clause](**{key: value for key, value in given.items() if key in known})
 
     with pytest.raises(AssertionError):

@@ -110,8 +110,7 @@ def run_page(page, **names):
 @pytest.mark.further
 @pytest.mark.slow
 def test_adding_a_method_runs(tmp_path, monkeypatch):
-    """Its rows pass the contract: test_adding_a_method_is_adding_its_row, and test_contract.py has
-    one that stays near what its clients received."""
+    """That a row passes the contract: test_adding_a_method_is_adding_its_row."""
     monkeypatch.chdir(tmp_path)
     tables = {"largest": fl.tasks.TASKS, "sign": OPTIMIZERS, "unsampled": fl.privacy.ACCOUNTANTS}
     for name, table in {**tables, "two-to-one": fl.plots.style.LOOKS}.items():
@@ -120,7 +119,7 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
     plt.close("all")
     table = names["table"]
     assert table["ε"].nunique() == 1
-    assert table["deviation"]["Two to one"] == "0" < table["deviation"]["FedLoRA proximal"]
+    assert table["deviation"]["Two to one"] == "0" < table["deviation"]["FedLoRA smoothed"]
     usual = names["bound"].replace(accountant="pld", sample_rate=None)
     tight = usual.calibrate(epsilon=8, task=names["own_task"], plan=names["own_plan"])
     assert tight.noise_multiplier < names["bound"].noise_multiplier, "its own accountant is asked"

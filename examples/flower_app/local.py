@@ -91,10 +91,11 @@ class Federation:
 def kill(process: psutil.Popen) -> None:
     """Kills a program and all that it has started."""
     with suppress(psutil.NoSuchProcess):
-        for one in [*process.children(recursive=True), process]:
+        family = [process, *process.children(recursive=True)]
+        for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
-    process.wait()
+        psutil.wait_procs(family)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -44,9 +44,9 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
             may both read as it was. In another folder the client would answer anew: keep it as
             long as the examples.
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
-        is shared and nothing else (tests/lab/flower/test_flower_wire.py); no two answers tell more
-        than the client's ledger counts (tests/lab/flower/test_attack_asked_twice.py);
-        tests/lab/flower/test_client_memory.py.
+        is shared and nothing else (tests/lab/flower/test_flower_wire.py); of a round there is one
+        answer, which the client's ledger counts (tests/lab/flower/test_client_memory.py,
+        test_attack_flower.py).
     """
     app = ClientApp()
 

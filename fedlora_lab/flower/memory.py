@@ -65,8 +65,7 @@ def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]
             with private_errors("writing its memory"):
                 content = recorddict_to_proto(context.state).SerializeToString()
                 write_sealed(folder / FILE, content)
-                if not (folder / BEGUN).exists():
-                    write_atomically(folder / BEGUN, b"")
+                write_atomically(folder / BEGUN, b"")
 
 
 def is_begun(folder: "str | Path") -> bool:
@@ -102,12 +101,10 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     ledgers: dict[str, Any] = {**state.config_records.get(RELEASED, {})}
     stored = ledgers.get(participant.terms)
     ledgers[participant.terms] = ""  # without privacy there is nothing to count
-    privacy = participant.config.privacy
-    if privacy is not None:
-        seeded = participant.config.streams.seed is not None
-        fresh = privacy.ledger(reproducible=seeded, uncertified=participant.prepared.uncertified)
-        with private_errors("reading its ledger"):
-            ledger = Ledger.from_json(stored) if stored else fresh
+    ledger = participant.config.ledger(participant.prepared.uncertified)
+    if ledger is not None:
+        if stored:
+            ledger = Ledger.from_json(stored)
         charge = participant.config.charge
         assert charge is not None
         entry = charge.at(t + 1, (client,))
@@ -123,19 +120,18 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     return ConfigRecord(ledgers)
 
 
-def client_ledger(kept: "RecordDict | str | Path") -> "Ledger | None":
+def client_ledger(memory: "str | Path") -> "Ledger | None":
     """Adds up what a client has released from its examples under all terms; ``None`` for nothing.
 
     A run without privacy makes epsilon infinite.
 
-    Args: kept: its state, or the folder of its memory.
+    Args: memory: the client's folder.
     Raises: ``ValueError`` for a memory that is damaged.
     Guarantees: test_client_memory.py::test_a_client_counts_its_releases_under_all_terms.
     """
-    state = kept
-    if not isinstance(state, RecordDict):
-        state = read_memory(state) if is_begun(state) else RecordDict()
-    return _compose(state.config_records.get(RELEASED, {}))
+    if not is_begun(memory):
+        return None
+    return _compose(read_memory(memory).config_records.get(RELEASED, {}))
 
 
 def _compose(texts: Mapping[str, Any]) -> "Ledger | None":

@@ -54,15 +54,14 @@ def unpack_tensors(record: ArrayRecord) -> TensorDict:
         return {ParamKey(*name.split("/", 1)): x for name, x in sorted(named.items())}
 
 
-def check_tensors(received: Tensors, like: Tensors, finite: bool = True) -> TensorDict:
+def check_tensors(received: Tensors, like: Tensors) -> TensorDict:
     """Checks tensors from another party, of whom nothing is trusted.
 
     Args:
         received: from a message.
         like: tensors of the expected names, types and shapes.
-        finite: NaN and infinity are refused.
     Returns: those received, in the order of those expected.
-    Raises: ``ValueError`` in one line.
+    Raises: ``ValueError`` in one line, also for NaN and infinity.
     """
     kinds, expected = (
         sorted((str(key), str(x.dtype), tuple(x.shape)) for key, x in part.items())
@@ -71,7 +70,7 @@ def check_tensors(received: Tensors, like: Tensors, finite: bool = True) -> Tens
     check(kinds == expected, TENSORS, kinds[: len(expected) + 1], f"{expected}")
     tensors = {key: received[key] for key in like}
     for key, tensor in tensors.items():
-        check(not finite or bool(tensor.isfinite().all()), str(key), float("nan"), "finite numbers")
+        check(bool(tensor.isfinite().all()), str(key), float("nan"), "finite numbers")
     return tensors
 
 

@@ -107,9 +107,8 @@ class Participant:
         expected = "'local': on Flower the server receives every upload, so each is noised alone"
         check(trust in ("local", None), "trust", trust, expected)
         by_person = privacy is not None and privacy.unit == "person"
-        sizes = task.sizes if privacy is None else privacy.unit_counts(task)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
-        task = placeholder_task(task, sizes, by_person)
+        task = placeholder_task(task, _units(task, privacy), by_person)
         config = make_config(task, method, privacy, plan, lora, seed)
         prepared = prepare_run(config, {}, EXACT)
         begin = initial_server(prepared)
@@ -134,19 +133,15 @@ class Participant:
         agreed = self.config.task
         last = len(agreed.sizes) - 1
         check(0 <= client <= last, "client", client, f"a number in [0, {last}]")
-        unit = "persons" if self.config.by_person else "examples"
-        check(len(own.sizes) == 1, "task", f"of {len(own.sizes)} clients", "of this client alone")
-        known = not self.config.by_person or own.persons is not None
-        check(known, "task", "without persons", "the person of each example: persons are protected")
         # Examples of other types or shapes than the public ones are refused here.
-        persons = own.persons if self.config.by_person else None
-        task = replace(agreed, clients=Clients(tuple(own.clients), persons=persons))
-        (count,) = task.person_counts if self.config.by_person else task.sizes
-        if count != agreed.sizes[client]:
+        task = replace(agreed, clients=Clients(tuple(own.clients), persons=own.persons))
+        privacy = self.config.privacy
+        if _units(task, privacy) != agreed.sizes[client : client + 1]:
             # Without the number that lies here, which is the site's.
+            unit = "persons" if self.config.by_person else "examples"
             raise ValueError(f"{unit}: expected {agreed.sizes[client]}, as agreed for {client}")
-        numbers = dict.fromkeys([client], task.local_persons[0]) if self.config.by_person else {}
-        return replace(self.prepared, data={client: task.clients[0]}, persons=numbers)
+        persons = {client: task.local_persons[0]} if self.config.by_person else {}
+        return replace(self.prepared, data={client: task.clients[0]}, persons=persons)
 
     def broadcast(self, values: ServerState) -> Tensors:
         """Encodes the server's tensors for messages, by the method's broadcast rule."""
@@ -158,6 +153,11 @@ class Participant:
         codes = messages.check_tensors(received, self.broadcast(self.begin))
         rule = self.config.method.broadcast
         return ServerState(messages.decode_broadcast(codes, rule, _sent_down(self.begin)), t)
+
+
+def _units(task: Task, privacy: Privacy | None) -> tuple[int, ...]:
+    """How many persons each client has where they are protected, elsewhere how many examples."""
+    return task.sizes if privacy is None else privacy.unit_counts(task)
 
 
 def _sent_down(values: ServerState) -> Tensors:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from flwr.app import Message, MessageType
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlora_lab._utils.torch_state import steps_with_default_modes
-from fedlora_lab._utils.validation import check, check_number, printable
+from fedlora_lab._utils.validation import check_number, check_whole, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
@@ -93,6 +92,7 @@ class _Clients:
         self.participant = participant
         self.timeout = timeout
         self.numbers: dict[int, int] = {}
+        self.count = len(participant.config.task.sizes)
 
     @property
     def nodes(self) -> dict[int, int]:
@@ -102,7 +102,7 @@ class _Clients:
     @property
     def absent(self) -> list[int]:
         """The clients that no node answers for."""
-        return sorted({*range(len(self.participant.config.task.sizes))} - {*self.numbers.values()})
+        return sorted({*range(self.count)} - {*self.numbers.values()})
 
     def wait_for_all(self) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
@@ -129,14 +129,10 @@ class _Clients:
         queries = [Message(content, node, MessageType.QUERY, ttl=seconds) for node in new]
         faults = []
         for node, reply in self._ask(queries, seconds).items():
-            if _has_gone(reply):
-                continue
             try:
                 _check_reply(reply, {"terms": self.participant.terms})
                 k: Any = reply.content.config_records[messages.ABOUT].get("client")
-                last = len(self.participant.config.task.sizes) - 1
-                right = isinstance(k, int) and 0 <= k <= last
-                check(right, "client", k, f"a number in [0, {last}]")
+                check_whole("client", k, 0, self.count - 1)
                 self.numbers[node] = k
             except ValueError as error:
                 faults.append(f"node {node}: {error}")
@@ -157,23 +153,22 @@ class _Clients:
         questions = [Message(content, node, MessageType.TRAIN, ttl=self.timeout) for node in asked]
         replies = self._ask(questions, self.timeout)
         valid = {}
-        failure = ""
+        faults = []
+        name = f"round {opened.before.round + 1}"
         for k in opened.ids:
             node = nodes.get(k, -1)
             reply = replies.get(node)
-            # Perhaps it is started again, as another node.
-            if reply is None or _has_gone(reply):
+            if reply is None:
+                # Perhaps it has gone, and is started again as another node. For one that has gone
+                # Flower answers in no node's name.
                 self.numbers.pop(node, None)
             try:
                 valid[k] = self._upload(opened, k, _check_reply(reply, {"client": k, **about}))
             except ValueError as error:
-                failure = failure or f"client {k}: {error}"
-                messages.LOG.warning(
-                    "round %d, client %d is left out: %s", opened.before.round + 1, k, error
-                )
-        if failure and not valid:
-            reason = f"no upload of {len(opened.ids)} clients; {failure}"
-            raise Stopped(f"round {opened.before.round + 1}: {reason}")
+                faults.append(f"client {k}: {error}")
+                messages.LOG.warning("%s, client %d is left out: %s", name, k, error)
+        if faults and not valid:
+            raise Stopped(f"{name}: no upload of {len(opened.ids)} clients; {faults[0]}")
         return valid
 
     def _upload(self, opened: OpenRound, k: int, reply: Message) -> Tensors:
@@ -188,15 +183,10 @@ class _Clients:
         return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
 
 
-def _has_gone(reply: Message) -> bool:
-    """Whether Flower answers for a node that no longer is there."""
-    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
-
-
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:
     """Returns a reply about this subject. Raises ``ValueError`` for any other, or for an error."""
     if reply is None:
-        raise ValueError("reply=None: expected one in time")
+        raise ValueError("reply=None: expected one in time, of a node that is there")
     if reply.has_error():
         # Cut before it is read: a client may send any number of characters, and any of them.
         reason = printable((reply.error.reason or "no reason given")[-200:])[-200:]

@@ -1,22 +1,28 @@
-"""What a client's errors tell the coordinator, and what a server's ledger says at any moment."""
+"""What a client's errors tell the coordinator, what a server's ledger says at any moment, and what
+a restarted server gets.
+"""
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from calls import refused
-from flower_runs import InProcessGrid, party, question, site
+from flower_runs import InProcessGrid, folders, party, protected, question, site
 from flwr.app import Context, RecordDict
-from toy_tasks import PLAN, private, tokens
+from toy_tasks import PLAN, book, private, tokens
 
 from fedlora_lab import flower
+from fedlora_lab.flower import client_ledger
+from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 TASK = tokens("head")
 EVERYBODY = party(TASK, "fedlora", private("example"), PLAN.replace(rounds=3), seed=None)
 TERMS = EVERYBODY.terms
+ONE_STEP = PLAN.replace(rounds=4, local_steps=1)
 
 
 def test_an_error_tells_the_coordinator_no_value(caplog):
@@ -65,3 +71,58 @@ def test_a_round_is_in_the_ledger_before_a_client_is_asked(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(flower.run(Watched(EVERYBODY.app(), 3), TERMS, out=tmp_path))
     assert asked == {0, 1, 2}
+
+
+class Dying(InProcessGrid):
+    """Clients that have just started; notes what they send, by round and client, and may end the
+    server once it has round 2.
+    """
+
+    def __init__(self, everybody, place, dies=False):
+        super().__init__(everybody.app(folders(place)), len(everybody.task.sizes))
+        self.dies = dies
+        self.sent = {}
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            about: Any = reply.content["about"] if reply.has_content() else {}
+            if "round" in about:
+                self.sent[about["round"] + 1, about["client"]] = reply.content["tensors"]
+        if self.dies and any(t == 2 for t, _ in self.sent):
+            raise KeyboardInterrupt
+        return replies
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint=:UserWarning", "ignore:out=:UserWarning")
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("damaged", ["", "round-*1"])
+def test_a_restarted_server_asks_for_nothing_twice(unit, damaged, tmp_path):
+    """It asks for round 2 again, gets the same bits and counts both; with another model than
+    before, because checkpoints are damaged, clients refuse, and nothing is forgotten.
+    """
+    everybody = party(TASK, "fedlora", protected(unit), ONE_STEP, seed=None)
+    terms = everybody.terms
+    out = tmp_path / "out"
+    first, later = (Dying(everybody, tmp_path, dies) for dies in (True, False))
+    with pytest.raises(KeyboardInterrupt):
+        list(flower.run(first, terms, out=out))
+    for path in out.glob(damaged or "nothing"):
+        path.write_bytes(b"nothing")
+    if damaged:
+        with pytest.raises(Stopped, match="round=0: expected 1, which was answered last"):
+            list(flower.run(later, terms, out=out))
+        assert not later.sent
+        assert [x.round for x in Ledger.load(out / "ledger.json").releases] == [1, 2, 1]
+        return
+    records = list(flower.run(later, terms, out=out))
+    repeated = first.sent.keys() & later.sent.keys()
+    assert {t for t, _ in repeated} == {2}
+    assert all(first.sent[place] == later.sent[place] for place in repeated)
+    server = Ledger.load(out / "ledger.json")
+    assert [entry.round for entry in server.releases] == [1, 2, 2, 3, 4]
+    assert records[-1].index == 4 and book(records[-1]).to_json() == server.to_json()
+    for k in range(len(everybody.task.sizes)):
+        ledger = client_ledger(tmp_path / str(k))
+        assert ledger is not None and [entry.round for entry in ledger.releases] == [1, 2, 3, 4]
+        assert ledger.epsilon() <= server.epsilon()

@@ -57,7 +57,8 @@ def test_a_site_is_killed_and_started_again_within_a_run(tmp_path, monkeypatch):
         player.join(LATE)
         family += [one for process in federation.started for one in children(process)]
     assert finished == [True] and addresses == {"127.0.0.1"}
-    assert not [one for one in family if one.is_running() and one.status() != "zombie"]
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
     adapter = tmp_path / "out" / "adapter"
     AutoPeftModelForSequenceClassification.from_pretrained(adapter, num_labels=3)
     server = fl.Ledger.load(tmp_path / "out" / "ledger.json")

@@ -100,7 +100,7 @@ def test_persons_travel_with_the_examples_of_their_client():
     )
     own = site(task, 1)
     for persons, line in (
-        (None, "^task='without persons': expected the person of each example"),
+        (None, "^persons=None: expected whose each example is"),
         (([1, 0, *[2] * 6],), "^persons: expected 4, as agreed for 1$"),
     ):
         with refused(line):
@@ -120,7 +120,7 @@ def test_the_server_needs_no_data():
     for client, own, line in (
         (1, site(task, 0), r"^examples: expected 8, as agreed for 1$"),
         (3, site(task, 0), r"^client=3: expected a number in \[0, 2\]$"),
-        (0, task, r"^task='of 3 clients': expected of this client alone$"),
+        (0, task, r"^examples: expected 5, as agreed for 0$"),
     ):
         with refused(line):
             terms.with_data(client, own)

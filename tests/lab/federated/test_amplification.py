@@ -14,7 +14,6 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import MeanUpdate
@@ -139,36 +138,6 @@ def test_noise_on_a_meets_the_start_of_b(case, unit):
     assert taken.value == pytest.approx(number.output_variance) and taken.uncounted is None
 
 
-def test_no_run_dies_of_a_start_of_zeros():
-    """Fault: start_scale=0.0 was refused, an argument that nobody gave."""
-    row = methods.FedLoRA.replace(name="zero A", initial_factors=started(0, 1.0))
-    for privacy, known in ((private("example"), False), (None, True)):
-        *_, last = play(regression(), row, privacy)
-        rows = {name: x for _, name, x in last.rows}
-        assert math.isnan(rows["amplification"]) != known
-        assert rows["accumulated_linear"] > 0 or known
-        number = fl.noise_amplification(regression(), row, privacy, PLAN, LORA)
-        assert (number.unknown is None) == known == (number.mean == 0)
-        assert number.output_variance >= 0
-
-
-def test_no_row_of_the_table_has_noise_in_a_times_a_start_of_b():
-    """Their registered predictions were made without it, see results/table/predicted.csv: PRISM
-    shapes the noise on A by B, and the factors of Fed-SB and RAVAN rest."""
-    for row in methods.ALL.values():
-        config = make_config(regression(), row, private("example"), PLAN, LORA, 0)
-        assert forecast_of(config).output_variance_of_start() == 0, row.slug
-
-
-def test_the_start_of_b_is_not_counted_for_clients_of_unequal_ranks():
-    """Fewer of them noise the later ranks of A, and B's columns may be of any size."""
-    row = methods.FedLoRA.replace(name="started", initial_factors=started(1, 1.0))
-    lora = fl.Lora(2, 4.0, ranks=(1, 2, 2))
-    parts = regression(), row, private("example"), PLAN, lora
-    for said in (fl.noise_amplification(*parts).unknown, fl.suggest_lr(*parts).origin):
-        assert "clients of unequal ranks noise" in str(said)
-
-
 class Capped(MeanUpdate):
     """A rule of the user's that does more than the mean, and says nothing of A."""
 
@@ -289,17 +258,6 @@ def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
     number = fl.noise_amplification(regression(), slug, private("example"), PLAN)
     assert math.isnan(number.output_variance) and math.isnan(number.output_noise)
     assert re.match(reason, str(number.unknown))
-
-
-@pytest.mark.parametrize("slug", ["rolora", "la-lora"])
-def test_the_noise_on_an_output_grows_from_round_to_round(slug):
-    """The forecast of a run has in each round what a run that ends there has."""
-    setting = regression(), methods.get(slug), private("example"), PLAN.replace(rounds=4)
-    curve = forecast_of(make_config(*setting, None, 0)).output_variance_by_round()
-    for rounds, value in enumerate(curve):
-        short = setting[3].replace(rounds=rounds)
-        assert fl.noise_amplification(*setting[:3], short).output_variance == pytest.approx(value)
-    assert curve[0] == 0 < curve[1] < curve[3]
 
 
 @pytest.mark.parametrize(("sigma", "larger"), [(1.0, True), (0.01, False)])

@@ -249,27 +249,6 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
         play(*RUN, out=tmp_path)
 
 
-PLACES: dict[str, Any] = {
-    "out of a run": lambda path: play(*RUN, out=path),
-    "out of a comparison": lambda path: fl.compare(*SWEPT, out=path, **QUIET),
-    "ledger": lambda path: fl.Ledger(reproducible=False).save(path),
-    "adapter": lambda path: fl.save_adapter(play(*RUN[:2], None)[-1], path),
-}
-SWEPT: Any = (RUN[0], ["fedlora"], None, PLAN, [0])
-QUIET: Options = {"lora": LORA, "progress": False}
-
-
-@pytest.mark.parametrize("name", PLACES)
-def test_a_place_that_cannot_be_written_is_named_with_its_argument(name, tmp_path):
-    """Fault: a bare "[Errno 20] Not a directory" that named a part of it, as a key of a store."""
-    path = tmp_path / "file" / "in it"
-    path.parent.write_text("mine")
-    argument = "out" if name.startswith("out") else "path"
-    with refused(f"^{argument}='.*in it': expected a place that can be written \\(.*; give anoth"):
-        PLACES[name](path)
-    assert contents(tmp_path) == {"file": b"mine"}
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """The new one is flushed whole before it takes the name, and its name after that."""
     path = tmp_path / "one" / "file"

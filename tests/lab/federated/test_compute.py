@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_hubs
-from torch.utils._python_dispatch import TorchDispatchMode
 from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
@@ -14,9 +13,6 @@ from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import adapters
-from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy import privatizer
-from fedlora_lab.tasks.task import Layers
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
@@ -70,45 +66,3 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
         local_training.local_step(prepared, clients, 0, step)
     assert any(tensor.device.type == "meta" for tensor in clients.params.values())
     assert clients.clip_counts.rows > 0
-
-
-class CopiesToDevice(TorchDispatchMode):
-    """Counts what is copied from the CPU to the device "meta"."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.device.type == "meta":
-            self.count += any(isinstance(x, torch.Tensor) and x.is_cpu and x.dim() for x in args)
-        return result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("slug", ["fedlora", "la-lora"])
-def test_a_local_step_sends_the_device_as_much_at_once_however_many_layers_there_are(slug):
-    """Fault: the noise and the divisor of each tensor were a copy of their own."""
-
-    def copies(targets):
-        task = replace(tokens(), layers=Layers(targets))
-        prepared = Run.open(make_config(task, slug, private("example"), PLAN, LORA, None)).prepared
-        prepared = replace(prepared, adapted=adapters.adapt(task, LORA, "meta"))
-        start = anywhere(task, methods.get(slug))
-        clients = exchange.begin_clients(prepared, (0, 1, 2), start, {})
-        with CopiesToDevice() as copied:
-            local_training.local_step(prepared, clients, 0, 0)
-        return copied.count
-
-    assert 0 < copies(("inner",)) == copies(("inner", "outer"))
-
-
-def test_noise_that_travels_has_the_numbers_of_noise_that_stays():
-    keys = ParamKey("A", "x"), ParamKey("B", "x")
-    shapes = {keys[0]: torch.Size([2, 3]), keys[1]: torch.Size([4])}
-    drawn = torch.arange(30.0).view(3, 10)
-    there = privatizer._on_device(drawn, shapes, [6, 4], torch.device("cpu"))
-    for k in range(3):
-        assert torch.equal(torch.cat([there[key][k].flatten() for key in keys]), drawn[k])
-    assert all(x.is_contiguous() for x in there.values())

@@ -5,10 +5,8 @@ import signal
 import struct
 import subprocess
 import sys
-import textwrap
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import joblib
@@ -17,7 +15,6 @@ import psutil
 import pytest
 import torch
 from calls import refused
-from commands import PYTHON
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
@@ -65,46 +62,16 @@ def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path, 
     pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
 
 
-CLUSTER = """
-import os, sys
-from importlib import import_module
-import joblib
-from commands import PYTHON
-from test_jobs import compare, run_at_once
-
-backend, path = sys.argv[1:]
-if backend == "ray":
-    sys.executable = PYTHON  # by which it starts workers
-    ray = import_module("ray")
-    try:  # it gives itself thirty seconds, which a busy machine may not have
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    except Exception:
-        sys.exit("no cluster")
-    import_module("ray.util.joblib").register_ray()
-with joblib.parallel_config(backend, n_jobs=2):
-    pids = set(run_at_once(lambda _: os.getpid(), 2, None).values())
-    compare(None).to_pickle(path)
-assert (os.getpid() in pids) == (backend == "threading"), pids
-"""
-"""Runs as one after the other under a backend of joblib, and keeps the frame."""
 PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("ray", marks=pytest.mark.further)])
-def test_a_backend_of_joblib_around_a_call_is_used(backend, one_by_one, tmp_path):
-    """Without another word: threads of this process, or a cluster, here of two workers."""
-    if backend == "ray" and find_spec("ray") is None:
-        pytest.skip("ray is not installed")
-    script = tmp_path / "script.py"
-    script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(CLUSTER, '    ')}")
-    command = [PYTHON, script, backend, tmp_path / "frame"]
-    done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True)
-    if done.stderr.endswith("no cluster\n"):
-        pytest.skip(f"{backend} did not start within its own limit")
-    assert done.returncode == 0, done.stderr[-4000:]
-    frame = pd.read_pickle(tmp_path / "frame")
-    pd.testing.assert_frame_equal(frame, one_by_one, check_exact=True)
+def test_a_backend_of_joblib_around_a_call_is_used(one_by_one):
+    """Here threads of this process; a cluster is named in the same way."""
+    with joblib.parallel_config("threading", n_jobs=2):
+        pids = set(run_at_once(lambda _: os.getpid(), 2, None).values())
+        pd.testing.assert_frame_equal(compare(None), one_by_one, check_exact=True)
+    assert pids == {os.getpid()}
 
 
 def test_workers_have_one_thread_unless_asked_and_start_no_processes():
@@ -180,19 +147,3 @@ def test_no_example_stays_on_the_disk_after_a_kill(tmp_path):
 
 def readable(path):
     return path.is_file() and os.access(path, os.R_OK)
-
-
-def test_a_full_disk_loses_no_finished_run(tmp_path):
-    """Here a limit on the size of files: it stops what is written as a full disk does."""
-    resource = pytest.importorskip("resource", reason="limits of POSIX")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            compare(None, out=tmp_path / "runs")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    # What was cut short is no round, and the next line does not continue it.
-    whole = compare(None)
-    frame = compare(None, out=tmp_path / "runs")
-    pd.testing.assert_frame_equal(frame, whole, check_exact=True)

@@ -28,8 +28,6 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.runs import COLUMNS
-from fedlora_lab.methods.aggregation import MeanUpdate
-from fedlora_lab.methods.state import ParamKey
 
 compare = partial(fl.compare, lora=LORA, progress=False)
 A_FIRST = methods.RoLoRA.replace(name="A first", schedule=fl.Cycle(("A", "B")))
@@ -66,45 +64,11 @@ def test_a_false_claim_of_exactness_is_told_in_the_first_round_that_deviates(cha
         assert len(list(fl.run(regression(), row, privacy, plan, lora=LORA, seed=0))) > 1
 
 
-def test_ranks_that_differ_are_no_false_claim():
-    lora = fl.Lora(rank=2, alpha=4, ranks=(1, 2, 2))
-    task = fl.tasks.regression(clients=3, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    *_, last = fl.run(task, "ffa-lora", None, PLAN, lora=lora, seed=0)
-    assert last.deviation > 0.01
-
-
 def test_a_rule_that_cannot_be_applied_is_one_line():
     """Values grew until they were not finite, and the server decomposes them."""
     plan = fl.Plan(rounds=4, local_steps=8, lr=1e9)
     with refused(r"^lr=1000000000.0: expected a smaller one; flexlora cannot do the server's part"):
         play(fl.tasks.regression(clients=3), "flexlora", None, plan)
-
-
-class Carried(MeanUpdate):
-    """The same with its memory in the state, where it belongs."""
-
-    def initial_state(self, state):
-        moves = {ParamKey(f"move {key.name}", key.layer): x * 0 for key, x in state.tensors.items()}
-        return state.replace_tensors(moves)
-
-    def __call__(self, state, *given):
-        after = super().__call__(state, *given)
-        changed = {}
-        for key in [key for key in state.tensors if key.kind.trained]:
-            memory = ParamKey(f"move {key.name}", key.layer)
-            old = state.tensors[key]
-            changed[memory] = after.tensors[key] - old + 0.5 * state.tensors[memory]
-            changed[key] = old + changed[memory]
-        return after.replace_tensors(changed)
-
-
-def test_a_rule_that_remembers_in_the_state_runs_and_resumes(tmp_path):
-    row = methods.FedLoRA.replace(name="carried", aggregate=Carried())
-    plan = PLAN.replace(rounds=3)
-    whole = play(regression(), row, None, plan)
-    play(regression(), row, None, plan.replace(rounds=2), out=tmp_path)
-    same_bits(play(regression(), row, None, plan, out=tmp_path)[-1:], whole[-1:])
-    same_bits(play(regression(), row, None, plan), whole)
 
 
 @pytest.mark.parametrize("row", ["fedlora", "ffa-lora", "prism", "fedex-lora"])

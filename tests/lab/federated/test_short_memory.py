@@ -97,13 +97,7 @@ def interrupted(needs, unit, seed, folder):
     }
 
 
-CASES = [
-    ("memory", "example", 0),
-    ("memory", "person", 0),
-    ("memory", "client", 0),
-    ("memory", "example", None),
-    ("file", "example", 0),
-]
+CASES = [("memory", "example", 0), ("memory", "example", None), ("file", "example", 0)]
 """What the machine is short of, the unit, and the seed; without one the run is for release."""
 
 
@@ -117,7 +111,7 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(4), ids=[f"{unit}-{seed}" for _, unit, seed in CASES[:4]])
+@pytest.mark.parametrize("number", range(2), ids=["seed", "release"])
 def test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger(number, seen):
     """Fault: every drawn example counted as zero, and the budget was spent on noise."""
     one = seen[number]
@@ -134,8 +128,8 @@ def test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger(number, seen)
 @pytest.mark.slow
 def test_a_failure_of_the_machine_stops_a_run_whatever_class_its_error_has(seen):
     """Here an ``OSError``: no file can be opened any more."""
-    assert [line.split(" (")[1].split(":")[0] for line in seen[4]["said"]] == ["OSError"]
-    assert seen[4]["rounds"] == [0, 1]
+    assert [line.split(" (")[1].split(":")[0] for line in seen[2]["said"]] == ["OSError"]
+    assert seen[2]["rounds"] == [0, 1]
 
 
 @pytest.mark.parametrize("unit", ["example", "person", "client"])

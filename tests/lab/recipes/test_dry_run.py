@@ -16,7 +16,6 @@ from fedlora_lab.tasks.metrics import cross_entropy
 CASES: Options = {
     "both factors and a head": ("fedlora", {}, {"lr": {"A": 0.3, "B": 0.1}}, "head"),
     "turns, and a filter": ("la-lora", {}, {"lr_decay": 0.8}, None),
-    "momentum": ("ffa-lora", {}, {"optimizer": fl.SGD(momentum=0.7)}, "head"),
     "a factor stays at home": ("fedsa-lora", {}, {}, None),
     "whole clients": ("fedlora", {"unit": "client", "delta": 1e-2}, {"batch": None}, "head"),
 }
@@ -47,14 +46,6 @@ def test_the_noise_of_a_dry_run_is_that_of_a_run_without_signal(case):
         assert drawn == pytest.approx(energy, rel=0.25), name
 
 
-def test_a_factor_that_stays_at_home_has_the_noise_of_one_client():
-    plan = PLAN.replace(lr=0.2)
-    config = make_config(digits(), "fedsa-lora", PRIVACY, plan, None, 0)
-    stds = noise_stds(config, adapters.adapt(config.task, config.lora))
-    (a, b) = (next(std for key, std in stds.items() if key.name == name) for name in "AB")
-    assert b == pytest.approx(3**0.5 * a)
-
-
 def test_no_private_value_enters_a_dry_run():
     task = digits()
     found, other = (
@@ -71,15 +62,6 @@ def test_a_range_is_predicted_to_end_where_noise_leaves_few_answers():
     there = fl.dry_run(*setting, rates=[end]).table
     assert there["kept"][0] == pytest.approx(0.1 + 0.9 * KEPT_AT_END, abs=0.1)
     assert fl.dry_run(*setting, rates=[end / 64]).end == float("inf")
-
-
-@pytest.mark.slow
-def test_a_run_of_few_steps_is_flagged():
-    """Its whole noise is short beside a clipped step, so that a step may be what ends a range."""
-    short = fl.Privacy(delta=1e-5, noise_multiplier=0.1)
-    assert "clipped steps" in (fl.dry_run(digits(), "fedlora", short, PLAN).warning or "")
-    strong = fl.Privacy(delta=1e-5, noise_multiplier=10.0)
-    assert fl.dry_run(digits(), "fedlora", strong, PLAN).warning is None
 
 
 def test_a_model_that_knows_nothing_at_its_start_is_flagged():

@@ -69,25 +69,6 @@ def moved_rows(
     return torch.cat(rows), records[-2]
 
 
-@style.paper()
-def rows_of_scans(rows: Mapping[str, Sequence[Any]], title: str) -> style.Picture:
-    """Draws rows of scans below one another, each row beside its words.
-
-    Args: rows: words -> scans (h, w) of grey values in [0, 1], alike many; title: the finding.
-    """
-    figure, axes = style.subplots(8.0, 0.5 + 0.8 * len(rows), rows=len(rows))
-    for ax, (words, scans) in zip(axes, rows.items(), strict=True):
-        # A frame that is no number stays as light as the paper.
-        framed = [np.pad(scan, 1, constant_values=np.nan) for scan in scans]
-        ax.imshow(np.hstack(framed), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
-        ax.set_yticks([4.5], [words], color=style.INK)
-        ax.set_xticks([])
-        ax.spines[:].set(visible=False)
-        ax.grid(visible=False)
-    style.headline(figure, title)
-    return figure
-
-
 class AttackedClient:
     """Holds one client whose noised updates for single scans are attacked.
 

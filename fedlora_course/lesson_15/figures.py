@@ -1,14 +1,17 @@
 """Notebook 15: sentences in place of a table of the reader's own, and looks at private rows."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from numpy.typing import ArrayLike
 
-from fedlora_lab.plots import style
+from fedlora_lab.plots import intervals, lines, style
 from fedlora_lab.tasks.sentences import FOLDER, TEST
 
 COIN = "#F2C14E"
+COLOURS = style.SERIES[:2]
 STEPS = (
     ("reads the\nlongest text", "∞", False),
     ("takes batch and\nσ from sizes", "", False),
@@ -72,44 +75,36 @@ def plan_ends(ends: pd.DataFrame) -> style.Picture:
     Args: ends: columns epsilon, plan, ratio and accuracy on the public sentences.
     """
     figure, (left, right) = style.subplots(9.2, 3.6, columns=2)
-    labels: dict[str, list[style.Label]] = {"ratio": [], "accuracy": []}
-    for (words, part), colour in zip(ends.groupby("epsilon", sort=False), style.SERIES):
-        places = np.arange(len(part))
-        for ax, name in ((left, "ratio"), (right, "accuracy")):
-            line = style.named_line(ax, places, part[name], str(words), colour, marker="o", ms=5)
-            labels[name].append(line)
-        error = sampling_error(part["accuracy"])
-        right.errorbar(places, part["accuracy"], error, fmt="none", ecolor=colour, lw=1)
-    for ax, name in ((left, "ratio"), (right, "accuracy")):
-        plans = [plan.replace(" of ", "\nof ") for plan in ends["plan"].unique()]
-        ax.set_xticks(range(len(plans)), plans)
-        style.label_ends(ax, labels[name])
-    left.set(ylim=(0, 0.45), ylabel="noise over the largest signal")
-    right.set(ylim=(0.5, 0.8), ylabel="accuracy, with its sampling error")
+    ends = ends.assign(plan=ends["plan"].str.replace(" of ", "\nof "))
+    look = {"x": "plan", "by": "epsilon", "colours": dict(zip(ends["epsilon"].unique(), COLOURS))}
+    lines(ends, value="ratio", band="none", ylabel="noise over the largest signal", ax=left, **look)
+    words = "accuracy, with its sampling error"
+    lines(with_sampling_error(ends), band="bars", ylabel=words, ax=right, **look)
+    left.set(ylim=(0, 0.45), xlabel="")
+    right.set(ylim=(0.5, 0.8), xlabel="")
     style.headline(figure, "The noise against signal falls, and the accuracy does not rise")
     return figure
 
 
-@style.paper()
-def rows_count(ends: dict[str, float], untrained: float) -> style.Picture:
+def rows_count(ends: Mapping[str, float], untrained: float) -> Figure:
     """Draws where runs end that differ in their rows, over the accuracy before training.
 
     Args: ends: words -> accuracy on the public sentences; untrained: before training.
     """
-    figure, (ax,) = style.subplots(7.6, 2.6)
-    values = np.array([*ends.values()])
-    places = np.arange(len(ends))
-    error = sampling_error(values)
-    ax.errorbar(values, places, xerr=error, fmt="o", color=style.SERIES[0], lw=2, ms=6)
-    ax.axvline(untrained, color=style.GREY, lw=1, ls=style.DOTTED)
-    ax.set_yticks(places, [*ends])
-    ax.set(ylim=(len(ends) - 0.5, -0.5), xlim=(0.48, 0.75))
-    ax.set_xlabel("accuracy, with its sampling error (dotted: before training)")
-    style.headline(figure, "At the same ε = 1, 800 rows a site learn where 25 hardly do")
-    return figure
+    return intervals(
+        with_sampling_error(pd.DataFrame({"rows": [*ends], "accuracy": [*ends.values()]})),
+        by="rows",
+        reference=untrained,
+        title="At the same ε = 1, 800 rows a site learn where 25 hardly do",
+        xlabel="accuracy, with its sampling error (dotted: before training)",
+    )
 
 
-def sampling_error(accuracy: ArrayLike) -> np.ndarray:
-    """Half of a 95 % interval of an accuracy on the public sentences."""
-    shares = np.asarray(accuracy)
-    return 1.96 * np.sqrt(shares * (1 - shares) / TEST)
+def with_sampling_error(ends: pd.DataFrame) -> pd.DataFrame:
+    """Adds mean, low and high: an accuracy on the public sentences and its 95 % interval.
+
+    Args: ends: with a column accuracy.
+    """
+    shares = ends["accuracy"]
+    half = 1.96 * np.sqrt(shares * (1 - shares) / TEST)
+    return ends.assign(mean=shares, low=shares - half, high=shares + half)

@@ -1,6 +1,7 @@
 """What notebook 16 measures: how far one example reaches, calls without a seed, all verdicts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,12 @@ def exhibits(section: int) -> "dict[str, dp_review.mistakes.Mistake]":
     return {name: dp_review.mistakes.MISTAKES[name] for name in EXHIBITS[section]}
 
 
+def _released(step: Callable[[list, int], Any], examples: Sequence[Any], seed: int = 0) -> Any:
+    """Returns all numbers that a step releases, in a row."""
+    outputs = step(list(examples), seed)
+    return np.concatenate([np.ravel(np.asarray(x, float)) for x in outputs.values()])
+
+
 def sensitivity_by_change(
     step: Callable[[list, int], Mapping[str, Any]], batch: Sequence[Any], unit: float
 ) -> dict[str, float]:
@@ -66,12 +73,8 @@ def sensitivity_by_change(
 
     Guarantees: notebook 16 finds 1 for a sum of clipped gradients, 2 for one added twice.
     """
-
-    def released(examples: Sequence[Any]) -> np.ndarray:
-        # One seed for all calls: the noise cancels in a difference.
-        outputs = step(list(examples), 0)
-        return np.concatenate([np.ravel(np.asarray(x, float)) for x in outputs.values()])
-
+    # One seed for all calls: the noise cancels in a difference.
+    released = partial(_released, step)
     complete = released(batch)
     moved = dict.fromkeys(CHANGES, 0.0)
     for i, (x, y) in enumerate(batch):
@@ -90,17 +93,12 @@ def cancels(step: Callable[[list, int], Any], batch: Sequence[Any], unit: float)
 
     Args: step, batch, unit: as of `sensitivity_by_change`; the first example is left out.
     """
-
-    def released(examples: Sequence[Any], seed: int) -> np.ndarray:
-        outputs = step(list(examples), seed)
-        return np.concatenate([np.ravel(np.asarray(x, float)) for x in outputs.values()]) / unit
-
-    complete, without = released(batch, 7), released(batch[1:], 7)
+    complete, without = (_released(step, some, 7) / unit for some in (batch, batch[1:]))
     panels = {
         "with all examples": (complete, style.WITH),
         "without one of them": (without, style.WITHOUT),
         "difference: same seed": (complete - without, style.RIGHT),
-        "difference: another seed": (complete - released(batch[1:], 8), style.WRONG),
+        "difference: another seed": (complete - _released(step, batch[1:], 8) / unit, style.WRONG),
     }
     figure, axes = style.subplots(10.4, 3.0, columns=4, sharey=True)
     for ax, (words, (numbers, colour)) in zip(axes, panels.items(), strict=True):

@@ -477,22 +477,31 @@ def heat(
 
 
 @style.paper()
-def film(pictures: Mapping[str, Any], *, title: str = "") -> Picture:
-    """Draws small pictures in a row, such as one thing round by round, each under its own words.
+def film(pictures: Mapping[str, Any], *, title: str = "", columns: int | None = None) -> Picture:
+    """Draws small pictures, such as one thing round by round, each under its own words.
 
-    Args: pictures: words -> rows of grey values in [0, 1], (h, w). title: the finding.
+    Args:
+        pictures: words -> rows of grey values in [0, 1], (h, w), alike large; NaN is paper.
+        title: the finding.
+        columns: pictures in a row; ``None``: all.
+
     Raises: ``ValueError`` for no picture.
     """
     filled = isinstance(pictures, Mapping) and len(pictures) > 0
     check(filled, "pictures", pictures, "a mapping from words to pictures, at least one")
-    figure, axes = style.subplots(1.35 * len(pictures), 2.1, columns=len(pictures))
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    height, width = np.shape(next(iter(pictures.values())))
+    wide = min(1.35 * width / height, 8.0)
+    size = (wide * columns, 0.35 + rows * (wide * height / width + 0.35))
+    figure, axes = style.subplots(*size, rows=rows, columns=columns)
     for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
         # A frame, since white pixels at the edge would run into the paper.
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(visible=True)
-        ax.imshow(
-            np.asarray(picture, float), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0
-        )
+        ax.grid(visible=False)
+        grey = np.asarray(picture, float)
+        ax.imshow(grey, interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
         ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
     style.headline(figure, title)
     return figure

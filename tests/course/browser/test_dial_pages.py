@@ -112,12 +112,13 @@ CELLS = [
     "dial = course.lesson(2).deviation_explorer(); dial",
     DIALS["film"],
     "print(dial.values['together'])",
+    "dial.picture()",
 ]
 
 
 @pytest.mark.further
 def test_dials_turn_in_jupyter(browser, lab):
-    """Nothing jumps or sticks out while they do, in either theme."""
+    """Nothing jumps or sticks out while they do, in either theme, which figures follow too."""
     with open_notebook(browser, lab, "dials.ipynb", CELLS) as notebook:
         outputs = [notebook.run(1), notebook.run(2)]
         for output in outputs:
@@ -130,7 +131,10 @@ def test_dials_turn_in_jupyter(browser, lab):
         assert notebook.jumps() == []
         assert notebook.run(3).inner_text().strip() == "1", "the kernel has heard of it"
         wide = "e => e.scrollWidth <= e.clientWidth && e.querySelector('.fl-dial').offsetWidth"
+        figure = notebook.run(4).locator("img.fl-figure")
         for theme in THEMES:
             notebook.dress(theme, 1024)
+            turned = figure.evaluate("e => getComputedStyle(e).filter")
+            assert turned.startswith("invert(0.93)" if theme == "Dark" else "none")
             assert all(output.evaluate(wide) for output in outputs)
         assert notebook.errors == []

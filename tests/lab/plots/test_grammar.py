@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from frames import line_of
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from scipy import stats
@@ -67,16 +66,11 @@ def test_a_mean_of_one_seed_has_no_interval(frame):
         assert not any(np.isfinite(path.vertices).all() and len(path.vertices) for path in paths)
 
 
-def test_bands_are_of_the_mean_on_a_logarithmic_axis_too(frame):
+def test_lines_go_through_the_means(frame):
     """Fault: seaborn takes geometric means where an axis is logarithmic before it draws."""
     (ax,) = plots.lines(frame[frame["method"] == "fedlora"], "epsilon", log="xy").axes
     assert ax.get_yscale() == "log"
-    assert ax.lines[0].get_ydata() == pytest.approx([1.9 / 3 + 0.01, 1.9 / 3 + 0.08])
-
-
-def test_lines_go_through_the_means(frame):
-    (ax,) = plots.lines(frame, "epsilon", log="x", band="bars").axes
-    drawn = line_of(ax, style.look("fedlora").colour).get_xydata()
+    drawn = ax.lines[0].get_xydata()
     assert drawn == pytest.approx(np.array([[1, 1.9 / 3 + 0.01], [8, 1.9 / 3 + 0.08]]))
     (ax,) = plots.lines(frame.astype({"epsilon": str}), "epsilon").axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "8"]

@@ -23,7 +23,6 @@ from fedlora_lab._utils.files import to_json, write_atomically
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import load_row
-from fedlora_lab.federated.compare import BAR
 from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.plots import style
 from scripts.page_blocks import fill_blocks, markdown_table
@@ -61,7 +60,7 @@ def run(slugs: list[str], jobs: int = -1) -> None:
         path = CARDS / f"{slug}.json"
         if path.exists():
             continue
-        with tqdm(disable=None, **BAR) as bar:
+        with tqdm(disable=None, unit="round") as bar:
             out = STORES / slug
             card = protocol.run_protocol(methods.get(slug), jobs=jobs, out=out, bar=bar)
         write_atomically(path, to_json(card), shared=True)
@@ -79,7 +78,7 @@ def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
     options: Any = {"settings": protocol.QUICK, "seeds": protocol.SEEDS[:1]}
     if not only_try:
         options = {"out": path.with_suffix(".runs")}
-    with tqdm(disable=None, **BAR) as bar:
+    with tqdm(disable=None, unit="round") as bar:
         card = protocol.run_protocol(row, jobs=jobs, bar=bar, **options)
     if not only_try:
         write_atomically(path, to_json(card), shared=True)

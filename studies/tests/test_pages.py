@@ -387,13 +387,13 @@ def test_the_page_of_methods_states_what_cores_found():
     scores = 100 * runs.pivot_table("accuracy", ["epsilon", "method", "lr"], "seed")
 
     def best(epsilon: float, slug: str) -> pd.Series:
-        here: Any = scores.loc[epsilon, slug]
+        here: Any = scores.xs((epsilon, slug))
         return here.loc[here.mean(axis=1).idxmax()]
 
     page = words("docs/methods.md")
     for epsilon in (0.0, 8.0):
         gap = best(epsilon, "fed-sb") - best(epsilon, "ravan")
-        mean, half = t_interval(gap.to_numpy())
+        mean, half = t_interval(np.array(gap))
         assert f"by {mean:.1f} points" in page or f"by {mean:.1f} [" in page
         assert f"[{mean - half:.1f}, {mean + half:.1f}]".replace("-", "−") in page
     gap = best(8.0, "fedgsa") - best(8.0, "fedsvd")

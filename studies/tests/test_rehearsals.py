@@ -5,29 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import rehearsals
 
 COLUMNS = ["setting", "method", "lr", "seed", "noise", "rehearsing", "accuracy"]
-
-
-def test_the_committed_predictions_of_v_are_those_of_the_library():
-    table = pd.read_csv(rehearsals.PREDICTED)
-    assert not table.duplicated(["setting", "method"]).any()
-    for row in table.to_dict("records")[:8]:
-        task, _, privacy, plan, lora = rehearsals.parts_of(row["setting"])
-        noise = noise_taken_up(task, row["method"], privacy, plan, lora)
-        assert row["v"] == pytest.approx(noise.factor(OUTPUT_VARIANCE), rel=1e-3)
-
-
-def test_a_grid_goes_on_until_the_score_has_fallen_and_the_best_is_inside():
-    def next_rates(scores, steps=0):
-        return rehearsals.missing_exponents(pd.Series(scores, [1.0, 2.0, 4.0]), steps)
-
-    assert next_rates([0.6, 0.8, 0.8]) == [3, 4]
-    assert next_rates([0.8, 0.8, 0.5]) == [-2, -1]
-    assert next_rates([0.7, 0.8, 0.5]) == []
-    assert next_rates([0.6, 0.8, 0.8], steps=rehearsals.FURTHER) == []
 
 
 def test_an_end_is_judged_by_all_public_examples_and_a_cost_by_those_no_rehearsal_read(

@@ -161,7 +161,7 @@ class Config:
             ids: the clients whose sums of a step, or updates, are released.
             t, s: round and step, from 0; without a step whole updates are released.
         Returns: a pair for each client; one, the server's own, where a trusted server adds it.
-        Guarantees: test_exchange.py::test_noise_of_a_release_follows_the_trust_model.
+        Guarantees: test_exchange.py::test_noise_in_the_mean_has_the_stated_size.
         """
         # Without the number of a step: no name here is that of the stream of a local step's noise.
         if s is None and self.releases_sum and not self.is_secagg:

@@ -59,7 +59,7 @@ def mean_change(received, clients):
         ("secagg", {"honest_clients": 2, "ids": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
-def test_noise_of_a_release_follows_the_trust_model(trust, options, std):
+def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
     """With the shares of three of six relied on, six upload twice the variance that is needed.
 
     No two rounds share a number: the difference of their releases would be free of noise.

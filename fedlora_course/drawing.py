@@ -1,9 +1,11 @@
-"""Boxes and arrows: what the drawings of a layer and of a federated round are made of."""
+"""What several lessons draw: boxes and arrows, cells of words, and two neighbouring worlds."""
 
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from scipy.stats import norm
 
 from fedlora_lab.plots import style
 
@@ -29,3 +31,37 @@ def box(
 def arrow(ax: Axes, start: Point, end: Point) -> None:
     """Draws an arrow from one point to another, in data units."""
     ax.annotate("", end, start, arrowprops=ARROW)
+
+
+def cell(ax: Axes, x: float, y: float, words: str, ground: str = "none", **look: Any) -> None:
+    """Draws a cell of a table, of size one, with words in its middle.
+
+    Args: x, y: its middle; words; ground: its colour; look: see ``Axes.text``.
+    """
+    ax.add_patch(Rectangle((x - 0.46, y - 0.43), 0.92, 0.86, fc=ground, lw=0))
+    ax.text(x, y, words, **{"ha": "center", "va": "center", "fontsize": 9, **look})
+
+
+def clear(ax: Axes) -> None:
+    """Leaves only words of axes: no grid, no ticks, no frame."""
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def two_worlds(
+    ax: Axes, x: np.ndarray, mean: float, sigma: float = 1.0, you: str = "\nyou"
+) -> None:
+    """Draws the densities of an output without an example, around 0, and with it.
+
+    Args: x: places, (n,); mean, sigma: with the example, and of the noise; you: words for it.
+    """
+    height = 0.8 * norm.pdf(0, 0, sigma)
+    worlds = (
+        (0.0, style.WITHOUT, f"without{you} ", "right"),
+        (mean, style.WITH, f"with{you}", "left"),
+    )
+    for centre, colour, words, side in worlds:
+        ax.plot(x, norm.pdf(x, centre, sigma), color=colour)
+        place = centre + (1.1 if side == "left" else -1.75) * sigma
+        ax.text(place, height, words, color=colour, ha=side, va="center", weight="bold")

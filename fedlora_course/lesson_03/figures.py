@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from scipy.stats import norm
 
+from fedlora_course import drawing
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.records import Round
@@ -69,19 +70,16 @@ def two_normals(
     Args: with_you, without_you: each release along the direction of the example's clipped gradient
         and along another, in units of C; sigma: noise multiplier.
     """
-    worlds = (without_you, style.WITHOUT, "without\nyou "), (with_you, style.WITH, " with\n you")
+    worlds = (without_you, style.WITHOUT), (with_you, style.WITH)
     figure, (ax, right) = style.subplots(10.2, 3.9, columns=2)
     span = (-4 * sigma, 1 + 4 * sigma)
     x = np.linspace(*span, 301)
     edges = np.linspace(*span, 41).tolist()
     peak = float(norm.pdf(0, 0, sigma))
-    for mean, (points, colour, words) in enumerate(worlds):
+    for points, colour in worlds:
         style.draw_dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
         right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
-        right.plot(x, norm.pdf(x, mean, sigma), color=colour)
-        side = "right" if mean == 0 else "left"
-        place = mean + (2 * mean - 1) * sigma
-        right.text(place, 0.75 * peak, words, color=colour, ha=side, **BOLD)
+    drawing.two_worlds(right, x, 1, sigma)
     ax.set(xlim=span, ylim=(-4.5 * sigma, 4.5 * sigma), ylabel="along any other direction")
     ax.set_title("One direction tells, 4,095 do not")
     right.set(xlim=span, ylim=(0, 1.3 * peak), ylabel="probability density")
@@ -116,14 +114,11 @@ def neighbouring_outputs(
     peak = float(out.max())
     figure, (ax, right) = style.subplots(10.2, 3.9, columns=2, width_ratios=[3, 2])
     ax.fill_between(x, allowed, into, where=into > allowed, color=LEAK, alpha=0.3, lw=0)
-    ax.plot(x, out, color=style.WITHOUT)
-    ax.plot(x, into, color=style.WITH)
+    drawing.two_worlds(ax, x, 1, sigma)
     ax.plot(x, allowed, color=style.WITHOUT, lw=1, ls=SPARSE)
     ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
     ax.set_xlabel("released number, in units of the clip norm C")
     ax.set_title("δ is what sticks out above e^ε times the other world")
-    ax.text(-1.75 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
-    ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
     words = f"red area: δ = {round_up(delta, '.3f')}\nat ε = {epsilon:g}"
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.patches import Rectangle
 
+from fedlora_course import drawing
 from fedlora_lab import methods
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
@@ -75,12 +75,10 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
             best = slug == table.index[0]
-            if row["tied"]:
-                fill = style.darken(style.RIGHT) if best else TIED
-                ax.add_patch(Rectangle((place - 0.46, y - 0.42), 0.92, 0.84, fc=fill, lw=0))
+            fill = style.darken(style.RIGHT) if best else TIED
             text = "best" if best else f"{100 * row['gap']:z.1f}".replace("-", "−")
             look = {"color": "white", "weight": "bold"} if best else {"color": style.INK}
-            ax.text(place, y, text, **words | look)
+            drawing.cell(ax, place, y, text, fill if row["tied"] else "none", **look)
     ax.text(len(tables) + 0.15, -1, "best\nor tied", **words, weight="bold")
     for y, slug in enumerate(slugs):
         share = f"{counts['tied'][slug]} of {counts['of'][slug]}"
@@ -90,10 +88,8 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         middle = first + (units.count(unit) - 1) / 2
         ax.text(middle, -1.75, f"every {unit} protected", **words | {"va": "bottom"}, weight="bold")
         ax.axvline(first - 0.5, color=style.FAINT)
-    ax.grid(visible=False)
     ax.set(xticks=[], yticks=range(len(slugs)), yticklabels=names)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    drawing.clear(ax)
     first = counts.loc[slugs[0]]
     share = f"{names[0]} is best or tied in {first['tied']} of {first['of']}"
     style.headline(figure, f"None is best in all settings; {share}")

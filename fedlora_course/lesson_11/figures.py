@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_course import drawing
 from fedlora_lab import tasks
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
@@ -227,8 +228,7 @@ def likeliest_codes(records: Mapping[str, Round], title: str) -> style.Picture:
             ax.text(*at, CODES[code], color=colour, family="monospace", fontsize=13, **look)
         ax.text(0.02, 0.02, f"{CODES[SECRET]} is number {rank}", color=style.WRONG, weight="bold")
         ax.set(xlim=(0, 1), ylim=(0, 1.05), xticks=[], yticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set(visible=False)
+        drawing.clear(ax)
     style.headline(figure, title)
     return figure
 

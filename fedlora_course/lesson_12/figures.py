@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import binom, binomtest, norm
 
+from fedlora_course import drawing
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.audit import bounds
 from fedlora_lab.plots import style
@@ -70,12 +71,9 @@ def two_bells(mu: float, thresholds: Sequence[float]) -> style.Picture:
         above = x >= threshold
         ax.fill_between(x, with_it, where=~above, color=style.WITH, alpha=0.25, lw=0)
         ax.fill_between(x, without, where=above, color=style.WITHOUT, alpha=0.7, lw=0)
-        ax.plot(x, without, color=style.WITHOUT)
-        ax.plot(x, with_it, color=style.WITH)
+        drawing.two_worlds(ax, x, mu, you="")
         ax.axvline(threshold, color=style.INK, lw=1.4)
         fpr, fnr, proved = rates_and_bound(threshold, mu)
-        ax.text(-1.3, 0.33, "without", color=style.WITHOUT, ha="right", weight="bold")
-        ax.text(mu + 1.0, 0.33, "with", color=style.WITH, weight="bold")
         words = f"blue area: FPR {100 * fpr:.1f} %\npink area: FNR {100 * fnr:.1f} %"
         style.note(ax, 0.02, 0.97, words, size=9, va="top")
         ax.set_title(f"Threshold at {threshold:g}: ε ≥ {round_down(proved, '.2f')}")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Circle
 
+from fedlora_course import drawing
 from fedlora_course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
@@ -34,20 +35,19 @@ def who_sees_what() -> style.Picture:
         for y in (0.2, 0.5, 0.8):
             ax.add_patch(Circle((0.1, y), 0.06, fc=style.CARD, ec=style.INK, lw=1.4))
             ax.text(0.1, y, "u", ha="center", va="center", fontsize=9)
-            arrow = {"arrowstyle": "->", "color": style.GREY, "lw": 1.4}
-            ax.annotate("", (0.52, 0.5), (0.18, y), arrowprops=arrow)
+            drawing.arrow(ax, (0.18, y), (0.52, 0.5))
         ax.text(0.02, 0.98, f"sends {upload}", fontsize=9, va="top")
         ax.text(0.02, 0.02, f"noise: {noise}", fontsize=9, color=style.GREY)
-        ax.add_patch(Rectangle((0.53, 0.36), 0.2, 0.28, fc=style.CARD, ec=colour, lw=2.2))
-        ax.text(0.63, 0.5, "server", ha="center", va="center", fontsize=9.5)
+        look = {"fc": style.CARD, "ec": colour, "color": style.INK}
+        drawing.box(ax, 0.53, 0.36, 0.2, 0.28, "server", **look)
         ax.text(0.66, 0.73, f"sees {server}", ha="center", fontsize=9, color=colour, weight="bold")
-        ax.annotate("", (0.98, 0.5), (0.75, 0.5), arrowprops=arrow)
+        drawing.arrow(ax, (0.75, 0.5), (0.98, 0.5))
         words = "model" if trust != "central" else "model\n+ noise σC"
         ax.text(0.98, 0.44, words, ha="right", va="top", fontsize=9)
         ax.set(
             xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=(), title=f"{trust}: trusts {TRUSTS[trust]}"
         )
-        ax.spines[:].set_visible(False)
+        drawing.clear(ax)
     style.headline(figure, "Only a trusted server sees a client's own numbers")
     return figure
 
@@ -76,18 +76,15 @@ def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
     for (y, x), epsilon in np.ndenumerate(faced.to_numpy()):
         limited = np.isfinite(epsilon)
         ground = (KEPT if epsilon <= promised else EXCEEDED) if limited else style.WRONG
-        ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fc=ground, lw=0))
         words = f"ε = {round_up(epsilon, '.2f')}" if limited else "ε = ∞: sees all"
         ink = style.INK if limited else "white"
-        ax.text(x, y, words, ha="center", va="center", color=ink, weight="bold")
-    ax.grid(visible=False)
+        drawing.cell(ax, x, y, words, ground, color=ink, weight="bold", fontsize=10)
     ax.xaxis.tick_top()
     ax.set(xlim=(-0.5, len(faced.columns) - 0.5), ylim=(len(faced) - 0.5, -0.5))
     ax.set_xticks(range(len(faced.columns)), list(faced.columns))
     trusted = [f"{trust}:\ntrusts {TRUSTS[str(trust)]}" for trust in faced.index]
     ax.set_yticks(range(len(faced)), trusted)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    drawing.clear(ax)
     style.headline(figure, "Nothing limits a trusted server; colluders weaken masks")
     words = f"green: at most the ε = {promised:g} that was promised; yellow: more; red: no limit"
     style.footer(figure, words)

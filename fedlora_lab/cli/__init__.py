@@ -36,7 +36,7 @@ SPLIT = {"clients": int, "dirichlet": float}
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
-    """Federated LoRA under differential privacy: compare methods, look at the setup."""
+    """Federated LoRA under differential privacy: compare methods, begin one, look at the setup."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -189,6 +189,32 @@ def suggested_plans(
             plans[slug] = plan.replace(lr=float(f"{suggested.lr:.2g}"))
         click.echo(f"{slug}: learning rate {plans[slug].lr:g}, {origin}")
     return plans
+
+
+# ---- a method of one's own
+
+
+@commands.command("new")
+@click.argument("name")
+def new_command(name: str) -> None:
+    """Write NAME, a method of your own: a file with its row, a test, and a comparison that run.
+
+    The folder has the method's name and must be new.
+    """
+    module = name.lower().replace("-", "_").replace(" ", "_")
+    expected = "letters, digits and hyphens, a letter first, such as my-method"
+    check(module.isidentifier() and module.isascii(), "name", name, expected)
+    folder = Path(name)
+    check(not folder.exists(), "name", name, "a folder that is not there yet")
+    folder.mkdir()
+    title = name.replace("-", " ").replace("_", " ").capitalize()
+    for template in sorted((Path(__file__).parent / "template").glob("*.py")):
+        text = template.read_text(encoding="utf-8")
+        text = text.replace("MODULE", module).replace("TITLE", title)
+        path = folder / template.name.replace("method", module)
+        path.write_text(text, encoding="utf-8")
+        click.echo(path)
+    click.echo(f"next: cd {name}; pytest; python compare_{module}.py")
 
 
 # ---- the setup

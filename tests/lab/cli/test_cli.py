@@ -1,12 +1,14 @@
 """The command line: what it trains and keeps, and that a mistake is one line."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from commands import SMALL, call
+from commands import SMALL, call, succeeded
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab import cli
@@ -135,3 +137,22 @@ def test_a_warning_is_one_line(tmp_path, capsys):
     assert compare(*ONE, out=tmp_path) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [x for x in lines if x.startswith("warning: local_steps=1: la-lora never moves A")]
+
+
+@pytest.mark.slow
+def test_a_new_method_is_a_row_a_test_and_a_comparison_that_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("new", "my-method") == 0
+    assert "compare_my_method.py" in capsys.readouterr().out
+    folder = tmp_path / "my-method"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = {"cwd": folder, "env": env}
+    tried = succeeded(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", **run).stdout
+    assert "1 passed" in tried
+    # Fewer seeds and rounds: the others run the same code again.
+    file = folder / "compare_my_method.py"
+    short = file.read_text().replace("rounds=5", "rounds=1").replace("range(4)", "range(2)")
+    file.write_text(short.replace("evaluate_every=5", "evaluate_every=1"))
+    assert "my-method" in succeeded(sys.executable, file, **run).stdout
+    assert call("new", "my-method") == 2, "it is there"
+    assert call("new", "3 methods") == 2

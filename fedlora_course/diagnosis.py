@@ -634,8 +634,7 @@ def _changes(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
         if all(map(_is_float, column)):
             look = f"look at how {name} enters"
             yield f"where {name} = 0", look, changed(i, lambda x: 0.0)
-            look = f"look at what {name} limits"
-            yield f"where {name} is infinite", look, changed(i, lambda x: math.inf)
+            yield f"where {name} is infinite", _bound(name), changed(i, lambda x: math.inf)
         elif all(map(_is_floats, column)):
             yield f"where all of {name} is 0", "look at how it enters", changed(i, _zeros)
             if all(isinstance(x, np.ndarray) and x.ndim == 1 for x in column):
@@ -668,9 +667,12 @@ def _limits(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
         ]
         name, other = calls.names[i], calls.names[j]
         where = f"where {name} is huge and {other} as much smaller"
-        # Of all numbers the clip norm alone bounds something.
-        bounds = f"look at what {name} limits"
-        yield where, bounds if name == "C" else f"look at what counts where {name} is small", cases
+        yield where, _bound(name), cases
+
+
+def _bound(name: str) -> str:
+    """What to look at where a huge number makes a function right: the clip norm alone bounds."""
+    return "look at what C limits" if name == "C" else f"look at what counts where {name} is small"
 
 
 def _is_number(value: Any) -> bool:

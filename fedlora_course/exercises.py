@@ -1,8 +1,9 @@
 """Checks the answers to the notebooks' exercises: right, or which mistake was made.
 
 The words and numbers of a lesson's exercises stand in its ``exercises.toml``; where a function is
-asked for, right and wrong ones stand in its ``exercises.py``, and every check calls them on inputs
-that are drawn anew.
+asked for, the right one stands in its ``exercises.py``. A mistake is what the solution's source has
+in another place, {right text = wrong text}, or the name of another function. Every check calls them
+on inputs that are drawn anew.
 
 >>> import fedlora_course as course
 >>> import fedlora_lab as fl
@@ -360,26 +361,19 @@ class Spoken:
         return self.function(*given, **named)
 
 
-def vary(
-    function: Function, then: Callable[[Any], Any] = lambda result: result, **changes: Any
-) -> Function:
-    """Makes a mistake of a right function: other arguments, or something more done to its result.
+def change_source(function: Function, changes: Mapping[str, str]) -> Function:
+    """Makes a mistake of a right function: its source with other texts in some places.
 
-    Args: function: such as a solution; then: result -> the mistake's; changes: argument -> a value
-        in its place, or a function of what was given.
-
-    >>> vary(pow, exp=lambda exp: exp + 1)(2, 3)
-    16
+    Args: function: of a module; changes: text of the source -> what stands in its place.
+    Raises: ``ValueError`` for a text that the source does not have.
     """
-    signature = inspect.signature(function)
-
-    def varied(*given: Any) -> Any:
-        arguments = signature.bind(*given).arguments
-        for name, change in changes.items():
-            arguments[name] = change(arguments[name]) if callable(change) else change
-        return then(function(*arguments.values()))
-
-    return varied
+    source = inspect.getsource(function)
+    for text, wrong in changes.items():
+        check_value(text in source, "wrong", text, f"a text of {function.__name__}")
+        source = source.replace(text, wrong)
+    names = dict(function.__globals__)
+    exec(compile(source, f"<mistake in {function.__name__}>", "exec"), names)  # noqa: S102  a text of ours
+    return names[function.__name__]
 
 
 def _first_line(error: BaseException, function: Function) -> str:
@@ -606,7 +600,10 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
         module = import_module(f"fedlora_course.{folder}.exercises")
         reader = module.CALLS[key]
         examples = [getattr(module, name) for name in (entry["function"], *others)]
-        mistakes = [getattr(module, name) for name in mistakes]
+        mistakes = [
+            getattr(module, one) if isinstance(one, str) else change_source(examples[0], one)
+            for one in mistakes
+        ]
         solution = solution or f"```\n{inspect.getsource(examples[0])}```"
     elif isinstance(first, str):
         reader = Letters(re.findall(r"\(([a-z])\)", entry["question"]), entry.get("why"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls, vary
+from fedlora_course.exercises import Calls
 
 
 def _sizes(rng):
@@ -44,17 +44,6 @@ def lora_linear(x, W0, B, A, gamma):
     return x @ W0.T + gamma * (x @ A.T) @ B.T
 
 
-# γ belongs to the adapter only: the frozen layer would change with α.
-def base_scaled_too(x, W0, B, A, gamma):
-    return gamma * lora_linear(x, W0, B, A, 1)
-
-
-# Without γ another rank would be another step size.
-without_scale = vary(lora_linear, gamma=1)
-# An adapter adds to the layer, it does not replace it.
-without_the_base = vary(lora_linear, W0=np.zeros_like)
-
-
 # ---- 01.2: the gradients of every example
 
 
@@ -64,45 +53,9 @@ def per_example(x, h, B, A, gamma):
     return grad_B, grad_A
 
 
-# The sum over examples is what a framework gives, and cannot be clipped by example.
-summed = vary(per_example, then=lambda parts: [part.sum(0) for part in parts])
-# The chain rule passes through γ, too.
-gradients_without_scale = vary(per_example, gamma=1)
-# Divided by the batch, every gradient looks shorter to the clip than it is.
-averaged = vary(per_example, then=lambda parts: [part / len(part) for part in parts])
-
-
 # ---- 01.3: the first step of the weight
 
 
 def first_move(G, A, gamma, lr):
     B = -lr * gamma * G @ A.T  # B was zero, so A has no gradient yet
     return gamma * B @ A
-
-
-# Without the random matrix between gradient and step.
-def full_training(G, A, gamma, lr):
-    return -lr * G
-
-
-# W₀ is frozen.
-def both_kinds(G, A, gamma, lr):
-    return full_training(G, A, gamma, lr) + first_move(G, A, gamma, lr)
-
-
-# Only the mean of AᵀA over random A is a multiple of the identity.
-def on_average(G, A, gamma, lr):
-    rank, d_in = A.shape
-    return -lr * gamma**2 * rank / (3 * d_in) * G
-
-
-# The move of B; the weight moves by that times A.
-def only_B(G, A, gamma, lr):
-    return -lr * gamma * G @ A.T
-
-
-# γ counts twice: in the gradient of B and in the product.
-scale_once = vary(first_move, gamma=np.sqrt)
-scale_thrice = vary(first_move, gamma=lambda gamma: gamma**1.5)
-# Adds the gradient in place of taking it away.
-uphill = vary(first_move, lr=np.negative)

@@ -1,9 +1,9 @@
 """Right and wrong answers to the exercises of notebook 11: what gradients give away."""
 
 import numpy as np
-from numpy.linalg import norm, svd
+from numpy.linalg import norm
 
-from fedlora_course.exercises import Calls, vary
+from fedlora_course.exercises import Calls
 
 
 def _direction(answer):
@@ -87,56 +87,6 @@ def read(g_A):
     return np.linalg.svd(g_A)[2][0]
 
 
-# A row is the input only without noise and where its error is not zero.
-def first_row(g_A):
-    return g_A[0]
-
-
-# The loudest copy is noised like the others.
-def loudest_row(g_A):
-    return g_A[norm(g_A, axis=1).argmax()]
-
-
-# Rows with little of the input are mostly noise, and count as much as the others.
-def signed_mean(g_A):
-    return (np.sign(g_A @ g_A[0])[:, None] * g_A).mean(0)
-
-
-# The weights of the rows have both signs.
-def mean_row(g_A):
-    return g_A.mean(0)
-
-
-# The direction of the errors, not of the inputs.
-def left_vector(g_A):
-    return svd(g_A)[0][:, 0]
-
-
-# The weakest of the r directions: mostly noise.
-def weakest_vector(g_A):
-    return svd(g_A, full_matrices=False)[2][-1]
-
-
-# Beyond the r-th, directions in which g_A has nothing at all.
-def last_vector(g_A):
-    return svd(g_A)[2][-1]
-
-
-# `eigh` sorts from the smallest eigenvalue to the largest.
-def smallest_eigenvector(g_A):
-    return np.linalg.eigh(g_A.T @ g_A)[1][:, 0]
-
-
-# `eigh` gives eigenvectors as columns.
-def row_of_eigenvectors(g_A):
-    return np.linalg.eigh(g_A.T @ g_A)[1][-1]
-
-
-# The transposed of the wanted vectors.
-def column_for_row(g_A):
-    return svd(g_A)[2][:, 0]
-
-
 # ---- 11.2: the span attack
 
 
@@ -146,90 +96,8 @@ def outside(g_A, candidates, n):
     return np.linalg.norm(candidates - inside, axis=1) / np.linalg.norm(candidates, axis=1)
 
 
-# All directions span everything: nothing lies outside.
-def all_rows(g_A, candidates, n):
-    return outside(g_A, candidates, len(g_A))
-
-
-# The first rows may be one direction, and rounding gives the other.
-def first_rows(g_A, candidates, n):
-    rows = np.linalg.qr(g_A[:n].T)[0].T
-    inside = candidates @ rows.T @ rows
-    return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
-
-
-# Long candidates look further away.
-def not_relative(g_A, candidates, n):
-    return outside(g_A, candidates, n) * norm(candidates, axis=1)
-
-
-# NumPy gives the right singular vectors as rows.
-def columns_for_rows(g_A, candidates, n):
-    columns = svd(g_A)[2][:, :n]
-    inside = candidates @ columns @ columns.T
-    return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
-
-
-# A share of energies.
-energies = vary(outside, then=np.square)
-# Lengths at a right angle add up as squares.
-one_minus_inside = vary(outside, then=lambda share: 1 - (1 - share**2).clip(min=0) ** 0.5)
-# What lies inside.
-inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
-
-
 # ---- 11.4: the label, from the gradient of the last layer
 
 
 def label(G):
     return G.sum(axis=1).argmin()
-
-
-# The gradient of the right class is the negative one.
-def raised_most(G):
-    return G.sum(axis=1).argmax()
-
-
-# Under noise the loudest row may be another.
-def loudest(G):
-    return norm(G, axis=1).argmax()
-
-
-# Under noise more than one may be negative.
-def first_negative(G):
-    return (G.sum(axis=1) < 0).argmax()
-
-
-# A short row says that the model was sure, not which label was right.
-def faintest(G):
-    return norm(G, axis=1).argmin()
-
-
-# Sums over the classes, of which one was asked for.
-def of_the_features(G):
-    return G.sum(axis=0).argmin()
-
-
-# Under noise another row may be lower in one column.
-def in_one_column(G):
-    return G[:, 0].argmin()
-
-
-# A single number may be low by noise.
-def of_the_lowest_number(G):
-    return G.min(axis=1).argmin()
-
-
-# A row of many small numbers may add up to little.
-def counts_the_negative(G):
-    return (G < 0).sum(axis=1).argmax()
-
-
-# Counts through all numbers, row by row.
-def place_in_all(G):
-    return G.argmin()
-
-
-# One class's row has one sign.
-def in_the_first_row(G):
-    return G[0].argmin()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls, Spoken, vary
+from fedlora_course.exercises import Calls, Spoken
 
 
 def _table(rng):
@@ -77,49 +77,6 @@ def by_site(sites, labels):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
-def _parted(sites, numbers):
-    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
-
-
-# Class 0 would be another class at each site.
-def own_classes(sites, labels):
-    by_site_words = [np.array(labels)[np.array(sites) == site] for site in sorted(set(sites))]
-    return [np.unique(part, return_inverse=True)[1] for part in by_site_words]
-
-
-# The numbers depend on the order of the rows.
-def as_they_appear(sites, labels):
-    order = list(dict.fromkeys(labels))
-    return by_site(sites, [order.index(label) for label in labels])
-
-
-# Labels and their rows come apart.
-labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
-
-
-# Where a row stands says nothing of its class.
-def row_numbers(sites, labels):
-    return _parted(sites, np.arange(len(sites)))
-
-
-# The first word of the sorted ones is class 0.
-def from_the_last(sites, labels):
-    numbers = np.unique(labels, return_inverse=True)[1]
-    return _parted(sites, numbers.max() - numbers)
-
-
-# In another table the sites would come in another order.
-def sites_as_met(sites, labels):
-    places = sorted(set(sites))
-    parts = by_site(sites, labels)
-    return [parts[places.index(site)] for site in dict.fromkeys(sites)]
-
-
-# The row in which a word stands first is no number among the words.
-def first_rows(sites, labels):
-    return _parted(sites, np.array([labels.index(label) for label in labels]))
-
-
 # ---- 15.2: plans compared
 
 
@@ -131,50 +88,6 @@ def compare_plans(plans, sigma, n, K, d, work):
     return ratios
 
 
-# Forgets that the noise of all releases adds up.
-def of_one_release(plans, sigma, n, K, d, work):
-    ratios = compare_plans(plans, sigma, n, K, d, work)
-    return [ratio * np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
-
-
-# N releases in one direction reach N C.
-def over_one_clip(plans, sigma, n, K, d, work):
-    return [N * ratio for ratio, (_, N) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
-
-
-# Standard deviations fall with the root of K.
-divided_by_K = vary(compare_plans, K=np.square)
-# The server averages K independent noises.
-of_one_site = vary(compare_plans, K=1)
-
-
-# Each site draws from its own examples, not from those of all.
-def of_all_sites(plans, sigma, n, K, d, work):
-    return compare_plans(plans, lambda q, N: sigma(q / K, N), n, K, d, work)
-
-
-# A site computes its own gradients, whatever the others do.
-def all_sites_work(plans, sigma, n, K, d, work):
-    return compare_plans(plans, sigma, n, K, d, work / K)
-
-
-# The noises of N releases add up as well as their signals.
-def one_noise_for_all(plans, sigma, n, K, d, work):
-    ratios = compare_plans(plans, sigma, n, K, d, work)
-    return [ratio / np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
-
-
-# A site divides its sum by b, and so the noise in it.
-def sum_not_divided(plans, sigma, n, K, d, work):
-    return [b * ratio for ratio, (b, _) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
-
-
-# What a site can pay for it need not leave out.
-below_the_limit = vary(compare_plans, work=lambda work: np.nextafter(work, 0))
-# More work than can be paid for.
-without_limit = vary(compare_plans, work=np.inf)
-
-
 # ---- 15.4: private scores
 
 
@@ -182,20 +95,3 @@ def private_scores(correct, epsilon, xi):
     m, n = correct.shape
     scale = (1 / n) / (epsilon / m)
     return correct.mean(axis=1) + scale * xi
-
-
-# A score of private rows without noise.
-exact = vary(private_scores, xi=0)
-# Each score then spends all of ε, and all of them m times that.
-each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
-# Laplace noise of m releases: their budgets add up, not their squares.
-budgets_as_squares = vary(private_scores, xi=lambda xi: xi / len(xi) ** 0.5)
-
-
-# By so much a row changes how many are right, not their share.
-def of_a_count(correct, epsilon, xi):
-    return correct.mean(axis=1) + len(correct) / epsilon * xi
-
-
-# One draw for all scores: their differences are exact.
-common_noise = vary(private_scores, xi=lambda xi: xi[0])

@@ -9,8 +9,8 @@ from wait_for_thread import until
 
 import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.widgets.bench import Row, Workbench
-from fedlora_course.widgets.recipe import Recipe, code_of, knobs
+from fedlora_course.widgets.bench import Workbench
+from fedlora_course.widgets.recipe import Recipe, code_of
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-3)
@@ -241,15 +241,3 @@ def test_the_code_of_a_row_repeats_it(toy, change):
     assert (room["plan"], room["lora"]) == (recipe.plan, recipe.lora)
     assert room["privacy"] == recipe.privacy
     assert room["task"].fingerprint == toy.fingerprint
-
-
-def test_a_run_may_begin_between_two_stops():
-    described = {knob["key"]: knob for knob in knobs({"lr": "0.3", "method": "x"}, {})}
-    assert described["lr"]["values"][6:8] == ["0.3", "0.4"]
-
-
-def test_a_row_has_the_mean_of_the_seeds_that_got_so_far():
-    row = Row(0, {}, None, None)  # type: ignore[arg-type]
-    row.records = {0: [(0, 0.5, 0.0), (1, 0.7, 1.0)], 1: [(0, 0.5, 0.0)]}
-    assert [point[:2] for point in row.series()] == [[0, 0.5], [1, 0.7]]
-    assert row.epsilon == "1.00"

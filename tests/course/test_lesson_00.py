@@ -10,10 +10,11 @@ import fedlora_course as course
 import fedlora_lab as fl
 
 
-def test_a_sum_over_the_clients_is_told_from_a_mean():
-    """Fault: −4 was told to be twice what is right, which is the answer."""
-    told = course.exercises.check("00.1", -4).message
-    assert "take their mean" in told and "times what is right" not in told
+@pytest.mark.parametrize("answer", [-4, -1, 4])
+def test_a_wrong_number_does_not_give_the_answer_away(answer):
+    """Fault: −4 was told to be twice what is right, and −1 half of it."""
+    told = course.exercises.check("00.1", answer).message
+    assert "mean" in told and "what is right" not in told
 
 
 @pytest.mark.further

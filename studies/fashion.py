@@ -43,6 +43,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.run import Diverged
 from studies import RESULTS
+from studies.fashion_mnist import fashion_mnist
 from studies.protocol import scored_apart
 
 FRAME = RESULTS / "fashion.csv"
@@ -84,7 +85,7 @@ COLUMNS = ["setting", "method", "epsilon", "lr", "seed", "validation", "accuracy
 def task_of(name: str) -> tuple[fl.tasks.Task, fl.Privacy]:
     """The task with both scores, and the calibrated privacy."""
     setting = SETTINGS[name]
-    task = fl.tasks.fashion_mnist(head=setting.head, dirichlet=setting.dirichlet)
+    task = fashion_mnist(head=setting.head, dirichlet=setting.dirichlet)
     privacy = PRIVACY
     if setting.unit == "client":
         privacy = fl.Privacy(unit="client", clip_norm=CLIENT_CLIP, delta=1e-3)

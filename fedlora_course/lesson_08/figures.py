@@ -12,7 +12,7 @@ from fedlora_lab import theory
 from fedlora_lab.methods import LALoRA
 from fedlora_lab.methods.method import Method
 from fedlora_lab.plots import style
-from fedlora_lab.tasks.metrics import select_metrics, squared_error
+from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import HeldOut, Layers, Task
 
 CHANNELS = 64
@@ -115,5 +115,5 @@ def sensors(shuffle: bool = False) -> Task:
         clients=[draw(128) for _ in range(10)],
         held_out=HeldOut(draw(256)),
         loss=squared_error,
-        metrics=select_metrics((), "regression"),
+        metrics={"loss": squared_error},
     )

@@ -101,7 +101,7 @@ def compare_command(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Train several methods on TASK: digits, fashion_mnist, sentences or regression.
+    """Train several methods on TASK: digits, sentences or regression.
 
     Prints a table, and writes DIR/frame.csv. The same command goes on where it was stopped.
     """

@@ -13,7 +13,6 @@ from typing import Any
 
 from fedlora_lab._utils.validation import check_one_of
 from fedlora_lab.tasks.digits import digits
-from fedlora_lab.tasks.fashion_mnist import fashion_mnist
 from fedlora_lab.tasks.metrics import METRICS, OverAll
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentences import sentences, shipped
@@ -32,7 +31,6 @@ __all__ = [
     "build",
     "classification",
     "digits",
-    "fashion_mnist",
     "from_trainer",
     "regression",
     "sentences",
@@ -43,7 +41,6 @@ __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
-    "fashion_mnist": fashion_mnist,
     "regression": regression,
     "sentences": sentences,
 }

@@ -131,36 +131,25 @@ perplexity = OverAll(_perplexity, _token_totals)
 
 # ---- the catalogue
 
-METRICS: dict[str, dict[str, Metric]] = {
-    "classification": {"accuracy": accuracy, "loss": cross_entropy},
-    "regression": {"loss": squared_error},
-}
-"""Kind of task -> name -> metric."""
+METRICS: dict[str, Metric] = {"accuracy": accuracy, "loss": cross_entropy}
+"""Name -> metric of classes."""
 
 
-def select_metrics(
-    metrics: Metrics = ("accuracy",), kind: str = "classification"
-) -> dict[str, Metric]:
+def select_metrics(metrics: Metrics = ("accuracy",)) -> dict[str, Metric]:
     """Looks metrics up by name; the loss is always among them, since it tells of divergence.
 
-    Args:
-        metrics: names in ``METRICS[kind]``, or a mapping from names to metrics of your own.
-        kind: "classification" or "regression".
+    Args: metrics: names in `METRICS`, or a mapping from names to metrics of your own.
     Raises: ``ValueError`` for a name that is not there.
     Guarantees: test_metrics.py::test_metrics_are_found_by_name.
 
     >>> list(select_metrics(["accuracy"]))
     ['accuracy', 'loss']
     """
-    check_one_of("kind", kind, tuple(METRICS))
-    usual = METRICS[kind]
     if isinstance(metrics, Mapping):
-        selected = dict(metrics)
-    else:
-        expected = f"a list of names, some of {', '.join(usual)}, or a mapping"
-        # A text is a sequence as well, of names of one letter.
-        check(isinstance(metrics, list | tuple), "metrics", metrics, expected)
-        for name in metrics:
-            check_one_of("metrics", name, tuple(usual))
-        selected = {name: usual[name] for name in metrics}
-    return selected if "loss" in selected else {**selected, "loss": usual["loss"]}
+        return dict(metrics) if "loss" in metrics else {**metrics, "loss": cross_entropy}
+    # A text is a sequence as well, of names of one letter.
+    expected = f"a list of names, some of {', '.join(METRICS)}, or a mapping"
+    check(isinstance(metrics, list | tuple), "metrics", metrics, expected)
+    for name in metrics:
+        check_one_of("metrics", name, tuple(METRICS))
+    return {name: METRICS[name] for name in dict.fromkeys((*metrics, "loss"))}

@@ -12,7 +12,7 @@ from torch import nn
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
-from fedlora_lab.tasks.metrics import select_metrics, squared_error
+from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Origin, Task, concatenate
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -70,7 +70,7 @@ def regression(
         clients=draw("private", examples),
         held_out=HeldOut(concatenate(draw("test", test)), concatenate(draw("validation", test))),
         loss=squared_error,
-        metrics=select_metrics((), "regression"),
+        metrics={"loss": squared_error},
         origin=Origin(arguments),
     )
 

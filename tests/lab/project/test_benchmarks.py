@@ -21,18 +21,6 @@ def test_every_peer_is_measured_on_a_device():
     assert re.search(rf"\| decoder of 1 B \| {cell} {cell}\n", gpu.page(rows, "a processor", "0"))
 
 
-def test_the_gpu_page_says_of_which_commit_it_is_and_that_a_release_was_not_timed():
-    """Fault: its private step has a seed, which a release has not, and the page did not say so."""
-    path = ROOT / "benchmarks" / "results" / "gpu-nvidia-h200.md"
-    committed = path.read_text(encoding="utf-8")
-    row = {"model": "ViT-B", "clients": 1, "step": "private", "ms": "1", "MiB at most": "1"}
-    made = gpu.page([row], "a processor", "faf92703")
-    paragraph = made.split("\n\n")[2]
-    assert paragraph == committed.split("\n\n")[2]
-    assert "commit faf92703, with a seed. A release has none" in paragraph
-    assert "was not timed on this device" in " ".join(paragraph.split())
-
-
 def test_every_row_ended_on_the_gpu_as_on_the_cpu():
     """All rows of the committed frame are in the table, and the comparison has its columns."""
     table = pd.read_csv(ROOT / "benchmarks" / "results" / "gpu-nvidia-h200-rows.csv")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab._utils import validation
 from fedlora_lab.federated.config import Execution
 
 TASK = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
@@ -29,9 +28,6 @@ MISTAKES = {
     "m.get('FFA-LoRa2')": "^method='FFA-LoRa2': expected one of .*; did you mean 'ffa-lora'",
     "m.table('rolora')": r"^methods='rolora': expected a list, such as \[",
     "m.table(['rolra'])": "^method='rolra': expected .*; did you mean 'rolora'",
-    # What things here were called, where no former keyword stands for them.
-    # Packages, which are no functions.
-    # Tasks.
     # Functions.
     "fl.run('digits', 'fedlora', None, plan)": r"^task='digits': expected .* fl.tasks.digits\(\)",
     "fl.run(task, 'fedlora', 8, plan)": rf"^privacy=8: expected .* fl.Privacy\(\).{CALIBRATE}, or",
@@ -89,30 +85,3 @@ def test_no_message_shows_rows():
             run(data, "rolora", None, PLAN)
     with pytest.raises(ValueError, match=r"^task={'x': Tensor \(5, 2\)}: expected a Task"):
         run({"x": torch.zeros(5, 2)}, "rolora", None, PLAN)
-
-
-def test_a_bound_that_cannot_be_written_is_refused_in_one_line():
-    """Fault: swapped arguments and a format of another language gave Python's own errors."""
-    round_up: Any = fl.privacy.round_up
-    with pytest.raises(ValueError, match=r"^value='.3f': expected a number, and after it a format"):
-        round_up(".3f", 3.1)
-    for spec in ("%.2f", 2):
-        with pytest.raises(ValueError, match=rf"^spec={spec!r}: expected a format of numbers"):
-            round_up(3.1, spec)
-
-
-HOSTILE = "expected\x1b[2J\r\n\x07\x08\x9b31m\x85\u2028\u202e\u2066\u200b\ufeff\x7f" * 10_000
-"""Clears a screen, rings, colours, breaks lines, turns the direction of reading, and is long."""
-
-
-def test_foreign_text_reaches_no_terminal_as_it_is():
-    """A name of a file, a column or a site, and an error of somebody's code."""
-
-    said = [validation.error_text(ValueError(HOSTILE)), validation.few([HOSTILE])]
-    said.append(validation.first_line(ValueError(HOSTILE)))
-    with pytest.raises(ValueError) as refusal:
-        validation.check(False, HOSTILE, HOSTILE, HOSTILE)
-    with pytest.warns() as warned:
-        validation.warn(HOSTILE)
-    said += [str(refusal.value), *(str(x.message) for x in warned)]
-    assert len(said) == 5 and all(text.replace("\n", "").isprintable() for text in said)

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from places import ROOT
 
-from fedlora_course import evidence, exercises, predictions
+from fedlora_course import exercises, predictions
 from fedlora_course.texts import entries
 
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
@@ -43,7 +43,7 @@ def test_asks_in_its_first_line_and_answers_in_its_last(path):
     assert first.cell_type == "markdown"
     assert re.match(r"# .+\?\n", first.source)
     assert re.search(r"(?s)You will be able to.*Time:.*minutes.*Assumes:", first.source)
-    assert TOOL["last_text"](notebook).source.startswith("## The answer") or old_form(path)
+    assert TOOL["last_text"](notebook).source.startswith("## The answer")
 
 
 def test_keeps_to_the_library(path):
@@ -94,21 +94,6 @@ def test_visible_code_is_what_a_student_would_write(path):
     lines = [line for source in visible for line in source.splitlines() if line.strip()]
     assert len(lines) <= 160 and max(map(len, lines)) <= 88
     assert not any(line.lstrip().startswith("assert ") for line in lines)
-
-
-def old_form(path):
-    return int(path.stem[:2]) not in evidence.lessons()
-
-
-def test_checks_stand_in_one_folded_cell_at_the_end(path):
-    """Fault: grey bars between the text, which a reader opens in vain."""
-    if not old_form(path):  # test_evidence.py: no assertion at all
-        return
-    cells = code(read(path))
-    checks = [i for i, cell in enumerate(cells) if re.search(r"(?m)^\s*assert ", cell.source)]
-    assert len(checks) == 1 and folded(cells[checks[0]])
-    assert not any("exercises." in cell.source for cell in cells[checks[0] :])
-    assert sum(cell.source.startswith("# Checks") for cell in cells) == 1
 
 
 def names_of(cell) -> tuple[set[str], set[str]]:

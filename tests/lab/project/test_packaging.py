@@ -1,6 +1,5 @@
 """The folder as a product: one list of dependencies, a light import, a wheel that runs."""
 
-import ast
 import inspect
 import os
 import re
@@ -51,14 +50,6 @@ def test_environment_equals_pyproject():
         "--editable ./dp_review",
     }
     assert any(str(entry).startswith(f"python{PROJECT['requires-python']}") for entry in listed)
-
-
-def test_no_range_ends_before_a_test_fails_there():
-    """Who has a newer package than the tested set keeps it; constraints.txt is the tested set.
-    scripts/book.py imports `jupyter_book.cli.main`, which version 1 has."""
-    for requirement in map(Requirement, {*PROJECT["dependencies"]}.union(*OPTIONAL.values())):
-        operators = {one.operator for one in requirement.specifier}
-        assert (operators == {">="}) == (requirement.name != "jupyter-book"), requirement
 
 
 def test_pins_are_plain_versions_inside_their_ranges_and_closed():
@@ -114,7 +105,7 @@ import fedlora_lab as fl
 for name in fl.__all__:
     getattr(fl, name)
 list(fl.run(fl.tasks.digits(clients=2), "rolora", None, fl.Plan(rounds=1, local_steps=1, batch=8)))
-sys.argv = ["fedlora-lab", "methods"]
+sys.argv = ["fedlora-lab", "compare", "--help"]
 distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
 """
 # The course beside the library, without what draws its controls.
@@ -180,7 +171,7 @@ def test_the_wheel_of_the_library_is_whole_and_runs_alone(tmp_path):
     build("fedlora_lab", tmp_path / "installed", tmp_path)
     path = tmp_path / "installed"
     shown = run(sys.executable, "-c", LIBRARY, cwd=tmp_path, PYTHONPATH=path, MPLBACKEND="agg")
-    assert all(slug in shown for slug in fl.methods.ALL)
+    assert "Train several methods on TASK" in shown
 
 
 @pytest.mark.slow
@@ -215,18 +206,3 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
             continue
         if not path.suffix or path.suffix[1:] in suffixes:
             assert pattern.findall(path.read_text(errors="ignore")) == [], path
-
-
-# The rooms, from the ground up, as docs/architecture.md draws them.
-ROOMS = ("_utils", "theory", "methods", "tasks", "privacy", "lora", "measures", "federated")
-ROOMS += ("plots", "report", "audit", "recipes", "flower", "cli")
-
-
-def test_a_room_imports_only_rooms_that_stand_lower():
-    """Where a module is loaded; what a function imports when it is called is its own affair."""
-    for path in PACKAGE.rglob("*/*.py"):
-        room = path.relative_to(PACKAGE).parts[0]
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and node.module and "fedlora_lab." in node.module:
-                below = node.module.split(".")[1]
-                assert ROOMS.index(below) <= ROOMS.index(room), f"{path}: {node.module}"

@@ -63,26 +63,6 @@ def test_the_second_example_is_that_of_the_script():
         assert f"{name}=" in script, name
 
 
-def findings_of_readme():
-    """What we found: its items, each in one line."""
-    (part,) = re.findall(r"## What we found\n(.*?)\n## ", README, re.S)
-    items = part.split("\n\n")[0]
-    return [" ".join(item.split()) for item in f"\n{items}".split("\n- ")[1:]]
-
-
-def test_readme_has_what_was_found_in_five_short_sentences():
-    """Fault: four items of up to 260 words and 28 numbers, which nobody read to their end."""
-    sentences = findings_of_readme()
-    assert len(sentences) == 5
-    for sentence in sentences:
-        read = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
-        assert len(read.split()) <= 40, read
-        numbers = re.findall(r"\d+(?:\.\d+)?", read.replace("34 to 52", "34"))
-        assert len(numbers) <= 2, read
-        assert len(re.findall(r"[.!?](?=\s|$)", read)) == 1, "one sentence"
-    assert "no ε holds" not in README
-
-
 @pytest.mark.slow
 def test_the_example_runs_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -4,12 +4,10 @@ import runpy
 import shutil
 
 import pytest
-import torch
 from calls import refused
 from places import ROOT
 
 from fedlora_lab.tasks.digits import handwritten_digits, load_pretrained
-from fedlora_lab.tasks.fashion_mnist import FOLDER, load_images
 
 DATA = ROOT / "fedlora_lab" / "tasks" / "data"
 
@@ -26,17 +24,6 @@ def test_card_numbers_hold():
     # Fonts are drawn anew, by whatever Pillow and Matplotlib are installed.
     printed = script["accuracy"](model, *script["printed"](2000, "held out"))
     assert printed == pytest.approx(card["accuracy_printed_held_out"], abs=0.005)
-
-
-@pytest.mark.skipif(not FOLDER.exists(), reason="the images are not part of the library")
-def test_the_card_of_fashion_mnist_holds():
-    model, card = load_pretrained(name="fashion_vit")
-    x, y = load_images(FOLDER).test
-    assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    with torch.no_grad():
-        answers = torch.cat([model(part).argmax(1) for part in x.split(1000)])
-    found = float((answers == y).double().mean())
-    assert found == pytest.approx(card["accuracy_test_before_tuning"], abs=0.001)
 
 
 def test_changed_weights_are_refused(tmp_path):

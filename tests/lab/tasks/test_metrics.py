@@ -23,7 +23,7 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
     """Texts go through in the order of their length: kept rows stay beside their labels."""
     order = OverAll(lambda kept, y: float((kept == y[:, :2]).all()), lambda outputs, y: y[:, :2])
     language: Options = {"in order": order, "perplexity": perplexity}
-    classes: Options = {"f1": F1, **METRICS["classification"]}
+    classes: Options = {"f1": F1, **METRICS}
     for task, metrics in ((toy_hubs.answers(), language), (toy_hubs.task("bert"), classes)):
         task = replace(task, metrics=metrics)
         x, y = task.test

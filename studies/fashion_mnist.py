@@ -80,13 +80,6 @@ def fashion_mnist(
     Guarantees: test_fashion_mnist.py::test_every_image_is_used_once,
         ::test_files_that_are_missing_or_broken_are_told_in_one_line.
     Source: Xiao, Rasul and Vollgraf, arXiv:1708.07747 (MIT licence).
-
-    >>> import fedlora_lab as fl
-    >>> if FOLDER.exists():
-    ...     fl.tasks.fashion_mnist(clients=100, dirichlet=None).sizes[:2] == (500, 500)
-    ... else:
-    ...     True
-    True
     """
     # JSON, in which arguments are stored, has neither infinity nor tuples.
     dirichlet = None if dirichlet == math.inf else dirichlet
@@ -98,7 +91,7 @@ def fashion_mnist(
     images = load_images(Path(folder))
     x, y = images.private
     split = partition.dirichlet(y, clients, dirichlet, seed, SMALLEST_CLIENT)
-    model, _ = load_pretrained(name="fashion_vit")
+    model, _ = load_pretrained(Path(__file__).parent, "fashion_vit")
     task = classification(
         model,
         [(x[part], y[part]) for part in map(torch.from_numpy, split)],

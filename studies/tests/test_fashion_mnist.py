@@ -8,8 +8,9 @@ import pytest
 import torch
 from calls import refused
 
-import fedlora_lab as fl
-from fedlora_lab.tasks.fashion_mnist import PUBLIC, VALIDATION, load_images, read_idx
+from fedlora_lab.tasks.digits import load_pretrained
+from studies import ROOT
+from studies.fashion_mnist import FOLDER, PUBLIC, VALIDATION, fashion_mnist, load_images, read_idx
 
 PRIVATE = 600
 
@@ -43,7 +44,7 @@ def numbers(x):
 
 
 def test_every_image_is_used_once(folder):
-    task: Any = fl.tasks.fashion_mnist(clients=5, folder=folder)
+    task: Any = fashion_mnist(clients=5, folder=folder)
     clients = torch.cat([numbers(x) for x, _ in task.clients])
     public = numbers(load_images(folder).public[0])
     everything = torch.cat([clients, public, numbers(task.validation[0])])
@@ -55,22 +56,15 @@ def test_every_image_is_used_once(folder):
 
 def test_what_the_weights_have_read_is_public_at_every_seed(folder):
     """A seed draws who gets which image, and no more."""
-    made: Any = (fl.tasks.fashion_mnist(5, seed=seed, folder=folder) for seed in (0, 1))
+    made: Any = (fashion_mnist(5, seed=seed, folder=folder) for seed in (0, 1))
     first, second = made
     assert torch.equal(first.validation[0], second.validation[0])
     assert not torch.equal(first.clients[0][0], second.clients[0][0])
 
 
-def test_the_task_is_built_again_from_what_a_run_stores(folder):
-    task = fl.tasks.fashion_mnist(3, dirichlet=float("inf"), folder=folder, targets=("value",))
-    again = fl.tasks.build(task.name, **task.origin.arguments)
-    assert again.fingerprint == task.fingerprint
-    assert task.head is None
-
-
 def test_files_that_are_missing_or_broken_are_told_in_one_line(tmp_path):
     with refused(r"^folder='.*': expected a folder with train-images-idx3-ubyte.gz: apt install"):
-        fl.tasks.fashion_mnist(folder=tmp_path)
+        fashion_mnist(folder=tmp_path)
     for content in (b"", b"\0\0\x08", b"\0\0\x0d\x01\0\0\0\x01\0", b"\0\0\x08\x01\0\0\0\x02\0"):
         (tmp_path / "a").write_bytes(content)
         with refused(r"bytes'?: expected a file of bytes in the format IDX"):
@@ -85,4 +79,15 @@ def test_images_of_another_size_are_refused(tmp_path):
         write_idx(tmp_path / f"{name}-images-idx3-ubyte", np.zeros((20, 8, 8)))
         write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.zeros(20))
     with refused(r"^train files='\(20, 8, 8\) and \(20,\)': expected images"):
-        fl.tasks.fashion_mnist(folder=tmp_path)
+        fashion_mnist(folder=tmp_path)
+
+
+@pytest.mark.skipif(not FOLDER.exists(), reason="the images are not part of the library")
+def test_the_card_of_fashion_mnist_holds():
+    model, card = load_pretrained(ROOT / "studies", "fashion_vit")
+    x, y = load_images(FOLDER).test
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    with torch.no_grad():
+        answers = torch.cat([model(part).argmax(1) for part in x.split(1000)])
+    found = float((answers == y).double().mean())
+    assert found == pytest.approx(card["accuracy_test_before_tuning"], abs=0.001)

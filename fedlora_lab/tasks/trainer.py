@@ -235,6 +235,8 @@ def _targets(model: nn.Module, given: Sequence[str] | None) -> Sequence[str]:
     """The names that PEFT adapts in such a model, where none are given."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
 
+    if isinstance(given, str):  # else each letter would be a name
+        given = [given]
     names = given or USUAL.get(getattr(getattr(model, "config", None), "model_type", ""), ())
     check(bool(names), "targets", given, f"names of linear maps, such as {linear_names(model)}")
     return names
@@ -261,13 +263,21 @@ def _classifiers(model: nn.Module) -> list[str] | None:
 
 def _check_labels(model: nn.Module, rows: Any, y: Any) -> tuple[str, ...]:
     """Refuses classes that the model does not have; returns their names."""
-    if y.ndim > 1:
-        return ()
     config: Any = getattr(model, "config", None)
     count = getattr(config, "num_labels", 0)
-    fits = y.dtype == torch.int64 and bool(((y >= 0) & (y < count)).all())
-    expected = f"whole numbers in [0, {count - 1}], the model's num_labels"
-    check(fits, "labels", "others", expected)
+    words = "num_labels"
+    if y.ndim > 1 and bool(getattr(model, "can_generate", bool)()):
+        count = config.vocab_size
+        words = "vocab_size"
+    numbers = y.values if isinstance(y, Ragged) else y
+    inside = (numbers >= 0) & (numbers < count)
+    if y.ndim > 1:
+        inside |= numbers == IGNORED
+    expected = f"whole numbers in [0, {count - 1}], the model's {words}"
+    check(numbers.dtype == torch.int64 and bool(inside.all()), "labels", "others", expected)
+    check(count > 1, words, count, "at least 2 classes: regression is not learned here")
+    if y.ndim > 1:
+        return ()
     names = tuple(str(config.id2label[i]) for i in range(count))
     features = getattr(rows, "features", None) or {}
     for column in ("label", "labels"):
@@ -318,7 +328,10 @@ def _made_up_rows(model: nn.Module, x: Mapping[str, Any], y: Any) -> tuple[dict[
     }
     if "token_type_ids" in made:
         made["token_type_ids"] = Ragged(torch.zeros_like(tokens), lengths, 0)
-    labels = Ragged(tokens, lengths, IGNORED) if y.ndim > 1 else torch.zeros(TRIED).long()
+    # Zero is a class, and a token, of every model.
+    labels = torch.zeros(TRIED).long()
+    if y.ndim > 1:
+        labels = Ragged(torch.zeros_like(tokens), lengths, IGNORED)
     return made, labels
 
 

@@ -211,6 +211,27 @@ def test_tokens_and_classes_that_the_model_does_not_have_are_refused():
     fewer = toy_hubs.classifier("bert", num_labels=1)
     with refused("^labels='others': expected whole numbers in .0, 0., the model's num_labels"):
         fl.tasks.from_trainer(fewer, rows, **given)
+    with refused("^num_labels=1: expected at least 2 classes: regression is not learned here"):
+        fl.tasks.from_trainer(fewer, [{**row, "label": 0} for row in rows], **given)
+    with refused("^targets='all-linear': expected the end of a module's name"):
+        toy_hubs.fresh("bert", targets="all-linear")
+
+
+def test_classes_of_tokens_are_those_of_the_model():
+    """Fault: a label beyond them made its text count as zero, without a word; and without public
+    rows right ones were refused.
+    """
+    auto: Any = transformers.AutoModelForTokenClassification
+    model = auto.from_pretrained(toy_hubs.folder("bert"), num_labels=3)
+    collator = transformers.DataCollatorForTokenClassification(toy_hubs.tokenizer("bert"))
+    given: Any = {"by": "site", "data_collator": collator}
+    rows = [{**row, "labels": [-100, *row["input_ids"][1:]]} for row in toy_hubs.rows_of("bert")]
+    for row in rows:
+        del row["label"]
+    with refused("^labels='others': expected whole numbers in .0, 2., the model's num_labels"):
+        fl.tasks.from_trainer(model, rows, **given)
+    right = [{**row, "labels": [min(x, 2) for x in row["labels"]]} for row in rows]
+    assert fl.tasks.from_trainer(model, right, **given).sizes
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

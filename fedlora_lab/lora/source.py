@@ -8,19 +8,19 @@ from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.tasks.task import Task
 
-Origin = tuple[Task, Lora, ServerState]
+Source = tuple[Task, Lora, ServerState]
 
 
 class Trained(Protocol):
     """A record of a run, such as `federated.records.Round`; copies have lost their source."""
 
     @property
-    def source(self) -> Origin | None:
+    def source(self) -> Source | None:
         """The task with everyone's examples, the adapter's settings, the server's tensors."""
         ...
 
 
-def require_source(record: Trained) -> Origin:
+def require_source(record: Trained) -> Source:
     """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
     source = getattr(record, "source", None)
     value = "a copy, without its task" if hasattr(record, "source") else record

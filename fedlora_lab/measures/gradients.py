@@ -12,7 +12,7 @@ from torch.func import functional_call
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.lora import adapters, per_example
-from fedlora_lab.lora.source import Origin, Trained, adapted_for, require_source
+from fedlora_lab.lora.source import Source, Trained, adapted_for, require_source
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.modules import matching_modules
@@ -164,7 +164,7 @@ def spectrum(tensor: "Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " 
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
 
-def private_gradients(origin: Origin, factors: str = "AB") -> Iterator[Tensors]:
+def private_gradients(origin: Source, factors: str = "AB") -> Iterator[Tensors]:
     """Computes every private example's gradient of some factors, before any clip, in parts.
 
     It reads private values and adds no noise: for the laboratory, never for a release.

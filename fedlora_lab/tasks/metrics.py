@@ -5,7 +5,7 @@ test examples together, as those of scikit-learn are.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check, check_one_of, refuse
+from fedlora_lab._utils.validation import refuse
 
 Logits = Float[Tensor, "n tokens words"]
 Ids = Int[Tensor, "n length"]
@@ -97,8 +97,6 @@ class OverAll:
 
 Metric = Callable[[Any, Tensor], Tensor]
 """(outputs, y) -> (N,), each example's score, whose mean is meant; or an `OverAll`."""
-Metrics = Sequence[str] | Mapping[str, Metric]
-"""Names of usual metrics, or a mapping from names to metrics of one's own."""
 
 
 def _mean(scores: Tensor, y: Tensor) -> float:
@@ -132,24 +130,4 @@ perplexity = OverAll(_perplexity, _token_totals)
 # ---- the catalogue
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy, "loss": cross_entropy}
-"""Name -> metric of classes."""
-
-
-def select_metrics(metrics: Metrics = ("accuracy",)) -> dict[str, Metric]:
-    """Looks metrics up by name; the loss is always among them, since it tells of divergence.
-
-    Args: metrics: names in `METRICS`, or a mapping from names to metrics of your own.
-    Raises: ``ValueError`` for a name that is not there.
-    Guarantees: test_metrics.py::test_metrics_are_found_by_name.
-
-    >>> list(select_metrics(["accuracy"]))
-    ['accuracy', 'loss']
-    """
-    if isinstance(metrics, Mapping):
-        return dict(metrics) if "loss" in metrics else {**metrics, "loss": cross_entropy}
-    # A text is a sequence as well, of names of one letter.
-    expected = f"a list of names, some of {', '.join(METRICS)}, or a mapping"
-    check(isinstance(metrics, list | tuple), "metrics", metrics, expected)
-    for name in metrics:
-        check_one_of("metrics", name, tuple(METRICS))
-    return {name: METRICS[name] for name in dict.fromkeys((*metrics, "loss"))}
+"""Name -> metric of classes, where a task names no others."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, refuse
-from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
+from fedlora_lab.tasks.metrics import METRICS, Metric, cross_entropy
 from fedlora_lab.tasks.modules import (
     Head,
     check_batch_norm,
@@ -228,7 +228,7 @@ class Task:
     clients: Sequence[Examples]
     held_out: HeldOut
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
-    metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
+    metrics: Mapping[str, Metric] = field(default_factory=METRICS.copy)
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
@@ -391,7 +391,7 @@ def classification(
     head: Head = None,
     *,
     validation: Examples | None = None,
-    metrics: Metrics = ("accuracy",),
+    metrics: Mapping[str, Metric] = METRICS,
     client_names: Sequence[str] = (),
     persons: Sequence[Persons] | None = None,
     public_test: bool = True,
@@ -406,8 +406,7 @@ def classification(
         test: (x, y), held out; public, or else with ``public_test=False``.
         public_test: False where test and validation are private rows too: a private run then states
             no score of them. A private run refuses rows of the clients as public ones.
-        metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
-            loss is reported in any case.
+        metrics: see `Task`; the loss is reported in any case, since it tells of divergence.
         targets, head, validation, client_names, persons, name: see `Layers`, `HeldOut`, `Clients`
             and `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
@@ -428,7 +427,7 @@ def classification(
         layers=Layers(targets, head),
         clients=Clients(clients, client_names, persons),
         held_out=HeldOut(test, validation, public_test),
-        metrics=select_metrics(metrics),
+        metrics={**metrics, "loss": metrics.get("loss", cross_entropy)},
     )
     return check_classes(task)
 

@@ -1,5 +1,5 @@
-"""What is asked of each adapted layer before a run: that it acts on the loss, batch first, and that
-no coincidence of sizes, precision or table looks like a mixture of examples.
+"""What is asked of a model before a run: that examples come first, and draw nothing at random; and
+that neither half precision nor a table that a pass writes looks like a mixture of examples.
 """
 
 import json
@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -70,39 +69,6 @@ def test_random_numbers_in_a_forward_are_refused():
     model = Two(lambda a, x: F.dropout(a(x), 0.1, training=True))
     with refused("^model='Two': expected examples that do not mix, .* and no random numbers"):
         train(task_of(model))
-
-
-# ---- coincidences
-
-
-class Positions(Two):
-    """A table of positions by positions beside the input, as of relative attention."""
-
-    def __init__(self, count):
-        super().__init__(lambda a, x: a(x))
-        self.table = nn.Embedding(count, 6)
-        self.count = count
-
-    def forward(self, x):
-        places = torch.arange(self.count).expand(self.count, -1)
-        return super().forward(x + self.table(places).mean((0, 1)))
-
-
-@pytest.mark.parametrize("count", range(1, 7))
-def test_a_table_as_large_as_a_probe_is_no_mixture(count):
-    assert len(train(task_of(Positions(count)))) == 2
-
-
-def short_texts(count):
-    words = [" ".join((["good", "poor", "film"] * 4)[i % 3 :][:count]) for i in range(24)]
-    return pd.DataFrame({"text": words, "label": ["kind", "harsh"] * 12})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [1, 2, 3])
-def test_texts_of_any_length_train_beside_relative_positions(words):
-    """With its two marks a text has as many tokens as a probe has examples, or one more or less."""
-    assert len(train(toy_hubs.fresh("mpnet", short_texts(words)))) == 2
 
 
 @pytest.mark.slow

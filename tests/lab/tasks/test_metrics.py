@@ -48,7 +48,7 @@ def test_perplexity_counts_every_token_alike_and_is_infinite_where_a_model_diver
     assert float(perplexity(outputs * math.nan, y)) == math.inf
 
 
-def test_metrics_are_found_by_name():
+def test_a_run_reports_metrics_of_ones_own():
     """In a run's frame, with the loss beside them."""
     plain = toy_tasks.tokens()
     parts = plain.model, plain.clients, plain.test, plain.targets

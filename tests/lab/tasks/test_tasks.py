@@ -170,8 +170,6 @@ REFUSED: dict[str, Options] = {
         "clients": [(X, Y.float())],
         "test": (X, Y.float()),
     },
-    "metrics='f2': expected one of 'accuracy', 'loss'": {"metrics": ["f2"]},
-    "metrics='loss': expected a list of names": {"metrics": "loss"},
     "model='Sequential': expected to accept the test inputs": {
         "clients": [(X[:, :3], Y)],
         "test": (X[:, :3], Y),

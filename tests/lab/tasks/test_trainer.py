@@ -4,7 +4,6 @@ import copy
 import warnings
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import toy_hubs
@@ -263,15 +262,3 @@ def test_scores_are_those_of_compute_metrics():
     first = next(fl.run(task, "rolora", None, SHORT))
     outputs = fl.predict(task, first, task.test[0])
     assert first.metrics["ones"] == float((outputs.argmax(1) == 1).float().mean())
-
-
-def test_a_frame_of_pandas_becomes_rows_by_datasets():
-    """As the pages read a table: no copy of private rows in a cache, and 007 stays 007."""
-    frame = pd.DataFrame({"text": ["good film", "poor film"] * 6, "label": [1, 0] * 6})
-    frame["site"] = ["007", "7a"] * 6
-    code = toy_hubs.tokenizer("bert")
-    rows = Dataset.from_pandas(frame).map(lambda part: code(part["text"]), batched=True)
-    task = fl.tasks.from_trainer(
-        toy_hubs.classifier("bert"), rows, by="site", data_collator=DataCollatorWithPadding(code)
-    )
-    assert task.client_names == ("007", "7a") and task.sizes == (6, 6)

@@ -18,7 +18,6 @@ from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.audit.planting import (
     CANARY_LOSS_WEIGHT,
     Canaries,
-    affordable_canaries,
     insert_canaries,
     mislabel,
     weights_at_clip_norm,
@@ -177,7 +176,7 @@ def run_audit(
     privacy: Privacy | None,
     plan: Plan,
     *,
-    canaries: int | None = None,
+    canaries: int = 100,
     confidence: float = 0.95,
     lora: "Lora | None" = None,
     seed: int = 0,
@@ -197,8 +196,8 @@ def run_audit(
 
     Args:
         task, method, privacy, plan, lora: see `fl.run`.
-        canaries: how many, >= 2; ``None``: as many as cost about a fifth of the run. They are
-            public examples with wrong targets and a loud loss, so that the clip always acts.
+        canaries: how many, >= 2. They are public examples with wrong targets and a loud loss, so
+            that the clip always acts. Each costs a gradient a round, and a client a step.
         confidence: with which all lower bounds hold together, in (0, 1).
         seed: of the run and of the coins.
         bug: clips in the library's place, with its signature: to see whether it is
@@ -246,16 +245,15 @@ def plant(
     privacy: Privacy | None,
     plan: Plan,
     *,
-    count: int | None,
+    count: int,
     lora: Lora,
     seed: int,
 ) -> Canaries:
     """Puts canaries into a task. Args: see `run_audit`; count: of canaries."""
     unit = "example" if privacy is None else privacy.unit
     streams = Streams(seed)
-    m = affordable_canaries(task, plan, unit) if count is None else count
-    examples = mislabel(task, m, streams)
-    weights = torch.full((m,), CANARY_LOSS_WEIGHT)
+    examples = mislabel(task, count, streams)
+    weights = torch.full((count,), CANARY_LOSS_WEIGHT)
     if unit == "client":
         # Many local steps with a loud loss would diverge: the update need only reach the clip.
         free = None if privacy is None else privacy.replace(target_epsilon=None)

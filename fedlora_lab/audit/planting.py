@@ -17,14 +17,11 @@ from fedlora_lab.audit.instruments import (
     select_examples,
 )
 from fedlora_lab.lora import per_example
-from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.task import Clients, Examples, Origin, Task, concatenate
 
 CANARY_LOSS_WEIGHT = 10_000
 """Weight of a canary's loss: the clip always leaves a whole C of it."""
-COST_SHARE = 0.2
-"""Share of a run's gradients that canaries may add where their number is left open."""
 OfCanaries = Int[Tensor, " m"]
 """A whole number for each canary."""
 
@@ -49,16 +46,6 @@ class Canaries:
     def absent(self) -> frozenset[int]:
         """Clients of canaries that lost their coin, where each is a client of its own."""
         return frozenset(self.owner[~self.included].tolist())
-
-
-def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
-    """Returns a number of canaries in [16, 100] that adds about a fifth of the run's gradients.
-
-    Args: task, plan, unit: an example costs one more gradient a round, a client one more a step.
-    """
-    batch = sum(n if plan.batch is None else min(plan.batch, n) for n in task.sizes)
-    steps = 1 if unit == "client" else plan.local_steps
-    return min(100, max(16, int(COST_SHARE * batch * steps)))
 
 
 def mislabel(task: Task, count: int, streams: Streams) -> Examples:

@@ -449,25 +449,18 @@ class Ledger:
                 total[pair] = total.get(pair, 0) + count
         return tuple((*pair, count) for pair, count in total.items())
 
-    def _clients_histories(self) -> list[History]:
-        """The histories of its clients, without those that another one dominates."""
-        return undominated(self.history(client) for client in self.clients or (None,))
-
-    def _histories(self, quantity: str, client: int | None) -> list[History]:
-        """The histories among which is the one that spends most and is attacked most easily.
-
-        Raises: `Uncertified`, naming the ``quantity`` that was asked for.
-        """
+    def _refuse_uncertified(self, quantity: str) -> None:
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
+
+    def _histories(self) -> list[History]:
+        """The histories among which is the one that spends most and is attacked most easily."""
         if not self.parts:
             # What can be promised to everyone is what is promised to the client who spent most.
-            return self._clients_histories() if client is None else [self.history(client)]
-        expected = "None: what several runs spend together is counted for everybody"
-        check(client is None, "client", client, expected)
+            return undominated(self.history(client) for client in self.clients or (None,))
         # Somebody may be at any client in each run: the worst way to meet them counts.
         count = max(1, int(MOST_SUMS ** (1 / len(self.parts)) + 1e-9))
-        each = [at_most(part._clients_histories(), count) for part in self.parts]
+        each = [at_most(part._histories(), count) for part in self.parts]
         return undominated({merged(histories) for histories in product(*each)})
 
     def epsilon(self, client: int | None = None) -> float:
@@ -480,7 +473,8 @@ class Ledger:
         Raises: `Uncertified` with the reason, when a release cannot be certified.
         Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
         """
-        histories = self._histories("epsilon", client)
+        self._refuse_uncertified("epsilon")
+        histories = self._histories() if client is None else [self.history(client)]
         return max(accounting.epsilon(x, self.delta, self.accountant) for x in histories)
 
     def epsilon_or_inf(self) -> float:
@@ -493,19 +487,12 @@ class Ledger:
         twin._terms = self.terms._replace(uncertified=None)
         return twin.epsilon()
 
-    def tradeoff(
-        self,
-        fpr: float | Float[np.ndarray, " n"],
-        client: int | None = None,
-    ) -> Any:
+    def tradeoff(self, fpr: float | Float[np.ndarray, " n"]) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.
 
         It follows from the composed privacy loss, with no detour by epsilon and delta.
 
-        Args:
-            fpr: a false positive rate in [0, 1], or an array of them, which gives an array.
-            client: as for `epsilon`; ``None`` is whoever is found most easily.
-
+        Args: fpr: a false positive rate in [0, 1], or an array of them, which gives an array.
         Raises: as `epsilon`.
         Guarantees: that of the worst client at each rate
             (test_the_curve_of_a_ledger_is_that_of_its_worst_client).
@@ -516,16 +503,16 @@ class Ledger:
         >>> round(ledger.tradeoff(0.01), 4)
         0.0924
         """
+        self._refuse_uncertified("tradeoff")
         rates = np.atleast_1d(np.asarray(fpr, float))
-        histories = self._histories("tradeoff", client)
         # At each rate by itself: another client may be the most exposed at another rate.
-        largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
+        curves = [accounting.tradeoff_curve(history, rates) for history in self._histories()]
+        largest = np.max(curves, axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
-    def advantage(self, client: int | None = None) -> float:
+    def advantage(self) -> float:
         """The largest difference of `tradeoff` and its false positive rate: 0 hides, 1 tells all.
 
-        Args: client: as for `epsilon`.
         Raises: as `epsilon`.
         Guarantees: the largest over all clients
             (test_the_curve_of_a_ledger_is_that_of_its_worst_client).
@@ -535,7 +522,8 @@ class Ledger:
         >>> round(ledger.advantage(), 4)
         0.3829
         """
-        return max(map(accounting.advantage, self._histories("advantage", client)))
+        self._refuse_uncertified("advantage")
+        return max(map(accounting.advantage, self._histories()))
 
     # ---- other ledgers made of this one
 

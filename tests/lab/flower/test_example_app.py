@@ -31,6 +31,7 @@ def local(folder):
     return module
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.waits

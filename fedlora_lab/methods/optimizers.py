@@ -82,16 +82,6 @@ class Optimizer(ABC):
     ) -> "tuple[Tensor, Moments]":
         """The step of one tensor, and its moments afterwards."""
 
-    def __str__(self) -> str:
-        """The name, and what differs from the default: the form of the command line."""
-
-        def text(value: float | tuple[float, ...]) -> str:
-            return "/".join(map(text, value)) if isinstance(value, tuple) else repr(float(value))
-
-        values = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.init]
-        settings = [f"{key}={text(value)}" for key, value, default in values if value != default]
-        return f"{self.name}:{','.join(settings)}" if settings else self.name
-
 
 def _check_share(name: str, value: object) -> None:
     check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")  # type: ignore[operator]
@@ -108,8 +98,8 @@ class SGD(Optimizer):
     Guarantees: the steps of `torch.optim.SGD` (test_steps_are_those_of_torch).
     Source: heavy ball, Polyak 1964.
 
-    >>> str(SGD(momentum=0.9))
-    'sgd:momentum=0.9'
+    >>> SGD(momentum=0.9)
+    SGD(momentum=0.9, weight_decay=0.0)
     """
 
     name: str = field(default="sgd", init=False, repr=False)
@@ -147,8 +137,8 @@ class AdamW(Optimizer):
     Guarantees: the steps of `torch.optim.AdamW` (test_steps_are_those_of_torch).
     Source: arXiv:1711.05101, algorithm 2.
 
-    >>> str(AdamW(weight_decay=0.1))
-    'adamw:weight_decay=0.1'
+    >>> AdamW(weight_decay=0.1)
+    AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1)
     """
 
     name: str = field(default="adamw", init=False, repr=False)

@@ -261,7 +261,7 @@ def noise_taken_up(
     check(row.differences is None, "method", row.slug, expected)
     if privacy.releases_steps:
         expected = "sgd, whose noise follows from the rate; or give lr"
-        check(not plan.optimizer.nonlinear, "optimizer", str(plan.optimizer), expected)
+        check(not plan.optimizer.nonlinear, "optimizer", plan.optimizer.name, expected)
     # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the

@@ -101,12 +101,12 @@ def shown(cell: Any, plays: bool) -> list[Any]:
 
 def instead_of_bench(source: str, plays: bool) -> str:
     """The words and the figure after a bench: its methods in the playground, or a picture of it."""
-    methods = dict.fromkeys(re.findall(r'(?:method|beside)="([\w-]+)"', source), "")
-    methods = [*({"fedlora": ""} | methods)][:2]
+    named = re.findall(r'(?:method|beside)="([\w-]+)"', source)
+    methods = [*dict.fromkeys(["fedlora", *named])][:2]
     instead = RECORDED
-    if methods[-1] in PLAYED and not plays:
-        named = " beside ".join(f"`{one}`" for one in methods)
-        instead = TRAINS_HERE.format(methods=named, start=json.dumps({"methods": methods}))
+    if methods[1:] and methods[1] in PLAYED and not plays:
+        pair = " beside ".join(f"`{one}`" for one in methods)
+        instead = TRAINS_HERE.format(methods=pair, start=json.dumps({"methods": methods}))
     return OF_THE_BENCH.format(instead=instead)
 
 

@@ -19,10 +19,6 @@ from fedlora_course import playground
 from fedlora_course.lesson_04 import figures as lesson
 from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated import local_training
-from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.run import Run
-from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.recipes import tuned_rates
@@ -167,40 +163,6 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, sl
         assert scores["deviation"] == pytest.approx(record.deviation, abs=1e-5)
         energies = [4 * np.square(part).sum() for part in parts]
         assert scores["energies"] == pytest.approx(energies, rel=1e-9)
-
-
-@pytest.mark.parametrize("slug", SLUGS)
-def test_a_local_step_and_a_release_of_the_page_are_those_of_the_library(page, task, privacy, slug):
-    """Of every client, from factors of which neither is zero."""
-    method = method_of(slug)
-    run = Run.open(make_config(task, method, privacy, PLAN, LORA, SEED))
-    random = torch.Generator().manual_seed(1)
-    start = [
-        torch.randn(*shape, generator=random).double() / 8 for shape in ((RANK, 64), (64, RANK))
-    ]
-    run.state.server = run.state.server.replace_tensors(dict(zip((A, B), start, strict=True)))
-    opened = run.begin_round()
-    clients = run.start_clients(opened.ids, opened.broadcast)
-    local_training.local_step(run.prepared, clients, 0, 0)
-    begin(page, slug, start)
-    drawn = given(task, privacy, method, 0)
-    code = """given => run.lists.map((_, k) => {
-        const word = run.row.rounds[0].split(" ")[0];
-        const start = run.received();
-        const released = run.release(k, 0, start, word, given);
-        const after = {A: start.A.slice(), B: start.B.slice()};
-        run.localStep(k, 0, after, run.noise, given);
-        const values = Object.fromEntries(released.map(({side, value}) => [side, [...value]]));
-        return {released: values, A: [...after.A], B: [...after.B]};
-    })"""
-    made = ask(page, code, drawn)
-    for key in (A, B):
-        expected = clients.params[key].expand(10, -1, -1)
-        assert far([client[key.name] for client in made], expected) < 1e-5
-        # Without a filter the step is the release, but for the rate over the expected batch.
-        if key.name in made[0]["released"] and method.filter is identity:
-            released = (opened.broadcast.tensors[key] - expected) * TABLES["batch"] / RATE
-            assert far([client["released"][key.name] for client in made], released) < 1e-5
 
 
 @pytest.mark.parametrize("slug", SLUGS)

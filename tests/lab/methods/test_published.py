@@ -124,9 +124,8 @@ TwoToOne = RoLoRA.replace(
 """
 USE = """
 import fedlora_lab as fl
-from commands import call
 
-def test_published_row_is_known(capsys):
+def test_published_row_is_known():
     row = fl.methods.TwoToOne
     assert "two-to-one" in fl.methods.ALL and "two-to-one" in fl.methods.table().index
     assert fl.plots.style.look(row.slug).colour
@@ -135,16 +134,13 @@ def test_published_row_is_known(capsys):
     frame = fl.compare(task, ["fedlora", row], None, plan, seeds=[0], progress=False)
     fl.plots.curves(frame, measure="loss")
     fl.plots.deviation(frame)
-    assert call("methods") == 0
-    assert "two-to-one" in capsys.readouterr().out
 """
 
 
 @pytest.mark.slow
 def test_adding_a_method_is_adding_its_row(tmp_path):
     """In a copy of the project nothing else is edited, nothing fails: the contract takes the row
-    by itself; no test of tables or looks lists what there is; tables, figures and the command line
-    know it.
+    by itself; no test of tables or looks lists what there is; tables and figures know it.
     """
     skip = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "node_modules", "build")
     shutil.copytree(ROOT, tmp_path, ignore=skip, symlinks=True, dirs_exist_ok=True)

@@ -14,6 +14,7 @@ import pytest
 import fedlora_course as course
 from fedlora_course.exercises import Calls, all_exercises, check
 from fedlora_course.predictions import Prediction, all_predictions
+from fedlora_course.texts import split_code
 from fedlora_lab import theory
 
 
@@ -49,6 +50,13 @@ def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):
         assert all(reader.same(result, right) for result in equal), f"seed {seed}"
         for result, other in combinations([right, *wrong], 2):
             assert not reader.same(result, other), f"seed {seed}: two look alike"
+
+
+@pytest.mark.parametrize("key", all_exercises())
+def test_a_question_is_short(key):
+    """Without its code."""
+    prose = [part for is_code, part in split_code(all_exercises()[key].question) if not is_code]
+    assert len(" ".join(prose).split()) <= 90
 
 
 COMPUTED = {

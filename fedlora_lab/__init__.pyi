@@ -28,7 +28,7 @@ from .privacy.plan import Privacy as Privacy
 from .recipes.dry_run import dry_run as dry_run
 from .recipes.finetune import finetune as finetune
 from .recipes.rehearsal import rehearse as rehearse
-from .recipes.tuned_rates import suggest_lr as suggest_lr
+from .recipes.suggested_rates import suggest_lr as suggest_lr
 from .tasks import partition as partition
 
 __version__: str

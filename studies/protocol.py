@@ -25,7 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_begin, plateau_end
-from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, concatenate
 
 if TYPE_CHECKING:

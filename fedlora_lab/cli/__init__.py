@@ -160,7 +160,7 @@ def build_parts(name: str, asked: dict[str, Any]) -> "tuple[Task, Privacy, Plan,
         check(option in takes, f"--{option}", value, f"not given, since {name} has none")
     task = fl.tasks.build(name, **split)
     plan = fl.Plan(**pick(PLAN))
-    terms = {"epsilon": 8.0} | pick(PRIVACY)
+    terms: dict[str, Any] = {"epsilon": 8.0} | pick(PRIVACY)
     epsilon = terms.pop("epsilon")
     privacy = fl.Privacy(**terms).calibrate(epsilon=epsilon, task=task, plan=plan)
     lora = fl.Lora(rank=asked.get("rank", 4), alpha=asked.get("lora_alpha", 8.0))

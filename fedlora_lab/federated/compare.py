@@ -225,7 +225,7 @@ def compare(
         device=device,
         matmul_precision=matmul_precision,
     )
-    rates = None if lr is None else [lr] if isinstance(lr, Real) else lr
+    rates: Any = [lr] if isinstance(lr, Real | Mapping) else lr
     sweep = {"epsilon": epsilon, "lr": rates}
     cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), sweep, execution)
     total = sum(cell.config.plan.rounds for cell in cells)

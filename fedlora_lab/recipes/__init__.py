@@ -8,6 +8,6 @@
 0.91
 """
 
-from fedlora_lab.recipes.tuned_rates import suggest_lr
+from fedlora_lab.recipes.suggested_rates import suggest_lr
 
 __all__ = ["suggest_lr"]

@@ -1,6 +1,6 @@
 """A dry run: what the noise of a whole run alone would do to the model, without any training.
 
-`tuned_rates` puts that noise into one number, the variance on one output of one layer. Here it goes
+`taken_up` puts that noise into one number, the variance on one output of one layer. Here it goes
 through the network: it is drawn, put into the adapters, and public inputs pass the model.
 """
 
@@ -25,7 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ParamKey, TensorDict
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, forward, move_to_model, take
 
 if TYPE_CHECKING:

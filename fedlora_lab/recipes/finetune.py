@@ -20,7 +20,8 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.tuned_rates import carry_over, suggest_lr
+from fedlora_lab.recipes.suggested_rates import suggest_lr
+from fedlora_lab.recipes.taken_up import carry_over
 from fedlora_lab.tasks.task import Task
 
 LOCAL_STEPS = 5
@@ -133,7 +134,7 @@ def finetune(
         ::test_a_run_that_ends_at_the_commonest_class_says_so.
 
     >>> import fedlora_lab as fl
-    >>> result = fl.finetune(fl.tasks.digits(clients=2), epsilon=8, rounds=1)
+    >>> result = fl.finetune(fl.tasks.regression(clients=2), epsilon=8, rounds=1)
     >>> sorted(result.choices)
     ['batch', 'clip norm', 'delta', 'rate', 'unit']
     """

@@ -12,7 +12,7 @@ from places import ROOT
 import fedlora_lab as fl
 from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
-from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE
+from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE
 from fedlora_lab.report import paired_difference
 from studies import rehearsals
 

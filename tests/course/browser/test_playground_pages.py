@@ -21,7 +21,7 @@ from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.recipes import tuned_rates
+from fedlora_lab.recipes import taken_up
 
 TABLES = json.loads((playground.HERE / "tables.json").read_text())
 SLUGS = [row["slug"] for row in TABLES["methods"]]
@@ -168,7 +168,7 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, sl
 @pytest.mark.parametrize("slug", SLUGS)
 def test_v_is_that_of_the_library(page, task, privacy, slug):
     seen = ask(page, "settings => pg.forecast(pg.problem, settings)", {**SETTINGS, "method": slug})
-    noise = tuned_rates.noise_taken_up(task, slug, privacy, PLAN, LORA)
+    noise = taken_up.noise_taken_up(task, slug, privacy, PLAN, LORA)
     assert seen["v"] == pytest.approx(noise.value, rel=1e-5)
 
 

@@ -18,7 +18,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import MeanUpdate
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.recipes.tuned_rates import noise_taken_up
+from fedlora_lab.recipes.taken_up import noise_taken_up
 
 BALANCED = methods.BalancedLoRA
 WIDE = fl.tasks.regression(4, 6, d_in=100, d_out=5, rank=2, test=4, heterogeneity=0.0)

@@ -10,9 +10,8 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import forecast_of
-from fedlora_lab.recipes import tuned_rates
-
-BOUND = tuned_rates.SUGGESTED_VARIANCE
+from fedlora_lab.recipes.suggested_rates import SUGGESTED_VARIANCE as BOUND
+from fedlora_lab.recipes.taken_up import noise_taken_up
 
 
 @pytest.mark.parametrize("slug", ["fedlora", "ffa-lora", "la-lora", "as-lora", "balanced-lora"])
@@ -29,7 +28,7 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     assert fl.suggest_lr(task, slug, noise, plan.replace(lr=0.1)).lr == pytest.approx(found.lr)
     turns = 2**0.5 if slug in ("la-lora", "as-lora") else 1
     at_bound = plan.replace(lr=turns * found.lr)
-    of_copies = tuned_rates.noise_taken_up(task, slug, noise, at_bound).in_copies()
+    of_copies = noise_taken_up(task, slug, noise, at_bound).in_copies()
     assert of_copies.value == pytest.approx(BOUND)
     if slug in ("fedlora", "ffa-lora", "balanced-lora"):
         # From the forecast that records show: energy in the product, over 32 outputs.
@@ -89,7 +88,7 @@ def test_two_settings_that_are_one_run_get_one_suggestion(slug, c):
         setting = noise.replace(clip_norm=0.5 * norm), plan.replace(lr=0.2 * lr), lora
         *_, last = fl.run(task, slug, setting[0], setting[1], lora=lora, seed=0)
         a, b = last.adapter["map"]
-        value = tuned_rates.noise_taken_up(task, slug, *setting).value
+        value = noise_taken_up(task, slug, *setting).value
         sides.append((lora.scaling * b @ a, value, fl.suggest_lr(task, slug, *setting).lr))
     (product, value, lr), (other_product, other_value, other_lr) = sides
     torch.testing.assert_close(other_product, product)

@@ -83,8 +83,8 @@ class NormalFloat:
     Deterministic; a block of zeros stays zero. The last block may be short.
 
     Args:
-        width: nominal bits per number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes 1.6
-            bits, five numbers a byte.
+        width: nominal bits per number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes two
+            bits.
         block: numbers a scale, >= 1.
         reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers
             in blocks of 64 the error is least near 0.9365 (`theory.quantiser_error`).
@@ -136,12 +136,14 @@ class NormalFloat:
         """
         return (self.levels(like)[codes] * scale).flatten()[: like.numel()].view_as(like)
 
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code: three levels take two."""
+        return max(self.width, 2)
+
     def bits(self, numbers: int) -> int:
         """Returns the bits that this many numbers take: a code each, and a float32 a block."""
-        scales = 32 * math.ceil(numbers / self.block)
-        if self.width == 1:
-            return 8 * math.ceil(numbers / len(_POWERS)) + scales
-        return self.width * numbers + scales
+        return self.code_bits * numbers + 32 * math.ceil(numbers / self.block)
 
 
 # The names in rows of the table.
@@ -161,8 +163,6 @@ def rule_for(key: ParamKey, rule: Broadcast) -> Broadcast:
 
 CODES = " codes"
 SCALES = " scales"
-_POWERS = 3 ** np.arange(5, dtype=np.uint8)
-"""Of three, for the five codes of a byte where there are three levels: log2(3) is 1.585."""
 
 
 def array_names(rule: Broadcast) -> tuple[str, ...]:
@@ -180,11 +180,8 @@ def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
         return {"": tensor}
     codes, scale = rule.codes(tensor)
     flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
-    if rule.width == 1:  # three levels
-        packed = np.pad(flat, (0, -len(flat) % len(_POWERS))).reshape(-1, len(_POWERS)) @ _POWERS
-    else:
-        bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")
-        packed = np.packbits(bits[:, : rule.width], bitorder="little")
+    bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")
+    packed = np.packbits(bits[:, : rule.code_bits], bitorder="little")
     # Scales go in full: what a client decodes is what the server computed with, bit for bit.
     return {CODES: torch.from_numpy(packed), SCALES: scale.flatten()}
 
@@ -203,19 +200,12 @@ def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tenso
         return arrays[""]
     count = like.numel()
     packed = arrays[CODES].numpy(force=True)
-    # Five codes a byte where there are three levels, else the bits of one code after another.
-    if rule.width == 1:
-        codes = packed
-        largest = 3 ** len(_POWERS) - 1
-    else:
-        bits = np.unpackbits(packed, bitorder="little", count=rule.width * count)
-        codes = np.packbits(bits.reshape(count, rule.width), axis=1, bitorder="little").flatten()
-        largest = 2**rule.width - 1
+    bits = np.unpackbits(packed, bitorder="little", count=rule.code_bits * count)
+    codes = np.packbits(bits.reshape(count, rule.code_bits), axis=1, bitorder="little").flatten()
     # The bytes come from a network: a code beyond the levels would read beyond their table.
+    largest = len(normal_levels(rule.width, rule.reach)) - 1
     worst = int(codes.max()) if len(codes) else 0
     check(worst <= largest, "codes", worst, f"at most {largest}")
-    if rule.width == 1:
-        codes = (codes[:, None] // _POWERS % 3).flatten()[:count]
     codes = torch.from_numpy(codes.astype("int64"))
     blocks = F.pad(codes, (0, -count % rule.block)).view(-1, rule.block)
     return rule.values(blocks.to(like.device), arrays[SCALES].view(-1, 1), like)

@@ -20,6 +20,7 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.federated.compare import Cell, run_cells
 from fedlora_lab.federated.config import Execution
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -163,7 +164,7 @@ def cells_of(row: Method, name: str, setting: Setting, seeds: Iterable[int] = SE
         task = scored_apart(task)
         for rate in setting.rates:
             privacy, its_plan = setting.scale(private, plan, rate)
-            cell = Cell.from_name(row, task, privacy, its_plan, LORA, seed)
+            cell = Cell(make_config(task, row, privacy, its_plan, LORA, seed))
             cells.append(replace(cell, setting={"setting": name}))
     return cells
 

@@ -85,7 +85,7 @@ def run_options(command: Any) -> Any:
     "--methods",
     default=SIX,
     metavar="A,B",
-    help="Methods, the baselines non-private, central, local, and rows FILE.py:NAME of your own.",
+    help="Methods, and rows FILE.py:NAME of your own.",
 )
 @click.option("--seeds", default=3, type=click.IntRange(1), help="How many, from 0 on.  [3]")
 @click.option("--lr", metavar="X,Y", help="Rates to try.  [for each method from public numbers]")
@@ -172,18 +172,17 @@ def suggested_plans(
 ) -> "dict[str, Plan]":
     """Gives each method the rate that public numbers suggest, and says where it comes from.
 
-    Args: rows: methods and baselines. task, privacy, plan, lora: of all runs.
+    Args: rows: methods. task, privacy, plan, lora: of all runs.
     """
     import fedlora_lab as fl
-    from fedlora_lab.federated.compare import BASELINES
 
     plans = {}
     for row in rows:
         slug = row if isinstance(row, str) else row.slug
         plans[slug] = plan
         origin = "the default; --lr tries others"
-        # In the other units no rate follows from the noise, and a baseline has another one.
-        if privacy.releases_steps and slug not in BASELINES:
+        # In the other units no rate follows from the noise.
+        if privacy.releases_steps:
             suggested = fl.suggest_lr(task, row, privacy, plan, lora)
             origin = suggested.origin
             plans[slug] = plan.replace(lr=float(f"{suggested.lr:.2g}"))

@@ -1,4 +1,4 @@
-"""Compares methods over seeds and settings in one tidy frame, with baselines.
+"""Compares methods over seeds and settings in one tidy frame.
 
 Runs that are kept in a folder are found again by their arguments, and go on where they were left.
 """
@@ -46,13 +46,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _T = TypeVar("_T")
-BASELINES: dict[str, Method] = {
-    "non-private": methods.FedLoRA,
-    "central": methods.FedLoRA,
-    "local": methods.Local,
-}
-"""Names that `compare` takes beside the table's: without privacy; all data in one place; every
-client alone."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +53,10 @@ class Cell:
     """One run of a comparison.
 
     Args:
-        slug: its name in the frame, a baseline's or the method's.
         config: all that decides its numbers.
         setting: what a sweep varies, and its value here; it stands in the config already.
     """
 
-    slug: str
     config: Config
     setting: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,40 +66,10 @@ class Cell:
         small = seed is None or seed < 2**63
         check(small, "seed", seed, "a whole number below 2**63, as frames have them")
 
-    @classmethod
-    def from_name(
-        cls,
-        method: str | Method,
-        task: Task,
-        privacy: Privacy | None,
-        plan: Plan,
-        lora: Lora,
-        seed: int | None,
-    ) -> "Cell":
-        """Makes the cell of a row, a slug or a baseline; pooled data get noise for that epsilon.
-
-        Args:
-            method: a row, its slug, or a name in `BASELINES`.
-            task, privacy, plan, lora, seed: see `run`; "non-private" runs without ``privacy``.
-        Raises: ``ValueError`` for pooled data in the client unit.
-        Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
-        """
-        if not isinstance(method, str) or method not in BASELINES:
-            method = methods.get(method)
-            config = make_config(task, method, privacy, plan, lora, seed)
-            return cls(method.slug, config)
-        if method == "non-private":
-            privacy = None
-        if method == "central":
-            count = len(task.clients)
-            task = task.pooled()
-            lora = replace(lora, ranks=None)  # those of clients that there are no more
-            # As many examples a step as all clients together take.
-            if plan.batch is not None:
-                plan = plan.replace(batch=plan.batch * count)
-            if privacy is not None:
-                privacy = _calibrated_for_pooled(privacy, task, plan)
-        return cls(method, make_config(task, BASELINES[method], privacy, plan, lora, seed))
+    @property
+    def slug(self) -> str:
+        """The method's, its name in the frame."""
+        return self.config.method.slug
 
     def at_seed(self, seed: int | None) -> "Cell":
         """The same run at another seed."""
@@ -126,16 +87,6 @@ class Cell:
         """The run in words: method, what was varied, seed."""
         words = [f"{name}={value}" for name, value in self.setting.items()]
         return " ".join([self.slug, *words, f"seed {self.config.seed}"])
-
-
-def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy | None:
-    """The privacy with the noise that pooled data need for the same epsilon."""
-    # One client less turns the one update into another of norm C: the sum moves by 2 C.
-    expected = "'example' for 'central': pooled data have no clients"
-    check(privacy.releases_steps, "unit", privacy.unit, expected)
-    expected = "one from calibrate(epsilon=...) for 'central'"
-    check(privacy.target_epsilon is not None, "privacy", "without a target", expected)
-    return _calibrated(privacy, privacy.target_epsilon, task, plan)
 
 
 def show_progress(
@@ -183,8 +134,8 @@ def compare(
 
     Args:
         task, privacy, lora: of every run.
-        methods: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
-            that was changed needs a name of its own: ``row.replace(name="...", ...)``.
+        methods: rows or slugs, each once. A row that was changed needs a name of its own:
+            ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: of every method, so that start and batches are alike; such runs are for study, as
             their ledgers say. `run` and `finetune` draw afresh.
@@ -272,8 +223,8 @@ def checked_cells(
             if "epsilon" in point:
                 at_budget = _calibrated(privacy, point["epsilon"], task, its_plan)
             # Before hours of training: a mistake in the last cell is told now.
-            cell = Cell.from_name(name, task, at_budget, at_rate, lora, draws[0])
-            firsts.append(replace(cell, setting={name: point[name] for name in varied}))
+            config = make_config(task, name, at_budget, at_rate, lora, draws[0])
+            firsts.append(Cell(config, {name: point[name] for name in varied}))
     check_names((cell.slug, cell.config.method) for cell in firsts[:: len(points)])
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
     slugs = [cell.slug for cell in firsts[:: len(points)]]
@@ -432,7 +383,7 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     if isinstance(plan, Plan):
         return plan
     slug = name.slug if isinstance(name, Method) else str(name)
-    if isinstance(plan, Mapping) and slug not in plan and slug not in BASELINES:
+    if isinstance(plan, Mapping) and slug not in plan:
         slug = methods.get(slug).slug  # it may be spelled as published
     has_plan = isinstance(plan, Mapping) and slug in plan
     check(has_plan, "plan", plan, f"a Plan, or a mapping with one for {slug!r}")
@@ -455,7 +406,6 @@ def settings_of_cell(cell: Cell, execution: Execution, out: Path) -> JsonObject:
     task = cell.config.task
     settings = {
         **store.settings_of(cell.config),
-        "name": cell.slug,
         "rounds": cell.config.plan.rounds,
         "made": {"task": task.name, "arguments": dict(task.origin.arguments)},
         "public_test": task.public_test,

@@ -5,7 +5,7 @@ In this order: inputs, `Task`, `classification`, and the checks of both.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -360,12 +360,6 @@ class Task:
         for part, shared in self.shared_rows.items():
             if shared.people >= least_people and shared.excess > 0.5:
                 refuse(part, f"{shared.twins} of {shared.rows} rows equal private rows", expected)
-
-    def pooled(self) -> "Task":
-        """The same examples with one client: all data in one place."""
-        persons = None if self.persons is None else (torch.cat(self.persons),)
-        clients = Clients((concatenate(self.clients),), ("all",), persons)
-        return replace(self, clients=clients, origin=Origin())
 
 
 def examples_to_judge(task: Task, private: bool) -> Examples:

@@ -28,14 +28,14 @@ def read(folder):
 @pytest.mark.slow
 def test_the_command_compares_as_the_library_does(tmp_path, capsys):
     """To the last bit; called again it trains nothing, and says against whom ε holds."""
-    words = "--methods=rolora,non-private", "--seeds=2"
+    words = "--methods=rolora,fedlora", "--seeds=2"
     assert compare(*words, out=tmp_path) == 0
     frame = read(tmp_path)
     assert "ε: against whoever sees the uploads" in capsys.readouterr().out.splitlines()
     task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
     options = {"seeds": [0, 1], "progress": False}
-    alone = fl.compare(task, ["rolora", "non-private"], privacy, plan, **options)
+    alone = fl.compare(task, ["rolora", "fedlora"], privacy, plan, **options)
     values = [x[x["measure"] != "seconds"]["value"].to_numpy() for x in (frame, alone)]
     assert values[0].tolist() == values[1].tolist() and list(frame) == [*COLUMNS, "lr"]
     assert compare(*words, out=tmp_path) == 0
@@ -101,12 +101,11 @@ def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
 
 def test_a_learning_rate_that_was_not_asked_for_is_suggested_and_said(capsys):
     task, privacy, plan, lora = cli.build_parts("regression", {"epsilon": 2.0})
-    plans = cli.suggested_plans(["fedlora", "local"], task, privacy, plan, lora)
+    plans = cli.suggested_plans(["fedlora"], task, privacy, plan, lora)
     suggested = fl.suggest_lr(task, "fedlora", privacy, plan, lora)
-    assert plans["fedlora"].lr == float(f"{suggested.lr:.2g}") != plan.lr == plans["local"].lr
+    assert plans["fedlora"].lr == float(f"{suggested.lr:.2g}") != plan.lr
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"fedlora: learning rate {plans['fedlora'].lr:g}, {suggested.origin}"
-    assert shown[1].startswith("local: learning rate 0.3, the default")
 
 
 @pytest.mark.slow

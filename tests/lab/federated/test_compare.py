@@ -34,16 +34,16 @@ def test_a_run_of_a_sweep_is_the_run_that_its_setting_says():
     """To the last bit, with the noise that each epsilon needs under the plan."""
     task, terms = regression(), fl.Privacy(delta=1e-2, accountant="rdp")
     sweep: Options = {"epsilon": [2.0, None], "lr": np.array([0.1, 0.2])}
-    rows = ["fedlora", "non-private"]
+    rows = ["fedlora", "rolora"]
     frame = fl.compare(task, rows, terms, PLAN, [3], lora=LORA, progress=False, **sweep)
     runs = frame[frame["measure"] != "seconds"].groupby([*sweep, "method"], dropna=False)
     assert len(runs) == 8
     for (epsilon, lr, method), part in runs:
         plan = PLAN.replace(lr=lr)
         privacy = None
-        if method == "fedlora" and epsilon == 2.0:
+        if epsilon == 2.0:
             privacy = terms.calibrate(epsilon=2.0, task=task, plan=plan)
-        alone = fl.to_frame(fl.run(task, "fedlora", privacy, plan, lora=LORA, seed=3))
+        alone = fl.to_frame(fl.run(task, method, privacy, plan, lora=LORA, seed=3))
         alone = alone[alone["measure"] != "seconds"]
         assert part["value"].equals(alone["value"].set_axis(part.index)), (epsilon, lr)
 

@@ -15,6 +15,7 @@ from fedlora_lab._utils.files import Damaged, read_sealed, write_sealed
 from fedlora_lab.federated import store
 from fedlora_lab.federated.compare import Cell, settings_of_cell
 from fedlora_lab.federated.config import EXACT, Execution
+from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.tasks.task import Layers
 
 ROW = fl.methods.FFA
@@ -76,7 +77,7 @@ def test_any_changed_argument_trains_anew(tmp_path):
     ]
 
     def settings(change, out=tmp_path, execution=EXACT):
-        return json.dumps(settings_of_cell(Cell.from_name(**base | change), execution, out))
+        return json.dumps(settings_of_cell(Cell(make_config(**base | change)), execution, out))
 
     keys = [*map(settings, [{}, *changes]), settings({}, execution=Execution(evaluate_every=2))]
     assert len({*keys}) == len(keys)

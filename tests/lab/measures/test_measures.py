@@ -8,6 +8,7 @@ from toy_tasks import LORA, PLAN, play, random, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab import measures
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.tasks.task import concatenate
 
 OUT = 7
 IN = 9
@@ -129,5 +130,5 @@ def test_full_updates_lower_the_loss_and_leave_the_model():
     updates = measures.full_updates(task, steps=40, lr=0.5, batch=8)
     assert list(updates) == ["inner", "outer"]
     assert all(torch.equal(before[name], p) for name, p in task.model.named_parameters())
-    data = task.pooled().clients[0]
+    data = concatenate(task.clients)
     assert loss_after(task, updates, *data) < 0.95 * loss_after(task, {}, *data)

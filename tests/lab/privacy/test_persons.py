@@ -118,7 +118,6 @@ def test_a_person_at_several_clients_is_refused():
     line += "that share persons; or, where each site counts its persons from 1, make them different"
     with refused(line):
         with_persons(TASK, (PERSONS[0], PERSONS[1], (0, 8, 8)))
-    assert TASK.pooled().person_counts == (9,)
     line = r"^persons=None: expected whose each example is, person= of fl.tasks.from_trainer or"
     with refused(line):
         fl.run(tokens(), "fedlora", private("person"), PLAN)

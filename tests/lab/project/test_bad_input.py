@@ -115,7 +115,6 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     },
     # two options that do not go together
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
-    "central": (lambda: compare(methods=["central"], privacy=private("example")), "privacy="),
     # files
     "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected an unaltered file"),
     # a trained model

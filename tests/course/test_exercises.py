@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fedlora_course as course
-from fedlora_course.exercises import Calls, all_exercises, check
+from fedlora_course.exercises import Calls, all_exercises, change_source, check
 from fedlora_course.predictions import Prediction, all_predictions
 from fedlora_course.texts import split_code
 from fedlora_lab import theory
@@ -209,6 +209,15 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
 
 
 # ---- an exercise of our own
+
+
+def test_a_mistake_is_the_solution_with_another_text_somewhere():
+    """Fault: a solution that is rewritten, and a mistake that is then the right answer."""
+    tpr = all_exercises()["03.3"].answers[0]
+    below = change_source(tpr, {"+ mu": "- mu"})
+    assert below(0.1, 2.0, 4) < 0.1 < tpr(0.1, 2.0, 4)
+    with pytest.raises(ValueError, match=r"^wrong='\+ nu': expected a text of tpr$"):
+        change_source(tpr, {"+ nu": "- nu"})
 
 
 def test_a_mistake_is_named_also_where_it_is_no_number_in_a_few_calls():

@@ -23,7 +23,8 @@ def box(
     """
     colour = look.pop("color", "white")
     look.setdefault("ec", "none")
-    ax.add_patch(Rectangle((x, y), width, height, lw=1, **look))
+    look.setdefault("lw", 1)
+    ax.add_patch(Rectangle((x, y), width, height, **look))
     middle = (x + width / 2, y + height / 2)
     ax.text(*middle, words, color=colour, ha="center", va="center", fontsize=9)
 
@@ -39,7 +40,8 @@ def cell(ax: Axes, x: float, y: float, words: str, ground: str = "none", **look:
     Args: x, y: its middle; words; ground: its colour; look: see ``Axes.text``.
     """
     ax.add_patch(Rectangle((x - 0.46, y - 0.43), 0.92, 0.86, fc=ground, lw=0))
-    ax.text(x, y, words, **{"ha": "center", "va": "center", "fontsize": 9, **look})
+    placed: Any = {"ha": "center", "va": "center", "fontsize": 9, **look}
+    ax.text(x, y, words, **placed)
 
 
 def clear(ax: Axes) -> None:
@@ -56,12 +58,12 @@ def two_worlds(
 
     Args: x: places, (n,); mean, sigma: with the example, and of the noise; you: words for it.
     """
-    height = 0.8 * norm.pdf(0, 0, sigma)
+    height = float(0.8 * norm.pdf(0, 0, sigma))
     worlds = (
         (0.0, style.WITHOUT, f"without{you} ", "right"),
         (mean, style.WITH, f"with{you}", "left"),
     )
     for centre, colour, words, side in worlds:
         ax.plot(x, norm.pdf(x, centre, sigma), color=colour)
-        place = centre + (1.1 if side == "left" else -1.75) * sigma
+        place = centre + (1.0 if side == "left" else -1.75) * sigma
         ax.text(place, height, words, color=colour, ha=side, va="center", weight="bold")

@@ -38,7 +38,7 @@ def who_sees_what() -> style.Picture:
             drawing.arrow(ax, (0.18, y), (0.52, 0.5))
         ax.text(0.02, 0.98, f"sends {upload}", fontsize=9, va="top")
         ax.text(0.02, 0.02, f"noise: {noise}", fontsize=9, color=style.GREY)
-        look = {"fc": style.CARD, "ec": colour, "color": style.INK}
+        look = {"fc": style.CARD, "ec": colour, "lw": 2.2, "color": style.INK}
         drawing.box(ax, 0.53, 0.36, 0.2, 0.28, "server", **look)
         ax.text(0.66, 0.73, f"sees {server}", ha="center", fontsize=9, color=colour, weight="bold")
         drawing.arrow(ax, (0.75, 0.5), (0.98, 0.5))

@@ -55,16 +55,16 @@ def closed_form(
     table, looks = name_values(table, "group")
     for group, look in looks.items():
         rows = table[table["group"] == group]
-        curve = rows.groupby("x")[["closed", "low", "high"]].mean()
+        curve: Any = rows.groupby("x")[["closed", "low", "high"]].mean()
         # Of measured means the interval is theirs, and no band of the closed form.
         edges = (curve["low"], curve["high"]) if single else ()
         line = style.named_line(ax, curve.index, curve["closed"], group, look.colour, *edges)
         labels.append(line)
         _draw_measured(axes, rows, look.colour)
     for column, name in (parts or {}).items():
-        curve = table.groupby("x")[column].mean()
+        further: Any = table.groupby("x")[column].mean()
         dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
-        labels.append(style.named_line(ax, curve.index, curve, name, style.GREY, **dashed))
+        labels.append(style.named_line(ax, further.index, further, name, style.GREY, **dashed))
     if "y" in log:
         write_plain_ticks(ax)
     place_ticks(axes[-1], table["x"])

@@ -43,7 +43,7 @@ BANDS = {"area": "band", "bars": "bars", "none": None}
 
 def name_values(
     frame: pd.DataFrame, column: str, colours: Colours | None = None
-) -> tuple[pd.DataFrame, dict[str, Look]]:
+) -> tuple[pd.DataFrame, dict[Any, Look]]:
     """Writes words in the place of a column's values: of slugs the methods' names.
 
     Args:
@@ -95,7 +95,7 @@ def draw_means(
     ax: Axes,
     rows: pd.DataFrame,
     by: str,
-    looks: Mapping[str, Look],
+    looks: Mapping[Any, Look],
     statistics: Mapping[str, Any],
     alpha: float,
     marked: bool = True,
@@ -113,6 +113,7 @@ def draw_means(
     """
     import seaborn as sns  # slow to import
 
+    dashes: Any = {word: look.dashes or "" for word, look in looks.items()}
     sns.lineplot(
         rows,
         hue=by,
@@ -120,7 +121,7 @@ def draw_means(
         hue_order=[*looks],
         style_order=[*looks],
         palette={word: look.colour for word, look in looks.items()},
-        dashes={word: look.dashes or "" for word, look in looks.items()} if joined else False,
+        dashes=dashes if joined else False,
         linestyle="solid" if joined else "none",
         markers={word: look.marker for word, look in looks.items()} if marked else False,
         markeredgecolor=style.CARD if marked else None,
@@ -258,7 +259,7 @@ def intervals(
     return _finish(figure, axes, list(panels), title, caption)
 
 
-def _write_means(ax: Axes, means: pd.Series, looks: Mapping[str, Look], number: str) -> None:
+def _write_means(ax: Axes, means: pd.Series, looks: Mapping[Any, Look], number: str) -> None:
     """Writes the mean of each row right of it, in the row's colour."""
     beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
     for word, mean in means.items():

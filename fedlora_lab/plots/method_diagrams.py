@@ -44,7 +44,8 @@ KEY = {
 
 def _write(ax: Axes, x: float, y: float, text: str, size: float, colour: str, **look: Any) -> None:
     """Writes a sign or words at (x, y), in units of the axes, halfway up."""
-    ax.text(x, y, text, fontsize=size, color=colour, **{"va": "center", "ha": "center", **look})
+    placed: Any = {"va": "center", "ha": "center", **look}
+    ax.text(x, y, text, fontsize=size, color=colour, **placed)
 
 
 def _step_signs(method: "Method") -> str:

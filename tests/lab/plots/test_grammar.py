@@ -46,7 +46,7 @@ def test_intervals_draw_means_and_their_bands(frame):
 
 def test_marks_of_a_hue_stand_beside_one_another(frame):
     """And each group's dots on its own bar."""
-    (ax,) = plots.intervals(frame, hue="epsilon").axes
+    ax: Any = plots.intervals(frame, hue="epsilon").axes[0]
     assert [text.get_text() for text in ax.get_legend().texts] == ["1", "8"]
     heights = [[path[0, 1] for path in bar.get_segments()] for bar in ax.collections]
     assert heights == [[-0.25, 0.75, 1.75], [0.25, 1.25, 2.25]]
@@ -63,7 +63,8 @@ def test_a_mean_of_one_seed_has_no_interval(frame):
     assert plots.lines(one, "epsilon", band="bars").get_supxlabel() == "1 seed, no bars"
     for figure in (rows, plots.lines(one, "epsilon"), plots.lines(one, "epsilon", band="bars")):
         paths = [path for drawn in figure.axes[0].collections for path in drawn.get_paths()]
-        assert not any(np.isfinite(path.vertices).all() and len(path.vertices) for path in paths)
+        corners = [np.asarray(path.vertices) for path in paths]
+        assert not any(np.isfinite(places).all() and places.size for places in corners)
 
 
 def test_lines_go_through_the_means(frame):

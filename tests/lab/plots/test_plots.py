@@ -141,7 +141,8 @@ DARK_PAGES = ("#111111", "#14181E", "#1E1E1E", "#383838")
 def in_the_dark(colour):
     """The colour under `style.IN_THE_DARK`: CSS's invert(.93) and hue-rotate(180deg)."""
     turned = np.array([[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]])
-    return np.clip(turned @ (0.93 - 0.86 * np.array(matplotlib.colors.to_rgb(colour))), 0, 1)
+    mixed: Any = turned @ (0.93 - 0.86 * np.array(matplotlib.colors.to_rgb(colour)))
+    return matplotlib.colors.to_hex(np.clip(mixed, 0, 1))
 
 
 def test_lines_and_their_names_are_seen_on_the_card():

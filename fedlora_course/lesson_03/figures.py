@@ -158,7 +158,7 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     Args: record: as `run` yields it.
     Returns: (n, p), clients one after the other; p counts the numbers that a release would carry.
     Guarantees: the mean row is the gradient of the mean loss
-        (test_lesson_14.py::test_the_gradient_at_rounded_factors).
+        (test_lesson_03.py::test_single_gradients_average_to_that_of_the_mean_loss).
     """
     parts = [
         torch.cat([x.flatten(1) for x in part.values()], 1)

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_course.lesson_03.figures import example_gradients
 from fedlora_course.lesson_11 import figures as lesson_11
 from fedlora_course.lesson_14 import dials
 from fedlora_lab import methods
@@ -55,21 +53,6 @@ def rounded_by(receive: Receive, width: int) -> Method:
 def messages() -> Task:
     """Makes lesson 11's task, scored by the share of test prompts answered word for word."""
     return replace(lesson_11.messages(), metrics={"exact_match": lesson_11.word_for_word})
-
-
-def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
-    """Computes the gradient of the mean loss at the factors changed by ``rule``.
-
-    The mean is over every fourth example of each client: enough for a direction.
-
-    Args: record: of a run; rule: such as a quantiser, or the identity.
-    Guarantees: test_lesson_14.py::test_the_gradient_at_rounded_factors.
-    """
-    task, lora, state = require_source(record)
-    task = replace(task, clients=tuple((x[::4], y[::4]) for x, y in task.clients))
-    changed = state.replace_tensors({key: rule(x) for key, x in state.tensors.items()})
-    rows = example_gradients(replace(record, source=(task, lora, changed)))
-    return torch.from_numpy(rows).double().mean(0).numpy()
 
 
 def held_after_rounds(

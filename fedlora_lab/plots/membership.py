@@ -6,15 +6,17 @@ from matplotlib.figure import Figure
 
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
+
+LOWEST = 1e-3
+"""The left and lower end of the axes."""
 
 
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    lowest: float = 1e-3,
     title: str = "Who was in the training data?",
     ax: Axes | None = None,
 ) -> Figure:
@@ -25,7 +27,6 @@ def tradeoff(
 
     Args:
         ledger: of a run, or a composition.
-        lowest: the left and lower end of the axes, in (0, 0.1].
         title: the finding.
         ax: of a figure of your own, which gets no caption.
 
@@ -38,13 +39,12 @@ def tradeoff(
     'Who was in the training data?'
     """
     check(isinstance(ledger, Ledger), "ledger", ledger, "the Ledger of a run")
-    check_number("lowest", lowest, 0, 0.1, open_low=True)
-    grid = np.geomspace(lowest, 1, 200)
+    grid = np.geomspace(LOWEST, 1, 200)
     allowed = ledger.tradeoff(grid)
     spent = ledger.epsilon()
     loose = theory.membership_bound(grid, spent, ledger.delta)
     figure, (ax,) = style.subplots(7.4, 4.8, ax=ax)
-    ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
+    ax.set(xscale="log", yscale="log", xlim=(LOWEST, 1), ylim=(LOWEST, 1))
     ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
     ax.plot(grid, allowed, color=style.WRONG, lw=1.8)
     ax.plot(grid, loose, color=style.WRONG, lw=1.2, ls=style.DASHED)

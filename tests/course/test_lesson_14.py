@@ -1,7 +1,5 @@
 """Notebook 14: what the quantiser costs, what it hides, and from whom."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from fedlora_course.lesson_11 import figures as lesson_11
 from fedlora_course.lesson_14 import dials, figures
 from fedlora_lab import theory
 from fedlora_lab.methods.quantization import normal_float, normal_levels
-from fedlora_lab.tasks.task import concatenate
 
 
 @pytest.mark.parametrize(("width", "block"), [(1, 64), (2, 2), (4, 64), (8, 2)])
@@ -21,28 +18,6 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     off = (normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws) ** 2
     closed = theory.quantiser_error(normal_levels(width), block)
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
-
-
-@pytest.mark.further
-@pytest.mark.slow
-def test_the_gradient_at_rounded_factors():
-    """By autograd for one layer, which lesson 3's gradients of single examples average to; a rule
-    is applied to every factor before.
-    """
-    task = fl.tasks.digits(clients=3, seed=5)
-    plan = fl.Plan(rounds=2, local_steps=2, batch=8)
-    last: Any = [*fl.run(task, "fedlora", None, plan, seed=0)][-1]
-    state = last.source[2]
-    ends = np.cumsum([x.numel() for x in state.tensors.values()])
-    fourth = [(x[::4], y[::4]) for x, y in task.clients]
-    single = course.lesson(3).example_gradients(last)
-    pairs = (figures.gradient_at(last, lambda x: x), fourth), (single.mean(0), task.clients)
-    for gradient, data in pairs:
-        expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(data))
-        for key, part in zip(state.tensors, np.split(gradient, ends[:-1]), strict=True):
-            if key.layer == "blocks.0.query":
-                np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)
-    assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"
 
 
 @pytest.mark.slow

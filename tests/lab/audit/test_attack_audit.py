@@ -84,7 +84,7 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert not broken.holds and REASON in str(broken)
 
 
-SETUP: Any = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(rounds=3))
+SETUP = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(rounds=3))
 
 
 @pytest.mark.slow

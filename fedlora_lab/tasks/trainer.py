@@ -318,7 +318,10 @@ def _check_answers(x: Mapping[str, Any], y: Ragged) -> None:
 
 def _made_up_rows(model: nn.Module, x: Mapping[str, Any], y: Any) -> tuple[dict[str, Any], Any]:
     """Four rows of the private ones' form and none of their values, to try the model on."""
-    tokens = torch.arange(1, 4).repeat(TRIED)
+    # Of different tokens each: where all are alike, none can be seen to change another.
+    tokens = (torch.arange(TRIED)[:, None] + torch.arange(1, 4)).flatten()
+    if isinstance(x.get("input_ids"), Ragged):
+        tokens = tokens % model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     lengths = torch.full((TRIED,), 3)
     made = {
         name: Ragged(tokens if name == "input_ids" else torch.ones_like(tokens), lengths, 0)

@@ -4,7 +4,7 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -123,20 +123,6 @@ def use_plain_numbers(settings: object) -> None:
         object.__setattr__(settings, name, as_plain(value))
 
 
-def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:
-    """Raises ``ValueError`` that names every bad row at once, unless there are none.
-
-    Args:
-        name: of the argument.
-        bad: row -> what stands there.
-        expected: see `check`.
-    """
-    if bad:
-        first, *others = bad
-        more = f"; so also {few(others, 20)}" if others else ""
-        refuse(name, f"{str(bad[first])[:80]} in {first}", expected + more)
-
-
 def is_number(value: Any) -> bool:
     """Whether a value is a real number: no NaN, boolean, complex number or text."""
     # `float` would take all three.
@@ -203,17 +189,6 @@ def did_you_mean(value: object, allowed: Collection[object]) -> str:
         return ""
     close = get_close_matches(value.lower(), map(str, allowed), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raises unless a value is a mapping whose keys are all allowed.
-
-    Args:
-        name, value: of the argument.
-        allowed: the keys.
-    """
-    check(isinstance(value, Mapping), name, value, "a mapping")
-    check(set(value) <= set(allowed), name, dict(value), "keys among " + ", ".join(allowed))
 
 
 _LEAST_COUNT = {"steps": 0, "draws": 2} | dict.fromkeys(

@@ -10,7 +10,6 @@ from typing import Any
 from fedlora_lab._utils.run_settings import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
-    check_keys,
     check_number,
     check_whole,
     use_plain_numbers,
@@ -154,7 +153,8 @@ class Plan:
         check_options(**{name: x for name, x in vars(self).items() if name in OPTIONS})
         if isinstance(self.lr, Mapping):
             # A may learn at another rate than B; a head follows B.
-            check_keys("lr", self.lr, ("A", "B", "head"))
+            named = {*self.lr} <= {"A", "B", "head"}
+            check(named, "lr", dict(self.lr), "rates of A, B and head")
             for name in ("A", "B"):
                 check_number(f"lr[{name!r}]", self.lr.get(name), 0, 1e9)
             check_number("lr['head']", self.rate("head"), 0, 1e9)

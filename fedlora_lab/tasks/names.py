@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, check_rows
+from fedlora_lab._utils.validation import check
 
 Identifier = int | str
 MISSING = ("", "nan", "NaT", "<NA>", "None")
@@ -27,17 +27,17 @@ def to_identifiers(name: str, cells: Iterable[object], rows: Sequence[str]) -> l
         name: of the argument, for messages.
         cells: of the column.
         rows: what messages call each row.
-    Raises: ``ValueError`` naming the rows of empty cells, or of something else; for texts beside
+    Raises: ``ValueError`` naming the row of an empty cell, or of something else; for texts beside
         numbers; and for names that differ in case, blanks or leading zeros alone.
     Guarantees: test_persons.py::test_persons_are_compared_by_value.
     """
     values = [_identifier(cell) for cell in cells]
-    bad = {row: cell for row, cell, value in zip(rows, cells, values, strict=True) if value is None}
     expected = (
         "a text or a whole number in every row; NA, None and null count as empty cells, "
         "and pandas reads codes such as 401.9 with dtype=str"
     )
-    check_rows(name, bad, expected)
+    for row, cell, value in zip(rows, cells, values, strict=True):
+        check(value is not None, name, f"{str(cell)[:80]} in {row}", expected)
     known: list[Any] = list(dict.fromkeys(values))
     kinds: dict[type, Any] = {}
     for value in known:

@@ -22,7 +22,7 @@ class Option:
         below: ``high`` itself is not allowed.
         whole: only whole numbers are allowed.
         choices: the words that are allowed, in place of numbers.
-        word: how ``None`` is written on a command line; "": it is not allowed.
+        word: what ``None`` stands for; "": it is not allowed.
     """
 
     meaning: str
@@ -117,12 +117,6 @@ class RunSettings:
     dirichlet: float | None = _option(
         None, "Dirichlet β of the data split; small is heterogeneous.", low=0, above=True
     )
-
-    # The run.
-    seed: int | None = _option(
-        0, "A number repeats a run; none draws fresh noise, for a release.",
-        low=0, whole=True, word="none",
-    )  # fmt: skip
 
 
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(RunSettings)}

@@ -224,24 +224,6 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
         noise_taken_up(WIDE, row, private("client"), plan, LORA)
 
 
-def test_a_record_says_what_a_has_taken_up_so_far():
-    """It grows with the rounds in which A moves; NaN, with a reason, where no closed form holds."""
-
-    def seen(row, privacy):
-        records = play(regression(), row, privacy, PLAN.replace(rounds=4))
-        return [x for record in records for _, name, x in record.rows if name == "amplification"]
-
-    noisy = private("example")
-    values = seen("rolora", noisy)
-    assert values == pytest.approx([0, 0, values[2], values[2], 2 * values[2]]) and values[2] > 0
-    assert seen("fedlora", None) == [0.0] * 5
-    assert all(map(math.isnan, seen("flora", noisy)))
-    less = methods.FedLoRA.replace(name="less", filter=lambda x, _: x / x.shape[2])
-    assert fl.noise_amplification(regression(), less, noisy, PLAN).mean > 0, (
-        "of (clients, rows, columns)"
-    )
-
-
 @pytest.mark.parametrize(
     ("slug", "reason"),
     [

@@ -199,7 +199,13 @@ def checked_cells(
     sweep: Mapping[str, Iterable[Any] | None],
     execution: Execution,
 ) -> list[Cell]:
-    """The runs of a comparison, every one checked before the first begins."""
+    """The runs of a comparison, every one checked before the first begins.
+
+    Args:
+        task, which, privacy, plan, seeds, lora: see `compare`; which: the methods.
+        sweep: "epsilon" and "lr" -> the values to try; ``None``: those of privacy and plan.
+        execution: of every run.
+    """
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
     draws = _listed("seeds", seeds, "such as range(3)")
     check(isinstance(task, Task), "task", task, "a Task")

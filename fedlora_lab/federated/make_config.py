@@ -79,7 +79,10 @@ def make_config(
 
 
 def check_parts(task: object, privacy: object, plan: object) -> None:
-    """Refuses what is no task, privacy or plan, and says what to write; each of any type."""
+    """Refuses what is no task, privacy or plan, and says what to write.
+
+    Args: task, privacy, plan: of any type.
+    """
     check(isinstance(task, Task), "task", task, "a Task, such as fl.tasks.digits()")
     swapped = isinstance(privacy, Plan) and isinstance(plan, Privacy | None)
     expected = "the privacy before the plan, as in fl.run(task, method, privacy, plan)"

@@ -372,7 +372,10 @@ def forecast_of(config: Config) -> NoiseForecast:
 
 @lru_cache(maxsize=64)
 def filter_gain(rule: Callable[..., Tensor], factor: str, size: int) -> float:
-    """Share of white noise's variance that a linear filter along the long axis leaves, the mean."""
+    """Share of white noise's variance that a linear filter along the long axis leaves, the mean.
+
+    Args: rule: the filter. factor: "A" or "B". size: of the long axis.
+    """
     # The energy of its matrix: it is applied to the rows of an identity, block by block.
     total = 0.0
     for i in range(0, size, BLOCK):

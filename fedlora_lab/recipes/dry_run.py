@@ -149,6 +149,8 @@ def at_rate(privacy: Privacy, plan: Plan, rate: float) -> tuple[Privacy, Plan]:
     In the client unit noise follows the clip norm and not the rate: there the clip norm is kept in
     proportion to the rate, so that a rate scales steps and noise in both units.
 
+    Args: privacy, plan: of a run. rate: of B, in the place of the plan's.
+
     >>> privacy = Privacy(unit="client", clip_norm=2.0, noise_multiplier=1.0)
     >>> there, plan = at_rate(privacy, Plan(lr=0.5), 0.25)
     >>> there.clip_norm, plan.lr

@@ -179,7 +179,7 @@ def png(figure: Figure) -> bytes:
 def look(slug: str) -> Look:
     """Returns colour, marker and dashes of a method, the same in every figure.
 
-    Guarantees: depends on the slug alone (test_curves_draw_the_mean).
+    Guarantees: depends on the slug alone (test_lines_and_their_names_are_seen_on_the_card).
     """
     # A method of the table has a place of its own among the colours.
     if slug in LOOKS:

@@ -40,8 +40,8 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
         ax: of a figure of your own, which gets no caption; best with ``layout="constrained"``.
 
     Raises: ``ValueError`` when the frame lacks the measure.
-    Guarantees: the line is the mean over seeds (test_curves_draw_the_mean); a run that collapsed
-        (`fl.measures.find_collapsed`) has a cross at its end
+    Guarantees: the line is the mean over seeds (test_grammar.py::test_lines_go_through_the_means);
+        a run that collapsed (`fl.measures.find_collapsed`) has a cross at its end
         (test_plots.py::test_runs_that_collapsed_are_marked).
     """
     part = tidy.select_measure(frame, measure)

@@ -69,8 +69,9 @@ def test_a_mean_of_one_seed_has_no_interval(frame):
 
 def test_lines_go_through_the_means(frame):
     """Fault: seaborn takes geometric means where an axis is logarithmic before it draws."""
-    (ax,) = plots.lines(frame[frame["method"] == "fedlora"], "epsilon", log="xy").axes
-    assert ax.get_yscale() == "log"
+    figure = plots.lines(frame[frame["method"] == "fedlora"], "epsilon", log="xy")
+    (ax,) = figure.axes
+    assert ax.get_yscale() == "log" and "mean of 3 seeds" in figure.get_supxlabel()
     drawn = ax.lines[0].get_xydata()
     assert drawn == pytest.approx(np.array([[1, 1.9 / 3 + 0.01], [8, 1.9 / 3 + 0.08]]))
     (ax,) = plots.lines(frame.astype({"epsilon": str}), "epsilon").axes

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from page_blocks import fill_blocks, markdown_table
+from page_blocks import fill_blocks
 
 from fedlora_lab._utils.files import write_atomically
-from notebooks import CORE, core_hours, lesson_paths, minutes, question, titled
+from notebooks import CORE, core_hours, lesson_paths, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -36,14 +36,13 @@ def linked(source: str) -> str:
 
 
 def course_table() -> str:
-    """One line for each lesson: its question, linked, and its minutes; the core is bold."""
-    rows = [["", "question", "minutes"]]
+    """One line for each lesson: its question, linked; the core is bold."""
+    lines = [f"Those in bold are the core, about {core_hours()} hours.\n"]
     for path in lesson_paths():
         number = path.name[:2]
         bold = "**" if number in CORE else ""
-        link = f"{bold}[{question(path)}](notebooks/{path.name}){bold}"
-        rows.append([number, link, str(minutes(path))])
-    return f"Those in bold are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
+        lines.append(f"{number}. {bold}[{question(path)}](notebooks/{path.name}){bold}")
+    return "\n".join(lines)
 
 
 def main() -> None:

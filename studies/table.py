@@ -206,8 +206,8 @@ def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float
     return t_interval(np.array(gaps))
 
 
-def leads(cards: list[dict[str, Any]]) -> str:
-    """Says how often a row is ahead of FedLoRA or behind it, beyond its interval."""
+def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
+    """Says how often a row is ahead of FedLoRA or behind it, beyond its interval; and which are."""
     ahead: dict[str, list[float]] = {}
     behind: dict[str, list[float]] = {}
     same: dict[str, list[float]] = {}
@@ -234,14 +234,16 @@ def leads(cards: list[dict[str, Any]]) -> str:
     said += f"if all rows were alike, {len(halves) / 40:.1f} of each kind would be expected."
     if halves:
         said += f" Half of the intervals are wider than ±{np.median(halves):.3f}."
+    named = []
     for words, side in (
         ("Ahead", ahead),
         ("Behind", behind),
         ("Left out, since they trained as FedLoRA did", same),
         ("Left out, since no ε could be stated", without),
     ):
-        said += f" {words}: {', '.join(map(_in_settings, side.items()))}." if side else ""
-    return said
+        if side:
+            named.append(f"{words}: {', '.join(map(_in_settings, side.items()))}.")
+    return said, " ".join(named)
 
 
 def _in_settings(pair: tuple[str, list[float]]) -> str:
@@ -439,14 +441,16 @@ def slug_of(setting: str) -> str:
 def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
     """Fills the tables of the cards into the words of both pages."""
     settings = {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
+    often, named = leads(cards)
     blocks = {
-        PAGE: {
-            "rows": rows_so_far(cards),
-            "overview": overview(cards),
-            "leads": leads(cards),
+        PAGE: {"rows": rows_so_far(cards), "overview": overview(cards), "leads": often},
+        EVIDENCE: {
+            **settings,
+            "judged": judged(cards),
+            "otherwise": judged_otherwise(cards),
+            "behind": named,
             "ranks": at_other_ranks(cards),
         },
-        EVIDENCE: {**settings, "judged": judged(cards), "otherwise": judged_otherwise(cards)},
     }
     return {
         path: fill_blocks(words.read_text(encoding="utf-8"), blocks[path])

@@ -28,13 +28,14 @@ from page_blocks import fill_blocks, markdown_table
 from readme import describe_schedule, linked
 from site_assets import slim
 from site_cells import readable
+from site_logbook import HOME, heading_pages, linked_to, logbook_pages, within
 
 import fedlora_lab
 from fedlora_course import playground
 from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods, plots
 from fedlora_lab.plots.style import png
-from notebooks import CORE, core_hours, lesson_paths, minutes, question, said
+from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, said
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -81,10 +82,9 @@ COPIED = {
     "repairs.py": "extensions",
     "search_order.py": "extensions",
     "search_order.js": "extensions",
-    "_config.yml": "",
 }
 """File of book/ -> its folder in what the site is built from."""
-ROOM = """```{{eval-rst}}
+MODULE = """```{{eval-rst}}
 .. automodule:: {name}
    :members:
    :ignore-module-all:
@@ -100,7 +100,7 @@ Everything below comes from the docstrings.
 
 {names}
 
-## All rooms
+## All modules
 
 {rooms}
 """
@@ -123,6 +123,18 @@ def lessons() -> str:
 
 
 # ---- the page of methods
+
+CARD = """{}
+
+{}.
+
+<details><summary>Diagram, rules and sources</summary>
+
+{}
+
+</details>
+
+"""
 
 
 def deviation(row: Any) -> str:
@@ -150,14 +162,23 @@ def methods_page() -> str:
     return fill_blocks(METHODS.read_text(encoding="utf-8"), {"table": table()})
 
 
-def with_diagrams(page: str, folder: Path) -> str:
-    """The page with a picture of each method's diagram under its heading."""
-    for slug, method in methods.ALL.items():
-        (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagrams([method], 1)))
-        head = f"## {method.name}\n"
-        picture = f"![The diagram of {method.name}](figures/diagram-{slug}.png)"
-        page = page.replace(head, f"{head}\n{picture}\n")
-    return page
+def as_cards(page: str, folder: Path) -> str:
+    """The page with a card for each method: its sentence, and folded its diagram and its text."""
+    names = {row.name: (slug, row.note) for slug, row in methods.ALL.items()}
+    first, *sections = re.split(r"^(?=## )", page, flags=re.M)
+    cards = [first]
+    for section in sections:
+        heading, text = section.split("\n", 1)
+        name = heading.removeprefix("## ")
+        if name not in names:
+            cards.append(section)
+            continue
+        slug, note = names[name]
+        picture = png(plots.method_diagrams([methods.get(slug)], 1))
+        (folder / f"diagram-{slug}.png").write_bytes(picture)
+        shown = f"![The diagram of {name}](figures/diagram-{slug}.png)\n{text}"
+        cards.append(CARD.format(heading, note[0].upper() + note[1:], shown))
+    return "".join(cards)
 
 
 # ---- the reference
@@ -192,20 +213,22 @@ def name_row(name: str) -> list[str]:
 
 
 def reference(folder: Path) -> list[str]:
-    """Write one page for each room and the page that lists them; gives the names of the rooms."""
+    """Write a page for each module and the page that lists them; gives the names of the pages."""
     folder.mkdir(parents=True)
-    rooms = modules()
-    listed = [["room", "meaning"]]
-    for room, names in sorted(rooms.items()):
-        heads = [f"## {name}\n\n" if len(names) > 1 else "" for name in names]
-        sections = [head + ROOM.format(name=name) for head, name in zip(heads, names, strict=True)]
-        text = "\n".join([f"# {room}\n", *sections])
-        (folder / f"{room}.md").write_text(text, encoding="utf-8")
-        listed.append([f"[{room}]({room}.md)", summary(import_module(f"fedlora_lab.{room}"))])
+    pages = []
+    listed = [["module", "meaning"]]
+    for _, names in sorted(modules().items()):
+        for name in names:
+            short = name.removeprefix("fedlora_lab.")
+            page = short.replace(".", "-")
+            text = f"# {short}\n\n{MODULE.format(name=name)}"
+            (folder / f"{page}.md").write_text(text, encoding="utf-8")
+            listed.append([f"[{short}]({page}.md)", summary(import_module(name))])
+            pages.append(page)
     names = [["name", "meaning"], *map(name_row, fedlora_lab.__all__)]
     text = REFERENCE.format(names=markdown_table(names), rooms=markdown_table(listed))
     (folder / "index.md").write_text(text, encoding="utf-8")
-    return sorted(rooms)
+    return pages
 
 
 # ---- the site
@@ -230,11 +253,12 @@ def with_places(text: str, places: dict[str, str]) -> str:
     return re.sub(r"docs/evidence/\d\d\.md#\w+\)", lambda link: places[link[0]], text)
 
 
-def contents(rooms: list[str]) -> dict[str, Any]:
-    """The table of contents."""
+def contents(api: list[str], logbook: list[str]) -> dict[str, Any]:
+    """The table of contents. Args: api, logbook: pages below those that list them."""
     decisions = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
     below = {
-        "api/index": [f"api/{room}" for room in rooms],
+        "api/index": [f"api/{name}" for name in api],
+        HOME: logbook,
         "docs/decisions/README": [f"docs/decisions/{name}" for name in decisions],
     }
 
@@ -255,31 +279,47 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "index", "parts": parts}
 
 
+def with_repository(config: str, address: str = ADDRESS) -> str:
+    """_config.yml with a button that leads to the repository; without an address, as it is."""
+    if not address:
+        return config
+    repository = {"url": f"https://github.com/{address}", "branch": "main"}
+    shown = config.replace("use_repository_button: false", "use_repository_button: true")
+    return shown + yaml.safe_dump({"repository": repository})
+
+
 def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     for name in ("docs", "book/story", "examples"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("notebooks", "studies", "_static/fonts", "extensions"):
+    for name in ("notebooks", HOME, "_static/fonts", "extensions"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(ROOT / "studies" / "logbook.md", folder / "studies")
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
     places = evidence_places()
+    logbook = logbook_pages((ROOT / f"{HOME}.md").read_text(encoding="utf-8"))
+    homes = heading_pages(logbook)
     for path in lesson_paths():
         lesson = readable(path)
         for cell in lesson.cells:
-            cell.source = with_places(cell.source, places)
+            cell.source = linked_to(with_places(cell.source, places), homes)
         nbformat.write(lesson, folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    below = [name for name in logbook if name != HOME]
+    config = (ROOT / "book" / "_config.yml").read_text(encoding="utf-8")
     pages = {
-        "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
+        "docs/methods.md": as_cards(methods_page(), folder / "docs" / "figures"),
         "index.md": fill_blocks(front, {"notebooks": lessons()}),
         "_static/dials.js": page_script(),
         "_static/playground.js": classic_script(playground.module()),
-        "_toc.yml": yaml.safe_dump(contents(reference(folder / "api")), sort_keys=False),
+        "_config.yml": with_repository(config),
+        "_toc.yml": yaml.safe_dump(contents(reference(folder / "api"), below), sort_keys=False),
     }
+    pages |= {f"{name}.md": within(name, text, homes) for name, text in logbook.items()}
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for path in folder.rglob("*.md"):
+        path.write_text(linked_to(path.read_text(encoding="utf-8"), homes), encoding="utf-8")
 
 
 def build(out: Path) -> None:
@@ -302,7 +342,8 @@ def build(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made / "_build" / "html", out)
     # Beside the first page, which holds it too: to be opened alone, and in full width.
-    (out / "playground.html").write_text(playground.page(), encoding="utf-8")
+    page = playground.page(lessons="notebooks/*.html")
+    (out / "playground.html").write_text(page, encoding="utf-8")
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ OPEN = """
 
 [Open in Binder](https://mybinder.org/v2/gh/{0}/HEAD?urlpath=lab/tree/notebooks/{1}) · \
 [Open in Colab](https://colab.research.google.com/github/{0}/blob/main/notebooks/{1}) (run \
-[one cell](https://github.com/{0}/blob/main/docs/first_steps.md#on-colab) first)
+[one cell](https://github.com/{0}/blob/main/docs/first_steps.md#on-colab) first); both untried
 
 """
 CITATION = (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -43,14 +43,49 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests" / "helpers")]  # whose browser is used
 RUNS = ROOT / "results" / "playground.csv"
 PAGE = ROOT / "docs" / "playground.html"
-TABLES = ROOT / "fedlora_lab" / "course" / "playground" / "tables.json"
-SIZE, CLIENTS, DELTA, SCALING = 64, 10, 1e-4, 2.0
-PLAN = fl.Plan(rounds=60, local_steps=2, batch=8, lr=1.0)
+TABLES = playground.HERE / "tables.json"
+SIZE, DELTA, SCALING = 64, 1e-4, 2.0
+CLIENTS, STEPS = (5, 10, 20), (1, 2, 4)
+PLAN = fl.Plan(rounds=60, batch=8, lr=1.0)
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedex-lora", "fedlpp")
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 LIKENESS = {"alike": None, "rather alike": 2.0, "unlike": 0.5, "very unlike": 0.1}
 """Words -> concentration of the Dirichlet split, see `fl.tasks.digits`."""
 BITS = (1, 2, 3, 4)
+HELP = {
+    "B": (
+        "B is the left factor of the adapter: 64 rows, r columns. It starts at zero.",
+        "01_what_does_lora_change",
+    ),
+    "A": (
+        "A is the right factor: r rows, 64 columns. It starts at random, and FFA-LoRA leaves it "
+        "so.",
+        "05_what_if_a_never_moves",
+    ),
+    "ε": (
+        "ε bounds what the uploads tell about one digit. A smaller ε hides more and needs more "
+        "noise.",
+        "03_what_is_promised",
+    ),
+    "C": (
+        "C is the largest length that one digit's gradient may have: longer ones are cut. The "
+        "noise grows with C.",
+        "03_what_is_promised",
+    ),
+    "r": (
+        "r is the rank: B has r columns and A has r rows. A larger r can learn more and takes up "
+        "more noise.",
+        "01_what_does_lora_change",
+    ),
+    "v": (
+        "v is the variance that the noise of the whole run puts on one output of the layer, known "
+        "before the run. Beyond its best rate no curve of this page but FedLPP's falls by more "
+        "than four points while v is below 5, and each has fallen by at least five where v is "
+        "above 13.",
+        "04_why_is_noise_amplified",
+    ),
+}
+"""Symbol -> what it means, and the lesson on it."""
 STORIES: list[dict[str, Any]] = [
     {
         "title": "Four times the rate",
@@ -148,12 +183,12 @@ def scans(places: Tensor) -> dict[str, str]:
     return {"pixels": letters((16 * x[places]).round()), "labels": letters(y[places])}
 
 
-def owners(alpha: float | None) -> Tensor:
+def owners(alpha: float | None, clients: int) -> Tensor:
     """The client of each private scan."""
     private, _ = split_digits()
     _, y = handwritten_digits()
     owner = torch.zeros(len(private), dtype=torch.int64)
-    for k, part in enumerate(partition.dirichlet(y[private], CLIENTS, alpha, 0, SMALLEST_CLIENT)):
+    for k, part in enumerate(partition.dirichlet(y[private], clients, alpha, 0, SMALLEST_CLIENT)):
         owner[torch.from_numpy(part)] = k
     return owner
 
@@ -235,26 +270,22 @@ def moves_of(row: Any) -> str:
     return "; ".join([schedule, *(words for holds, words in more if holds)])
 
 
-def privacy_of(epsilon: float, sizes: list[int]) -> fl.Privacy:
-    task = sized(sizes)
-    return fl.Privacy(delta=DELTA).calibrate(epsilon=epsilon, task=task, plan=PLAN)
-
-
 def sized(sizes: list[int]) -> Task:
     """A task of these sizes: the accountant asks for nothing else."""
     zeros = [(torch.zeros(n, SIZE), torch.zeros(n, dtype=torch.int64)) for n in sizes]
     return fl.tasks.classification(network(), zeros, test=zeros[0], targets=["0"])
 
 
-def noise_table(sizes: list[int]) -> list[dict[str, Any]]:
+def noise_table(sizes: list[int], steps: int) -> list[dict[str, Any]]:
     """For every epsilon each client's sigma, and what is spent after 0, 1, 2, ... rounds."""
+    task, plan = sized(sizes), PLAN.replace(local_steps=steps)
     rows = []
     for epsilon in EPSILONS:
-        privacy = privacy_of(epsilon, sizes)
-        sigma = list(per_client(privacy.noise_multiplier or 0.0, CLIENTS))
+        privacy = fl.Privacy(delta=DELTA).calibrate(epsilon=epsilon, task=task, plan=plan)
+        sigma = list(per_client(privacy.noise_multiplier or 0.0, len(sizes)))
         spent = [0.0]
         for t in range(1, PLAN.rounds + 1):
-            ledger = privacy.ledger(releases=t * PLAN.local_steps)
+            ledger = privacy.ledger(releases=t * steps)
             spent.append(float(round_up(ledger.epsilon(), ".3g")))
         rows.append({"epsilon": epsilon, "sigma": sigma, "spent": spent})
     return rows
@@ -265,13 +296,18 @@ def settings() -> dict[str, Any]:
     private, test = split_digits()
     return {
         "rounds": PLAN.rounds,
-        "steps": PLAN.local_steps,
+        "clients": list(CLIENTS),
+        "steps": list(STEPS),
         "batch": PLAN.batch,
         "delta": DELTA,
         "scaling": SCALING,
         "methods": [method_row(slug) for slug in METHODS],
         "levels": {bits: list(normal_levels(bits)) for bits in BITS},
-        "splits": [{"words": w, "owners": letters(owners(a))} for w, a in LIKENESS.items()],
+        "splits": [
+            {"words": words, "owners": [letters(owners(alpha, count)) for count in CLIENTS]}
+            for words, alpha in LIKENESS.items()
+        ],
+        "help": {symbol: {"say": say, "lesson": lesson} for symbol, (say, lesson) in HELP.items()},
         "private": scans(private),
         "test": scans(test),
     }
@@ -341,6 +377,7 @@ def run_cells() -> None:
             noise = -1 if math.isinf(epsilon) else EPSILONS.index(epsilon)
             settings = {"method": slug, "noise": noise, "rate": rate, "bits": bits}
             settings |= {"clip": 1, "rank": 8, "split": list(LIKENESS).index("unlike")}
+            settings |= {"clients": CLIENTS.index(10), "steps": STEPS.index(2)}
             rows = page.evaluate(f"given => ({FINAL})(...given)", [settings, list(SEEDS)])
             frame = pd.DataFrame(rows, columns=["seed", "accuracy", "received", "best", "start"])
             frame = pd.DataFrame([cell] * len(rows), columns=RUN[:-1]).join(frame)
@@ -387,10 +424,13 @@ def means() -> dict[str, list[list[float]]]:
 
 
 def tables() -> dict[str, Any]:
-    """All of it; takes a minute."""
+    """All of it; takes some minutes."""
     made = settings()
     for split, alpha in zip(made["splits"], LIKENESS.values(), strict=True):
-        split["noise"] = noise_table(owners(alpha).bincount(minlength=CLIENTS).tolist())
+        split["noise"] = [
+            [noise_table(owners(alpha, count).bincount().tolist(), steps) for steps in STEPS]
+            for count in CLIENTS
+        ]
     return {**made, "weights": packed(pretrain()), "stories": stories(), "means": means()}
 
 

@@ -36,6 +36,12 @@ document.querySelectorAll("[data-fedlora-dial]").forEach((place, i) => {{
 }});}}
 """
 """A script that gives the dials of a page their numbers."""
+LIVE = re.compile(
+    r"(<div data-fedlora-(?:dial|playground)[^>]*>)<p><b>(\w+)[.:]</b> (.*?) Run this cell to "
+    r"\w+ it\.</p></div>"
+)
+FOLD = '<details class="live"><summary>{}: {}</summary>{}</div></details>'
+"""What moves in a lesson, folded: book/style.css opens it where the screen is wide."""
 
 
 def slim(site: Path) -> None:
@@ -77,5 +83,6 @@ def slimmed(page: str, path: Path, site: Path) -> str:
         (site / numbers).write_text(NUMBERS.format(",\n".join(dials)), "utf-8")
     page = DIAL.sub("data-fedlora-dial", SCRIPT.sub(script, page))
     page = PICTURE.sub(sized, PACKED.sub(unpacked, page))
+    page = LIVE.sub(lambda found: FOLD.format(found[2], found[3], found[1]), page)
     # The words of the fold name it; this label hides them from who cannot see.
     return page.replace('<summary aria-label="Toggle hidden content">', "<summary>")

@@ -3,7 +3,7 @@
 What a reader of JupyterLab does with a cell, a reader of a page does with a choice or a fold: a
 prediction has its choices, its answer opens, an exercise shows its question, hints and solution.
 Cells that only check have no place; what they printed stays, since the prose speaks of it. After a
-bench, which needs a kernel, stands the playground, which needs none.
+bench, which needs a kernel, stands a link to the playground, which needs none.
 """
 
 import html
@@ -29,9 +29,8 @@ PLAYED = [row["slug"] for row in TABLES["methods"]]
 ELSEWHERE = "[open this lesson elsewhere](../docs/first_steps.md#elsewhere)"
 OF_THE_BENCH = f"""The bench needs a kernel: {ELSEWHERE}.
 {{instead}}"""
-TRAINS_HERE = """What trains in this page is a smaller network, {methods}:
-
-<div data-fedlora-playground='{start}'></div>"""
+TRAINS_IN_A_PAGE = """What trains in a page is a smaller network:
+<a href="../playground.html#methods={0}+{1}">{0} beside {1}, in the playground</a>."""
 RECORDED = """This is how it looked after a sweep:
 
 ![The bench: two curves over the learning rate, a table of runs](../book/story/3-compare.png)"""
@@ -71,11 +70,8 @@ def folded(cell: Any, tags: list[str], what: str) -> None:
     cell.metadata = nbformat.from_dict({"tags": tags, "mystnb": words})
 
 
-def shown(cell: Any, plays: bool) -> list[Any]:
-    """The cells that stand for a code cell.
-
-    Args: cell: a copy, which may be changed; plays: whether the lesson has the playground anyway.
-    """
+def shown(cell: Any) -> list[Any]:
+    """The cells that stand for a code cell, of which they may be a changed form."""
     asked = ASKED.search(cell.source)
     if answers(cell):
         code = nbformat.v4.new_code_cell(cell.source)
@@ -95,18 +91,15 @@ def shown(cell: Any, plays: bool) -> list[Any]:
     elif cell.source.startswith(FIGURE):
         folded(cell, ["hide-input"], "the code of this figure")
     if BENCH in cell.source:
-        return [cell, nbformat.v4.new_markdown_cell(instead_of_bench(cell.source, plays))]
+        return [cell, nbformat.v4.new_markdown_cell(instead_of_bench(cell.source))]
     return [cell]
 
 
-def instead_of_bench(source: str, plays: bool) -> str:
-    """The words and the figure after a bench: its methods in the playground, or a picture of it."""
+def instead_of_bench(source: str) -> str:
+    """The words after a bench: a link to its methods in the playground, or a picture of it."""
     named = re.findall(r'(?:method|beside)="([\w-]+)"', source)
-    methods = [*dict.fromkeys(["fedlora", *named])][:2]
-    instead = RECORDED
-    if methods[1:] and methods[1] in PLAYED and not plays:
-        pair = " beside ".join(f"`{one}`" for one in methods)
-        instead = TRAINS_HERE.format(methods=pair, start=json.dumps({"methods": methods}))
+    first, second, *_ = [*dict.fromkeys(["fedlora", *named, "ffa-lora"])]
+    instead = TRAINS_IN_A_PAGE.format(first, second) if second in PLAYED else RECORDED
     return OF_THE_BENCH.format(instead=instead)
 
 
@@ -116,10 +109,9 @@ def readable(path: Path) -> Any:
     """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-    plays = "course.widgets.playground(" in path.read_text(encoding="utf-8")
     cells = []
     for cell in notebook.cells:
-        made = [cell] if cell.cell_type == "markdown" else shown(cell, plays)
+        made = [cell] if cell.cell_type == "markdown" else shown(cell)
         for one in made:
             dress_outputs(one)
         cells += made

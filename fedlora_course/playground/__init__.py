@@ -35,10 +35,10 @@ header p {{ margin: 4px 0 2px; }}
 <body>
 <header>
 <h1>The private federated playground</h1>
-<p>Ten clients teach one network their handwriting. Each trains a small adapter, B times A, hides
-every digit in noise, and sends it. Two methods, side by side.</p>
+<p>Several clients teach one network their handwriting. Each trains a small adapter, B times A,
+hides every digit in noise, and sends it. Two methods, side by side.</p>
 </header>
-<main {mark}></main>
+<main {mark} data-lessons="{lessons}"></main>
 <script>
 {script}
 </script>
@@ -61,14 +61,14 @@ STARTS = {
     "large rate": Start(
         {},
         HERE / "still.png",
-        "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: "
-        "most of FedLoRA's product is noise times noise",
+        "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: its "
+        "adapter, most of it noise times noise, is 17 times as large as the layer, FFA-LoRA's twice",
     ),
     "small rate": Start(
         {"noise": 1, "rate": 2},
         HERE / "small_rate.png",
-        "At ε = 1 and a learning rate of 0.1 FedLoRA and FFA-LoRA are level, although most of "
-        "FedLoRA's product is noise times noise",
+        "At ε = 1 and a learning rate of 0.1 FedLoRA and FFA-LoRA are level: the adapters, though "
+        "mostly noise, are about as large as the layer and half as large",
     ),
 }
 """By name; the first is how the page begins where nothing else is said."""
@@ -94,15 +94,16 @@ def mark(begins: Start) -> str:
     return f"data-fedlora-playground{settings}"
 
 
-def page(start: str = "large rate") -> str:
+def page(start: str = "large rate", lessons: str = "../notebooks/*.ipynb") -> str:
     """Returns the whole page: one file, to be opened by a double click.
 
-    Args: start: of `STARTS`.
+    Args: start: of `STARTS`; lessons: where they lie as seen from the page, * for the name of one.
 
     >>> "http" in page()
     False
     """
-    return PAGE.format(mark=mark(STARTS[start]), script=classic_script(module()))
+    script = classic_script(module())
+    return PAGE.format(mark=mark(STARTS[start]), lessons=lessons, script=script)
 
 
 class Playground(anywidget.AnyWidget):

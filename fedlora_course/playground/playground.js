@@ -6,7 +6,6 @@
 const SIZE = 64; // pixels, and hidden units: both sides of the adapted layer
 const SQUARE = SIZE * SIZE;
 const CLASSES = 10;
-const CLIENTS = 10;
 const SIDES = ["A", "B"];
 
 const letters = text => Uint8Array.from(text, letter => letter.charCodeAt(0) - 65);
@@ -28,12 +27,11 @@ function unpack(tables) {
     }
     return {x, y: letters(labels), frozen, count: labels.length};
   };
-  const splits = tables.splits.map(({words, owners, noise}) => {
-    const owner = letters(owners);
-    const lists = Array.from({length: CLIENTS}, () => []);
-    owner.forEach((k, i) => lists[k].push(i));
-    return {words, lists, noise};
-  });
+  const splits = tables.splits.map(({words, owners, noise}) => ({words, noise, lists: owners.map((text, i) => {
+    const lists = Array.from({length: tables.clients[i]}, () => []);
+    letters(text).forEach((k, scan) => lists[k].push(scan));
+    return lists;
+  })}));
   let own = null; // of the clients: unpacked when the first of them trains
   return {...tables, head, headBias, size: Math.sqrt(squares(weight)), splits, labels: letters(tables.private.labels), test: scans(tables.test), get private() { return own ??= scans(tables.private); }};
 }
@@ -148,8 +146,12 @@ function quantised(x, levels) { // each block of 64 numbers is scaled by its lar
 // releases puts on an output of the layer, for inputs of mean square one. The library's value of v at
 // which a range of rates ends was read off another network; on this one it fails, so no end is drawn.
 
-function forecast(problem, {method, rate, clip, rank, split, noise, rounds = problem.rounds}) {
-  const {steps, batch, scaling} = problem;
+const tableOf = ({splits}, {split, clients, steps}) => splits[split].noise[clients][steps]; // a row for each epsilon
+
+function forecast(problem, settings) {
+  const {batch, scaling, rounds} = problem;
+  const {method, rate, clip, rank, noise} = settings;
+  const steps = problem.steps[settings.steps];
   const row = problem.methods.find(one => one.slug === method);
   const releases = {A: 0, B: 0};
   for (let t = 0; t < rounds; t++) {
@@ -157,8 +159,8 @@ function forecast(problem, {method, rate, clip, rank, split, noise, rounds = pro
       for (const side of wordAt(row, t, s)) releases[side] += 1;
     }
   }
-  const sigma = noise < 0 ? [0] : problem.splits[split].noise[noise].sigma;
-  const atRateOne = row.gain * (clip / batch / CLIENTS) ** 2 * squares(sigma);
+  const sigma = noise < 0 ? [0] : tableOf(problem, settings)[noise].sigma;
+  const atRateOne = row.gain * (clip / batch / sigma.length) ** 2 * squares(sigma);
   const linear = scaling ** 2 * rank / 3 * releases.B * atRateOne;
   const amplification = 3 * SIZE * releases.A * atRateOne;
   const rho = amplification * rate ** 2;
@@ -171,18 +173,19 @@ function wordAt({rounds}, t, s) { // the factors that move in this step
 }
 
 class Run {
-  // settings: method, rate, clip, rank, split, noise (place of epsilon in the table, -1: none), bits,
-  // seed; start: factors to begin from.
+  // settings: method, rate, clip, rank, bits, seed, and places in the tables: split, clients, steps,
+  // noise (-1: none); start: factors to begin from.
   constructor(problem, settings, start) {
     const {rank, seed} = settings;
     this.problem = problem;
     this.settings = settings;
     this.row = problem.methods.find(row => row.slug === settings.method);
     this.levels = this.row.quantised ? problem.levels[settings.bits] : null;
-    this.lists = problem.splits[settings.split].lists;
+    this.lists = problem.splits[settings.split].lists[settings.clients];
+    this.count = this.lists.length; // of clients
+    this.steps = problem.steps[settings.steps];
     this.rates = this.lists.map(list => Math.min(1, problem.batch / list.length));
-    const {noise} = problem.splits[settings.split];
-    this.sigma = settings.noise < 0 ? Array(CLIENTS).fill(0) : noise[settings.noise].sigma;
+    this.sigma = settings.noise < 0 ? Array(this.count).fill(0) : tableOf(problem, settings)[settings.noise].sigma;
     this.round = 0;
     const uniform = stream(seed, PURPOSE.start, rank);
     this.factors = {
@@ -194,7 +197,6 @@ class Run {
     // FedEx-LoRA's residual, and its four parts.
     this.residual = this.row.residual ? zeros(SQUARE) : null;
     this.residualParts = this.row.residual ? fourSquares() : null;
-    this.deviation = 0;
     this.known = forecast(problem, settings);
     this.latest = this.parts(); // those of the last record, which a round under way leaves alone
     // Untrained runs are all alike: a slider that moves must not wait for their scores.
@@ -291,32 +293,33 @@ class Run {
     const before = {A: this.factors.A.slice(), B: this.factors.B.slice()};
     const start = this.levels ? this.received() : before;
     const earlier = {A: this.noise.A.slice(), B: this.noise.B.slice()};
-    const mean = zeros(SQUARE);
+    const mean = this.residual && zeros(SQUARE);
     const meanParts = this.residual && fourSquares();
-    for (let k = 0; k < CLIENTS; k++) {
+    for (let k = 0; k < this.count; k++) {
       const factors = {A: start.A.slice(), B: start.B.slice()};
       const noise = {A: zeros(rank * SIZE), B: zeros(rank * SIZE)}; // that they take up
-      for (let s = 0; s < this.problem.steps; s++) this.localStep(k, s, factors, noise, given);
+      for (let s = 0; s < this.steps; s++) this.localStep(k, s, factors, noise, given);
       for (const side of SIDES) {
         // As a change of what the server holds, which a quantised broadcast does not show.
         factors[side] = minus(factors[side], start[side]);
-        add(this.factors[side], factors[side], 1 / CLIENTS);
-        add(this.noise[side], noise[side], 1 / CLIENTS);
+        add(this.factors[side], factors[side], 1 / this.count);
+        add(this.noise[side], noise[side], 1 / this.count);
         add(factors[side], before[side]);
         add(noise[side], earlier[side]);
       }
-      addProduct(mean, factors.B, factors.A, rank, 1 / CLIENTS);
-      if (meanParts) addParts(meanParts, factors, noise, rank, 1 / CLIENTS);
+      if (mean) {
+        addProduct(mean, factors.B, factors.A, rank, 1 / this.count);
+        addParts(meanParts, factors, noise, rank, 1 / this.count);
+      }
       yield k;
     }
-    const gap = addProduct(mean.map(value => -value), this.factors.B, this.factors.A, rank);
-    this.deviation = this.residual ? 0 : Math.sqrt(squares(gap) / (squares(mean) || 1));
     if (this.residual) { // what the mean of the factors misses goes into the frozen weight
-      add(this.residual, gap, -1);
+      addProduct(mean, this.factors.B, this.factors.A, rank, -1);
+      add(this.residual, mean);
       addParts(meanParts, this.factors, this.noise, rank, -1);
       this.residualParts.forEach((part, i) => add(part, meanParts[i]));
     }
-    yield CLIENTS; // the scores take as long as a client
+    yield this.count; // the scores take as long as a client
     this.round += 1;
     this.history.push(this.record());
   }
@@ -328,6 +331,10 @@ class Run {
 
   product() {
     return addProduct(this.residual?.slice() ?? zeros(SQUARE), this.factors.B, this.factors.A, this.settings.rank);
+  }
+
+  sizeOf(matrix) { // beside the layer that it is added to
+    return this.problem.scaling * Math.sqrt(squares(matrix)) / this.problem.size;
   }
 
   // Signal, noise on B times A, B times noise on A, and noise times noise: their sum is the product.
@@ -364,9 +371,8 @@ class Run {
       answers,
       accuracy,
       received: this.levels ? right(this.answers(this.received())) : accuracy,
-      deviation: this.deviation,
-      size: this.problem.scaling * Math.sqrt(squares(this.product())) / this.problem.size,
-      energies: this.latest.map(part => this.problem.scaling ** 2 * squares(part)),
+      size: this.sizeOf(this.product()),
+      sizes: this.latest.map(part => this.sizeOf(part)),
     };
   }
 }
@@ -394,8 +400,8 @@ function addParts(parts, {A, B}, noise, rank, weight) {
 
 const PARTS = [["green", "learned", ""], ["blue", "noise on B", "B"], ["orange", "noise on A", "A"], ["purple", "noise × noise", "AB"]];
 const octaves = (from, count, step) => Array.from({length: count}, (_, i) => from * 2 ** (i / step));
-const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
-const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
+const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2)};
+const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, steps: 1, clients: 1, split: 2, bits: 1, seed: 0};
 const BUDGET = 2; // milliseconds of training in a slice
 const PICTURE = 60; // milliseconds at least between two pictures of a run
 const TURNING = 500; // milliseconds without them after a knob has moved: the answer has the screen
@@ -408,55 +414,57 @@ const RIGHT = 124; // pixels for the names at the ends of lines
 const percent = share => `${Math.round(100 * share)} %`;
 const short = value => num(value, 2);
 const SHARES = {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent};
-const shareOf = (record, part) => record.energies[part] / (sum(record.energies) || 1);
+const times = size => `${short(size)} ×`;
+const shareOf = ({sizes}, part) => sizes[part] ** 2 / (squares(sizes) || 1);
 
-function expansionOf({row: {rounds}, settings}, size) { // the product of what trains and what rests, written out
+function expansionOf({row: {rounds}, settings}, why) { // the product of what trains and what rests, written out
   const trains = side => settings.noise >= 0 && rounds.join("").includes(side);
-  const factors = ["B", "A"].map(side => trains(side) ? `(${side} + noise)` : side).join(" ");
+  const factors = ["B", "A"].map(side => trains(side) ? `(${side}${why(side)} + noise)` : `${side}${why(side)}`).join(" ");
   const parts = PARTS.filter(([,, sides]) => [...sides].every(trains));
-  return `Its adapter${size ? `, ${short(size)} times as large as its layer` : ""}:<br><span>${factors} =</span><br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
+  return `${factors} =<br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
 }
 
-function knobsOf({splits}) { // key, label, what it stands at in words, and the last stop
-  const epsilons = splits[0].noise.map(row => row.epsilon);
+function knobsOf({splits, clients, steps}) { // key, label, its stops in words; the symbol that is explained
+  const stops = (numbers, format = short) => numbers.map(format);
   return [
-    {key: "rate", label: "Learning rate", words: i => short(STOPS.rate[i]), last: STOPS.rate.length - 1},
-    {key: "noise", label: "Privacy ε", words: i => i < epsilons.length ? short(epsilons[i]) : "∞", last: epsilons.length},
-    {key: "clip", label: "Clip norm C", words: i => short(STOPS.clip[i]), last: STOPS.clip.length - 1},
-    {key: "rank", label: "Rank r", words: i => String(STOPS.rank[i]), last: STOPS.rank.length - 1},
-    {key: "split", label: "Clients are", words: i => splits[i].words, last: splits.length - 1},
-    {key: "bits", label: "FedLPP's bits", words: i => i ? String(i + 1) : "1: three levels", last: 3},
+    {key: "rate", label: "Learning rate", stops: stops(STOPS.rate)},
+    {key: "noise", label: "Privacy", symbol: "ε", stops: [...stops(splits[0].noise[0][0].map(row => row.epsilon)), "∞"]},
+    {key: "clip", label: "Clip norm", symbol: "C", stops: stops(STOPS.clip)},
+    {key: "rank", label: "Rank", symbol: "r", stops: Array.from({length: 16}, (_, i) => String(i + 1))},
+    {key: "steps", label: "Local steps", stops: stops(steps)},
+    {key: "clients", label: "Clients", stops: stops(clients)},
+    {key: "split", label: "They are", stops: splits.map(split => split.words)},
+    {key: "bits", label: "FedLPP's bits", stops: ["1: three levels", "2", "3", "4"]},
   ];
 }
 
-function skeleton(id, knobs, {methods, stories}) {
+function skeleton(id, knobs, {methods, stories}, why) {
   const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
   const below = {split: '<svg data-chart="clients" height="36" role="img"></svg>'};
-  const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
-    <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
+  const knob = ({key, label, symbol, stops}) => `<div class="knob"><div class="name"><label for="${id}-${key}">${label} ${symbol ?? ""}</label>${symbol ? why(symbol) : ""}<output data-words="${key}"></output></div>
+    <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${stops.length - 1}" step="1">${below[key] ?? ""}</div>`;
   const map = ([colour, words], part) => `<figure><canvas width="64" height="64" data-map="${part}" role="img" aria-label="Heat map of the part ${words}"></canvas>
-    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
+    <figcaption style="color:${ink(colour)}"><b data-size="${part}"></b> ${words}</figcaption></figure>`;
   const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
-    <p class="moves"></p><div class="walls"><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
-    <p class="lens" hidden><canvas width="8" height="8" aria-hidden="true"></canvas><span></span></p></div>
-    <p class="turned"></p>
-    <p class="turned expansion"></p>
-    <svg class="energy" height="44" role="img"></svg>
+    <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
+    <p class="turned" data-adapter></p>
+    <div class="turned expansion"></div>
+    <svg class="energy" height="104" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
   return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
-    <button data-do="play" class="main">Start</button><button data-do="step">Step</button>
+    <button data-do="play" class="main">Start</button><button data-do="step">Step</button><button data-do="save">Save the picture</button>
     <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
     <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Three stories</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
     <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
-    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 204)}
-    ${chart("rate", 'Right answers at the end, over the learning rate<span class="known"></span>', 180)}${chart("deviation", "Deviation: what averaging gets wrong", 120)}</div>${lane(1)}</div>
-    <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
+    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 236)}
+    ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"><span data-known></span>${why("v")}</div></div>${lane(1)}</div>
+    <p class="foot">A laboratory: clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
 
@@ -466,9 +474,16 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   const id = `fl-playground-${Math.random().toString(36).slice(2)}`; // a cell has a module of its own
   const find = name => home.querySelector(name);
   const all = name => [...home.querySelectorAll(name)];
+  const isPage = home.matches("main"); // alone, it has the address for itself
+  const lessons = home.dataset.lessons ?? (location.pathname.endsWith(".html") ? "*.html" : "*.ipynb");
+  const why = symbol => { // opened by a click, one at a time
+    const {say, lesson} = problem.help[symbol];
+    return `<details class="why" name="${id}"><summary aria-label="What is ${symbol}?">?</summary><span>${escaped(say)}
+      <a href="${lessons.replace("*", lesson)}" target="_blank">Lesson ${lesson.slice(0, 2)}</a></span></details>`;
+  };
   home.classList.add("fl-dial", "fl-playground");
-  home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem)}`;
-  const state = {...FIRST, ...start}; // what a page begins with
+  home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem, why)}`;
+  const state = {...FIRST, ...start, ...(isPage && stateIn(location.hash))}; // what a page begins with
   let lanes = [];
   let earlier = [];
   let story = null;
@@ -489,15 +504,36 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     method,
     rate: STOPS.rate[state.rate],
     clip: STOPS.clip[state.clip],
-    rank: STOPS.rank[state.rank],
-    noise: state.noise < problem.splits[0].noise.length ? state.noise : -1,
+    rank: state.rank + 1,
+    noise: state.noise < knobs[1].stops.length - 1 ? state.noise : -1,
+    steps: state.steps,
+    clients: state.clients,
     split: state.split,
     bits: state.bits + 1,
     seed: state.seed,
   });
-  const isStandard = () => ["noise", "clip", "rank", "split"].every(key => state[key] === FIRST[key]) && (state.bits === FIRST.bits || !lanes.some(lane => lane.levels));
+  const isStandard = () => ["noise", "clip", "rank", "steps", "clients", "split"].every(key => state[key] === FIRST[key]) && (state.bits === FIRST.bits || !lanes.some(lane => lane.levels));
   const isPrivate = () => settingsOf("").noise >= 0;
   const sameBut = (key, one, other) => JSON.stringify({...one, [key]: 0}) === JSON.stringify({...other, [key]: 0});
+
+  // The setting in the address, in the words of the knobs
+
+  function stateIn(address) {
+    const given = new URLSearchParams(address.slice(1));
+    const found = {};
+    for (const {key, stops} of knobs) {
+      if (stops.includes(given.get(key))) found[key] = stops.indexOf(given.get(key));
+    }
+    const methods = (given.get("methods") ?? "").split(" ");
+    if (methods.length === 2 && methods.every(slug => slug in problem.means)) found.methods = methods;
+    if (/^\d{1,3}$/.test(given.get("seed"))) found.seed = Number(given.get("seed"));
+    return found;
+  }
+  function showAddress() {
+    const words = knobs.map(({key, stops}) => [key, stops[state[key]]]);
+    const address = `#${new URLSearchParams([["methods", state.methods.join(" ")], ...words, ["seed", state.seed]])}`;
+    if (isPage && address !== location.hash) history.replaceState(null, "", address);
+  }
 
   function reset() { // to round 0, with what the controls say; what has run to its end stays in sight
     for (const {settings, history, row} of lanes.filter(lane => lane.round >= problem.rounds)) {
@@ -512,12 +548,13 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   }
 
   function showControls() {
-    for (const {key, words} of knobs) {
+    for (const {key, stops} of knobs) {
       const input = find(`[data-knob=${key}]`);
       input.value = state[key];
-      input.setAttribute("aria-valuetext", words(state[key]));
-      write(find(`[data-words=${key}]`), words(state[key]));
+      input.setAttribute("aria-valuetext", stops[state[key]]);
+      write(find(`[data-words=${key}]`), stops[state[key]]);
     }
+    showAddress();
     find("[data-knob=bits]").parentElement.style.visibility = lanes.some(lane => lane.levels) ? "" : "hidden";
     write(find("[data-do=play]"), running ? "Pause" : lanes[0].round === 0 ? "Start" : !isOver() ? "Go on" : hasNext() ? "Next" : "Start again");
     find("[data-seed]").value = state.seed;
@@ -652,7 +689,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     });
     const faint = earlier.map(one => {
       const {settings, row} = one;
-      const words = {noise: `ε ${short(problem.splits[0].noise[settings.noise]?.epsilon ?? Infinity)}`, clip: `C ${short(settings.clip)}`, rank: `r ${settings.rank}`, split: problem.splits[settings.split].words, seed: `seed ${settings.seed}`};
+      const words = {noise: `ε ${knobs[1].stops.at(settings.noise)}`, clip: `C ${short(settings.clip)}`, rank: `r ${settings.rank}`, steps: `${problem.steps[settings.steps]} steps`, clients: `${problem.clients[settings.clients]} clients`, split: problem.splits[settings.split].words, seed: `seed ${settings.seed}`};
       if (row.quantised) words.bits = `${settings.bits} bits`;
       const others = Object.keys(words).filter(key => settings[key] !== lanes[0].settings[key]).map(key => words[key]);
       const label = [`${others.length ? row.name.replace(/-?LoRA$/, "") : row.name} ${short(settings.rate)}`, ...others].join(", ");
@@ -662,12 +699,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     const before = {kind: "line", x: [0, problem.rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
     draw("accuracy", {x: axis, y: SHARES, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
       `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
-    const most = Math.max(0.2, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
-    const gaps = lanes.map(lane => ({...curve(lane, "deviation"), name: lane.row.name, label: lane.round ? gapWords(lane) : ""}));
-    draw("deviation", {x: axis, y: {label: "", range: [-0.04 * most, most], format: percent}, marks: gaps, margin: {right: RIGHT}},
-      `Deviation by round. ${lanes.map(gapWords).join("; ")}`);
   }
-  const gapWords = lane => `${lane.row.name} ${lane.deviation < 1e-9 ? "exact" : percent(lane.deviation)}`;
 
   function paintRates() { // what came out so far, and in the standard setting the means of 20 seeds
     const range = [STOPS.rate[0] * 0.85, STOPS.rate.at(-1) * 1.15];
@@ -695,83 +727,71 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   function paintLane(lane, i) {
     const part = find(`[data-lane="${i}"]`);
     const record = lane.history.at(-1);
-    write(part.querySelector(".expansion"), expansionOf(lane, record.size));
+    write(part.querySelector(".expansion"), expansionOf(lane, i ? () => "" : why));
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
     write(part.querySelector(".moves"), `trains ${lane.row.moves}`);
-    const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
     write(part.querySelector("[data-score]"), percent(record.accuracy));
-    const [right, wasRight] = [record, before].map(({answers}) => answers.map((digit, d) => digit === y[d]));
+    const right = record.answers.map((digit, d) => digit === y[d]);
     const shown = drawn[i]?.right;
     drawn[i] = {record, row: lane.row, right};
-    const gained = sum(right.map((good, d) => good && !wasRight[d]));
-    const lost = sum(right.map((good, d) => !good && wasRight[d]));
-    write(part.querySelector(".turned"), lane.round ? `this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "test digits; red is read wrongly");
+    write(part.querySelector("[data-adapter]"), `Its adapter${lane.round ? `, <b>${short(record.size)} times</b> as large as the layer that it corrects` : ""}:`);
     const wall = part.querySelector(".wall");
     paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]), digit => right[digit] === shown?.[digit]);
-    wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; ${gained} turned right and ${lost} wrong in this round`);
-    const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling || 1;
+    wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; red is read wrongly`);
+    const largest = 2.2 * Math.max(...record.sizes) * problem.size / Math.sqrt(SQUARE) / problem.scaling || 1;
     lane.latest.forEach((values, n) => {
       paintTiles(part.querySelector(`[data-map="${n}"]`), SIZE, 8, 8, (unit, p) => { // each hidden unit as a picture
         const value = SHADES * values[unit * SIZE + p] / largest;
         return colours.map[value > 0 ? n + 1 : 0][Math.min(SHADES, Math.abs(value) | 0)];
       });
-      write(part.querySelector(`[data-share="${n}"]`), record.round ? percent(shareOf(record, n)) : "");
+      write(part.querySelector(`[data-size="${n}"]`), record.round ? times(record.sizes[n]) : "");
     });
     paintEnergy(part.querySelector(".energy"), lane, `${id}-energy${i}`);
   }
 
-  function paintEnergy(svg, {history, row}, clip) { // shares of the four parts, stacked, round by round
+  // Round by round: how large the adapter is beside its layer, and of what it is made.
+  function paintEnergy(svg, {history, row}, clip) {
     const records = history.slice(1);
     const x = records.map(record => record.round);
+    const y = {range: [0.1, 100], log: true, ticks: [0.1, 1, 10, 100], format: times};
+    y.range[1] = Math.max(y.range[1], ...lanes.flatMap(lane => lane.history.map(record => record.size)));
     let low = records.map(() => 0);
+    const height = shares => records.map((record, i) => y.range[0] * Math.max(1, record.size / y.range[0]) ** shares[i]);
     const marks = PARTS.map(([colour], n) => {
       const high = records.map((record, i) => low[i] + shareOf(record, n));
-      const mark = {kind: "area", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], colour, opacity: 1};
+      const mark = {kind: "area", x: [...x, ...[...x].reverse()], y: [...height(high), ...height(low).reverse()], colour, opacity: 1};
       low = high;
       return mark;
     });
-    const hint = {kind: "text", x: problem.rounds / 2, y: 0.45, words: "its parts, round by round, after Start", colour: "soft", anchor: "middle"};
-    drawPanel(svg, {x: {range: [1, problem.rounds]}, y: {range: [0, 1]}, marks: records.length > 1 ? marks : [hint], bare: true}, clip, sizes.get(svg));
+    const one = {kind: "line", x: [0, problem.rounds], y: [1, 1], colour: "ink", dash: "3 3", width: 1.2};
+    drawPanel(svg, {x: {range: [0, problem.rounds], ticks: [0, 20, 40, 60]}, y, marks: [...records.length > 1 ? marks : [], one], margin: {bottom: 20}}, clip, sizes.get(svg));
     const last = history.at(-1);
-    svg.setAttribute("aria-label", `${row.name}, shares of the product's energy: ${PARTS.map(([, words], n) => `${words} ${percent(shareOf(last, n))}`).join(", ")}`);
+    svg.setAttribute("aria-label", `${row.name}, size of the adapter beside its layer: ${times(last.size)}. ${PARTS.map(([, words], n) => `${words} ${times(last.sizes[n])}`).join(", ")}`);
   }
 
   const shadeOf = (digit, p, right) => colours[right ? "right" : "wrong"][SHADES / 2 * problem.test.x[digit * SIZE + p]];
-  function magnify(lens, lane, {target, offsetX, offsetY}) { // a digit as large as one can read it
-    const [column, row] = [offsetX, offsetY].map(place => Math.floor(place * COLUMNS / target.clientWidth));
-    const digit = COLUMNS * row + column;
-    const truth = problem.test.y[digit];
-    const read = lane.history.at(-1).answers[digit];
-    lens.hidden = read === undefined;
-    lens.style.left = `clamp(0px, ${offsetX - 36}px, 100% - 72px)`;
-    lens.style.top = `${offsetY + 14}px`;
-    write(lens.lastChild, `${read === truth ? "rightly" : `a ${truth},`} read as ${read}`);
-    paintTiles(lens.firstChild, 1, 1, 8, (_, p) => shadeOf(digit, p, read === truth));
-  }
-
-  function paintClients() { // a column of ten digits for each client: how much it has of which
-    const {words, lists} = problem.splits[state.split];
-    const pixels = zeros(CLASSES * CLIENTS).fill(15);
+  function paintClients() { // a column of digits for each client: how much it has of which
+    const {words} = problem.splits[state.split];
+    const lists = problem.splits[state.split].lists[state.clients];
+    const pixels = zeros(CLASSES * lists.length).fill(15);
     lists.forEach((list, k) => {
-      for (const i of list) pixels[CLIENTS * problem.labels[i] + k] += 480 / list.length;
+      for (const i of list) pixels[lists.length * problem.labels[i] + k] += 480 / list.length;
     });
-    const marks = [{kind: "image", columns: CLIENTS, pixels: pixels.map(shade => Math.min(255, shade)), colour: "ink"}];
-    draw("clients", {x: {range: [0, CLIENTS]}, y: {range: [CLASSES, 0]}, marks, bare: true}, `Which digits each of ten clients has: ${words}`);
+    const marks = [{kind: "image", columns: lists.length, pixels: pixels.map(shade => Math.min(255, shade)), colour: "ink"}];
+    draw("clients", {x: {range: [0, lists.length]}, y: {range: [CLASSES, 0]}, marks, bare: true}, `Which digits each of ${lists.length} clients has: ${words}`);
   }
 
   function paintWords() {
     const {round} = lanes[0];
     write(find("[data-round]"), `${round} / ${problem.rounds}`);
-    const row = problem.splits[state.split].noise[state.noise];
+    const row = tableOf(problem, state)[state.noise];
     write(find("[data-spent]"), row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy");
     write(find(".say"), sentence());
     // Read out at rest only: a screen reader cannot follow ten rounds a second.
     if (!running && round) write(find(".unseen"), sentence());
     const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${short(lane.known.v)} for ${escaped(lane.row.name)}</b>`);
-    const best = lanes.map(({settings: {method}}) => problem.means[method].reduce((high, point) => point[1] > high[1] ? point : high)[0]);
-    const curves = `The faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}. `;
-    write(find(".known"), `${isStandard() ? curves : ""}${row ? `Known before a run is v, the variance of its noise on a layer's output: ${levels.join(" and ")} at your rate.` : "Without noise v is 0 at every rate."}`);
+    write(find("[data-known]"), `${isStandard() ? "The faint curves are means of 20 seeds. " : ""}Before the run, v = ${levels.join(" and ")}.`);
   }
 
   // One sentence: what just happened
@@ -789,22 +809,46 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     const bold = share => `<b>${percent(share)}</b>`;
     const named = lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)}</b>`;
     const reads = lane => `${named(lane)} reads ${bold(now(lane).accuracy)}${lane.levels ? `, its clients' copy ${bold(now(lane).received)}` : ""}`;
-    const share = lane => shareOf(now(lane), 3);
-    const noise = lane => !isPrivate() ? "" : share(lane) > 0.005 ? `, and noise × noise is ${bold(share(lane))} of its product` : ", and no noise meets noise in it";
+    const size = lane => `an adapter <b>${short(now(lane).size)} times</b> as large as its layer`;
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
       return `${untaught} ${named(one)} and ${named(two)} will teach it at the learning rate <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
-    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${knobs[1].words(state.noise)} is spent:` : "At the end,";
+    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${knobs[1].stops[state.noise]} is spent:` : "At the end,";
     if (!worse.levels && best.accuracy > now(worse).accuracy + 0.05) {
-      return `${when} ${named(worse)} started at ${bold(start)}, was at ${bold(best.accuracy)} and is now at ${bold(now(worse).accuracy)}${noise(worse)}; ${reads(better)}.`;
+      return `${when} ${named(worse)} started at ${bold(start)}, was at ${bold(best.accuracy)} and is now at ${bold(now(worse).accuracy)}, with ${size(worse)}. ${reads(better)}, with one <b>${short(now(better).size)} times</b> as large.`;
     }
     if (now(better).accuracy < now(worse).accuracy + 0.02) return `${when} ${reads(one)} and ${reads(two)}: they are level.`;
-    return `${when} ${reads(better)}, ${reads(worse)}${noise(worse)}; both started at ${bold(start)}.`;
+    return `${when} ${reads(better)}, ${reads(worse)}; both started at ${bold(start)}.`;
   }
+
   // What a reader does
+
+  async function save() { // what is seen, as a PNG of twice its size
+    const {width, height} = home.getBoundingClientRect();
+    const copy = home.cloneNode(true);
+    const style = getComputedStyle(home);
+    // A picture has no theme: colours are those that are seen.
+    for (const name of new Set(STYLE.match(/--fl-[\w-]+/g))) copy.style.setProperty(name, style.getPropertyValue(name));
+    const drawings = all("canvas");
+    copy.querySelectorAll("canvas").forEach((canvas, i) => {
+      const {className, clientWidth} = drawings[i];
+      const image = Object.assign(new Image(), {src: drawings[i].toDataURL(), className, width: clientWidth});
+      canvas.replaceWith(image);
+    });
+    // What a reader has set is no part of a copy.
+    copy.querySelectorAll("input").forEach((input, i) => input.setAttribute("value", all("input")[i].value));
+    copy.querySelectorAll("select").forEach((select, i) => select.options[all("select")[i].selectedIndex].setAttribute("selected", ""));
+    const page = new XMLSerializer().serializeToString(copy);
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><foreignObject width="100%" height="100%">${page}</foreignObject></svg>`;
+    const image = Object.assign(new Image(), {src: `data:image/svg+xml,${encodeURIComponent(svg)}`});
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), {width: 2 * width, height: 2 * height});
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    Object.assign(document.createElement("a"), {href: canvas.toDataURL(), download: "playground.png"}).click();
+  }
 
   home.addEventListener("input", event => {
     const {knob, seed, method} = event.target.dataset;
@@ -825,6 +869,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     if (told !== undefined) act(Number(told), 0);
     if (what === "play") play(!running);
     if (what === "step") step();
+    if (what === "save") save();
     if (what === "reset") {
       play(false);
       lanes = [];
@@ -833,11 +878,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     }
   });
   keepEvents(home);
-  for (const name of ["accuracy", "deviation", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
-  all(".wall").forEach((wall, i) => {
-    wall.addEventListener("pointermove", event => magnify(wall.nextElementSibling, lanes[i], event));
-    wall.addEventListener("pointerleave", () => { wall.nextElementSibling.hidden = true; });
-  });
+  for (const name of ["accuracy", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
   const repaint = () => {
     colours = {};
     drawn = {};
@@ -856,6 +897,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   for (const place of [document.documentElement, document.body]) themes.observe(place, {attributes: true});
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", repaint);
+  if (isPage) addEventListener("hashchange", () => change({...FIRST, ...stateIn(location.hash)}));
   reset();
   return {
     get lanes() { return lanes; },

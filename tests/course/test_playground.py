@@ -53,13 +53,19 @@ def test_a_start_is_known_to_the_widget_and_to_the_site():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("split", "noise"), [(0, 4), (3, 1)])
-def test_sigma_is_calibrated_and_the_spent_epsilon_is_what_the_ledger_states(split, noise):
-    row = TABLES["splits"][split]["noise"][noise]
-    task = fl.tasks.digits(dirichlet=list(script.LIKENESS.values())[split])
+@pytest.mark.parametrize(
+    ("split", "clients", "steps", "noise"), [(0, 1, 1, 4), (3, 1, 1, 1), (2, 2, 0, 3)]
+)
+def test_sigma_is_calibrated_and_the_spent_epsilon_is_what_the_ledger_states(
+    split, clients, steps, noise
+):
+    row = TABLES["splits"][split]["noise"][clients][steps][noise]
+    alpha = list(script.LIKENESS.values())[split]
+    task = fl.tasks.digits(clients=script.CLIENTS[clients], dirichlet=alpha)
+    plan = script.PLAN.replace(local_steps=script.STEPS[steps])
     privacy = fl.Privacy(delta=TABLES["delta"])
-    privacy = privacy.calibrate(epsilon=row["epsilon"], task=task, plan=script.PLAN)
+    privacy = privacy.calibrate(epsilon=row["epsilon"], task=task, plan=plan)
     assert row["sigma"] == pytest.approx(privacy.noise_multiplier, rel=1e-9)
-    *_, record = fl.run(task, "ffa-lora", privacy, script.PLAN.replace(rounds=2), seed=0)
+    *_, record = fl.run(task, "ffa-lora", privacy, plan.replace(rounds=2), seed=0)
     assert row["spent"][2] == float(round_up(record.epsilon, ".3g"))
     assert row["spent"][-1] <= row["epsilon"]

@@ -1,7 +1,7 @@
 // Statistics of the playground's random numbers, each as its distance from what is expected, in
 // standard deviations. pg is the playground of a page.
 () => {
-  const settings = {method: "ffa-lora", rate: 0.4, clip: 2, rank: 4, split: 2, noise: 4, bits: 2};
+  const settings = {method: "ffa-lora", rate: 0.4, clip: 2, rank: 4, split: 2, clients: 1, steps: 1, noise: 4, bits: 2};
   const rounds = 40;
   const draw = seed => { // noise on B in units of its size, and batches, of the first step of rounds
     const run = new pg.Run(pg.problem, {...settings, seed});

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import playground as script
 import pytest
 import torch
 from jupyter_lab import THEMES, accessibility_faults, faintest_line, open_notebook
+from PIL import Image
 from torch import nn
 
 import fedlora_lab as fl
@@ -26,7 +28,6 @@ from fedlora_lab.recipes import taken_up
 TABLES = json.loads((playground.HERE / "tables.json").read_text())
 SLUGS = [row["slug"] for row in TABLES["methods"]]
 SEED, RANK, SPLIT, NOISE, CLIP, RATE, BITS, ROUNDS = 5, 5, 2, 4, 0.7, 0.8, 2, 10
-PLAN = fl.Plan(rounds=TABLES["rounds"], local_steps=TABLES["steps"], batch=TABLES["batch"], lr=RATE)
 LORA = fl.Lora(rank=RANK, alpha=TABLES["scaling"] * RANK)
 A, B, W = (ParamKey(name, "0") for name in "ABW")
 
@@ -50,8 +51,17 @@ def page(browser, tmp_path_factory):
 # ---- the engine, held to the library
 
 
-@pytest.fixture(scope="module")
-def task():
+USUAL, OTHER = (1, 1), (2, 2)
+"""Places of the number of clients and of local steps."""
+
+
+def plan_of(places):
+    steps = TABLES["steps"][places[1]]
+    return fl.Plan(rounds=TABLES["rounds"], local_steps=steps, batch=TABLES["batch"], lr=RATE)
+
+
+@cache
+def task_of(places):
     """The page's digits and network as a task of the library, in float64."""
     model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
     numbers = torch.tensor(np.frombuffer(base64.b64decode(TABLES["weights"]), "<f4").copy())
@@ -63,17 +73,18 @@ def task():
         return torch.from_numpy(x / 8), torch.from_numpy(y)
 
     x, y = scans(TABLES["private"])
-    owner = np.frombuffer(TABLES["splits"][SPLIT]["owners"].encode(), np.uint8) - 65
-    clients = [(x[owner == k], y[owner == k]) for k in range(10)]
+    owner = np.frombuffer(TABLES["splits"][SPLIT]["owners"][places[0]].encode(), np.uint8) - 65
+    clients = [(x[owner == k], y[owner == k]) for k in range(TABLES["clients"][places[0]])]
     test = scans(TABLES["test"])
     return fl.tasks.classification(model.double(), clients, test=test, targets=["0"])
 
 
-@pytest.fixture(scope="module")
-def privacy(task):
-    epsilon = TABLES["splits"][SPLIT]["noise"][NOISE]["epsilon"]
+@cache
+def privacy_of(places):
+    clients, steps = places
+    epsilon = TABLES["splits"][SPLIT]["noise"][clients][steps][NOISE]["epsilon"]
     plain = fl.Privacy(delta=TABLES["delta"], clip_norm=CLIP)
-    return plain.calibrate(epsilon=epsilon, task=task, plan=PLAN)
+    return plain.calibrate(epsilon=epsilon, task=task_of(places), plan=plan_of(places))
 
 
 def method_of(slug):
@@ -81,11 +92,12 @@ def method_of(slug):
     return row.replace(broadcast=normal_float(width=BITS, block=64)) if slug == "fedlpp" else row
 
 
-def given(task, privacy, method, t):
+def given(places, method, t):
     """The batches and the noise that the library draws in round t, as the page takes them."""
+    task, plan = task_of(places), plan_of(places)
     streams = Streams(SEED)
-    rates = PLAN.sample_rates(task.sizes)
-    steps = range(PLAN.local_steps)
+    rates = plan.sample_rates(task.sizes)
+    steps = range(plan.local_steps)
     drawn = [
         [streams.uniform((n,), "sampling", t, k, s) < rates[k] for k, n in enumerate(task.sizes)]
         for s in steps
@@ -94,8 +106,9 @@ def given(task, privacy, method, t):
     for s in steps:
         # In the order in which the library cuts a client's draw into tensors.
         factors = [factor for factor in "AB" if factor in method.factors_at_step(t, s)]
-        rows = [streams.normal((len(factors), 64 * RANK), "noise", t, k, s) for k in range(10)]
-        stds = torch.tensor(privacy.noise_multiplier) * CLIP
+        shape = len(factors), 64 * RANK
+        rows = [streams.normal(shape, "noise", t, k, s) for k in range(len(task.sizes))]
+        stds = torch.tensor(privacy_of(places).noise_multiplier) * CLIP
         rows = [
             dict(zip(factors, (std * row).tolist())) for std, row in zip(stds, rows, strict=True)
         ]
@@ -111,11 +124,13 @@ def ask(page, function, *values):
 
 
 SETTINGS = {"rate": RATE, "clip": CLIP, "rank": RANK, "split": SPLIT, "noise": NOISE}
+SETTINGS |= {"clients": USUAL[0], "steps": USUAL[1]}
 
 
-def begin(page, slug, start):
+def begin(page, slug, start, places=USUAL):
     """Opens a run on the page that begins from the library's factors."""
     settings = {**SETTINGS, "method": slug, "bits": BITS, "seed": SEED}
+    settings |= {"clients": places[0], "steps": places[1]}
     factors = {side: x.flatten().tolist() for side, x in zip("AB", start, strict=True)}
     code = (
         "(settings, start) => { window.run = new pg.Run(pg.problem, settings, start); return 0; }"
@@ -131,13 +146,17 @@ def far(values, expected):
 
 
 @pytest.mark.every(2)
-@pytest.mark.parametrize("slug", SLUGS)
-def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, slug):
-    """Factors, residual, accuracy of server and copy, deviation; and its noise adds up."""
+@pytest.mark.parametrize(
+    ("slug", "places"), [*((slug, USUAL) for slug in SLUGS), ("la-lora", OTHER)]
+)
+def test_ten_rounds_of_the_page_are_those_of_the_library(page, slug, places):
+    """Factors, residual, accuracy of server and copy; and its noise adds up. With other clients and
+    local steps the row that takes turns within a round."""
     method = method_of(slug)
-    records = fl.run(task, method, privacy, PLAN, lora=LORA, seed=SEED)
+    task, privacy, plan = task_of(places), privacy_of(places), plan_of(places)
+    records = fl.run(task, method, privacy, plan, lora=LORA, seed=SEED)
     first = next(records)
-    begin(page, slug, [x.double() for x in first.adapter["0"]])
+    begin(page, slug, [x.double() for x in first.adapter["0"]], places)
     for t, record in zip(range(ROUNDS), records, strict=False):
         made = ask(
             page,
@@ -147,7 +166,7 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, sl
                 const all = [A, B, run.product(), ...run.parts()].map(x => Array.from(x));
                 return {record: {...record, answers: null}, all};
             }""",
-            given(task, privacy, method, t),
+            given(places, method, t),
         )
         a, b, product, *parts = made["all"]
         expected = [x.double() for x in record.adapter["0"]]
@@ -160,16 +179,45 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, sl
         assert scores["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-5)
         received = record.metrics.get("accuracy_received", record.metrics["accuracy"])
         assert scores["received"] == pytest.approx(received, abs=1e-5)
-        assert scores["deviation"] == pytest.approx(record.deviation, abs=1e-5)
-        energies = [4 * np.square(part).sum() for part in parts]
-        assert scores["energies"] == pytest.approx(energies, rel=1e-9)
+        layer = np.linalg.norm(task.model[0].weight.detach())
+        sizes = [2 * np.linalg.norm(part) / layer for part in parts]
+        assert scores["sizes"] == pytest.approx(sizes, rel=1e-6)
+        assert scores["size"] == pytest.approx(2 * np.linalg.norm(product) / layer, rel=1e-6)
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_v_is_that_of_the_library(page, task, privacy, slug):
-    seen = ask(page, "settings => pg.forecast(pg.problem, settings)", {**SETTINGS, "method": slug})
-    noise = taken_up.noise_taken_up(task, slug, privacy, PLAN, LORA)
+FORECAST = "settings => pg.forecast(pg.problem, settings)"
+
+
+@pytest.mark.parametrize("places", [USUAL, OTHER])
+@pytest.mark.parametrize("slug", SLUGS)
+def test_v_is_that_of_the_library(page, slug, places):
+    settings = {**SETTINGS, "method": slug, "clients": places[0], "steps": places[1]}
+    seen = ask(page, FORECAST, settings)
+    parts = task_of(places), slug, privacy_of(places), plan_of(places)
+    noise = taken_up.noise_taken_up(*parts, LORA)
     assert seen["v"] == pytest.approx(noise.value, rel=1e-5)
+
+
+def test_what_the_page_says_of_v_is_true_of_its_runs(page):
+    """Fault: it announced the end of each range where v is 0.35, and five of six methods were best
+    beyond it."""
+    say = TABLES["help"]["v"]["say"]
+    low, high = (float(x) for x in re.findall(r"(?:below|above) (\d+)", say))
+    assert "more than four points" in say and "at least five" in say and "Beyond its best" in say
+    means = pd.read_csv(script.RUNS).query("epsilon < 9 and bits == 2")
+    means = means.groupby(["method", "epsilon", "rate"])["accuracy"].mean()
+    checked = set()
+    for (slug, epsilon), curve in means.groupby(["method", "epsilon"]):
+        curve = curve.droplevel(["method", "epsilon"])
+        for rate, accuracy in curve[curve.idxmax() :].items():
+            settings = {"method": slug, "rate": rate, "noise": script.EPSILONS.index(epsilon)}
+            v = ask(page, FORECAST, {**SETTINGS, **settings, "clip": 1, "rank": 8})["v"]
+            fall = curve.max() - accuracy
+            checked.add((v < low, v > high))
+            assert v >= low or fall <= 0.04 or slug == "fedlpp", (slug, epsilon, rate)
+            assert v <= high or fall >= 0.05, (slug, epsilon, rate)
+    assert {(True, False), (False, True)} <= checked
 
 
 def test_a_story_s_run_is_the_committed_one(page):
@@ -332,13 +380,6 @@ def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
     page.evaluate("while (pg.lanes[0].round < 30) pg.step()")
     tip.nth(len(earlier)).wait_for()  # the new lines have come to where the pointer rests
     assert set(earlier) < set(tip.all_text_contents())
-    wall = page.locator("[data-lane='1'] .wall")
-    wall.hover(position={"x": 3, "y": 3})
-    truth, read = page.evaluate("[pg.problem.test.y[0], pg.lanes[1].history.at(-1).answers[0]]")
-    words = f"rightly read as {read}" if truth == read else f"a {truth}, read as {read}"
-    assert page.locator("[data-lane='1'] .lens").inner_text() == words
-    page.mouse.move(0, 0)
-    assert page.locator("[data-lane='1'] .lens").is_hidden()
 
 
 def test_the_page_says_what_its_pictures_show(page):
@@ -355,15 +396,15 @@ def test_the_page_says_what_its_pictures_show(page):
     adapters = page.locator(".expansion")
     page.evaluate("pg.change({methods: ['ffa-lora', 'fedlpp'], noise: 4})")
     adapters.last.get_by_text("noise × noise").wait_for()
-    assert [" ".join(text.split()) for text in adapters.all_inner_texts()] == [
-        "Its adapter: (B + noise) A = learned + noise on B",
-        "Its adapter: (B + noise) (A + noise) = learned + noise on B + noise on A + noise × noise",
+    said = "all => all.map(e => e.textContent.replace(/\\?[^?]*Lesson \\d+/g, ''))"
+    assert [" ".join(text.split()) for text in adapters.evaluate_all(said)] == [
+        "(B + noise) A =learned + noise on B",
+        "(B + noise) (A + noise) =learned + noise on B + noise on A + noise × noise",
     ]
     page.evaluate("pg.change({noise: 6})")
-    page.locator(".known", has_text="Without noise v is 0").wait_for()
     adapters.last.get_by_text("noise × noise").wait_for(state="detached")
-    texts = [" ".join(text.split()) for text in adapters.all_inner_texts()]
-    assert texts == ["Its adapter: B A = learned"] * 2
+    texts = [" ".join(text.split()) for text in adapters.evaluate_all(said)]
+    assert texts == ["B A =learned"] * 2
     assert page.locator("[data-knob=bits]").is_visible()
     page.evaluate("pg.change({methods: ['ffa-lora', 'fedlora'], noise: 4})")
     assert page.locator("[data-knob=bits]").is_hidden()
@@ -385,28 +426,60 @@ def test_the_parts_of_the_product_have_the_colours_of_lesson_04(page):
     assert [text.split(maxsplit=2)[-1] for text, _ in words][1:] == list(lesson.WORDS.values())
 
 
-@pytest.mark.parametrize(("first", "second"), list(zip(SLUGS[::2], SLUGS[1::2], strict=True)))
-def test_no_end_is_announced_that_the_runs_of_the_page_refute(page, first, second):
-    """Fault: it drew the rate at which v is 0.35 as the end of the range, and five of six methods
-    were best beyond it. Whatever the page says of rates is the place of a slider or of its means.
-    """
-    page.evaluate("methods => pg.change({methods, noise: 4, rate: 6, seed: 0})", [first, second])
-    page.locator(".known", has_text="are best at").wait_for()
-    texts = page.locator(".fl-playground").inner_text() + " ".join(
-        page.locator("[data-chart=rate] text, [title], [aria-label]").evaluate_all(
-            "all => all.map(e => [e.textContent, e.title, e.ariaLabel].join(' '))"
-        )
+def test_symbols_are_explained_one_at_a_time_with_their_lesson(page):
+    """B, A, ε, C, r and v, without a script of the page's own."""
+    page.evaluate("pg.change({methods: ['fedlora', 'ffa-lora']}); pg.play(false)")
+    marks = page.locator(".why summary")
+    names = [f"What is {symbol}?" for symbol in TABLES["help"]]
+    assert sorted(marks.evaluate_all("all => all.map(e => e.ariaLabel)")) == sorted(names)
+    for symbol, words in TABLES["help"].items():
+        page.get_by_label(f"What is {symbol}?").press("Enter")
+        shown = page.locator(".why[open]")
+        assert shown.count() == 1 and words["say"] in shown.inner_text()
+        place = shown.locator("a").get_attribute("href")
+        assert (script.PAGE.parent / place).exists()
+        for width in (1280, 900, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            box = shown.locator("span").bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    marks.last.evaluate("mark => { mark.parentElement.open = false; }")
+    page.locator(".why[open]").evaluate_all("all => all.forEach(one => { one.open = false; })")
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_link_opens_the_setting_that_it_was_copied_from(page, browser):
+    """What no knob has is left out."""
+    page.evaluate(
+        "pg.change({methods: ['rolora', 'fedlpp'], rate: 4, noise: 6, clients: 2, seed: 7})"
     )
-    assert "predicted" not in texts.lower()
-    runs = pd.read_csv(script.RUNS).query("epsilon == 8 and bits == 2")
-    means = runs.groupby(["method", "rate"])["accuracy"].mean()
-    best = " and ".join(f"{means[slug].idxmax():g}" for slug in (first, second))
-    assert f"are best at {best}." in page.locator(".known").inner_text()
-    lines = page.locator("[data-chart=rate] polyline").evaluate_all(
-        "all => all.map(e => e.getAttribute('points').split(' ').map(p => +p.split(',')[0]))"
-    )
-    upright = [places for places in lines if len(places) > 1 and max(places) - min(places) < 1]
-    assert upright == []
+    copied = page.url
+    other = browser.new_page()
+    other.goto(copied)
+    state = "document.querySelector('[data-fedlora-playground]').playground.state"
+    assert other.evaluate(state) == page.evaluate("pg.state")
+    other.evaluate("location.hash = 'rate=0.2&rank=99&methods=none+fedlora&seed=x'")
+    other.wait_for_function(f"{state}.rate === 4 && {state}.rank === 7")
+    expected = {"methods": ["fedlora", "ffa-lora"], "seed": 0, "clients": 1, "noise": 4}
+    assert expected.items() <= other.evaluate(state).items()
+    other.close()
+    page.evaluate("pg.change({clients: 1, noise: 4, seed: 0})")
+
+
+def test_the_picture_that_is_saved_is_the_one_that_is_seen(page):
+    """Its size, and the colours of the parts of the product and of wrong answers."""
+    page.emulate_media(color_scheme="light")
+    page.evaluate("pg.change({methods: ['fedlora', 'ffa-lora'], rate: 10})")
+    page.evaluate("while (pg.lanes[0].round < 9) pg.step()")
+    page.wait_for_timeout(200)
+    with page.expect_download() as download:
+        page.locator("[data-do=save]").click()
+    with Image.open(download.value.path()) as picture:
+        drawn = picture.convert("RGB")
+    box = page.locator(".fl-playground").bounding_box()
+    assert drawn.size == (int(2 * box["width"]), int(2 * box["height"]))
+    pixels = np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)
+    colours = {f"#{bytes(colour).hex().upper()}" for colour in pixels}
+    assert {COLOURS[name] for name in (*lesson.COLOURS.values(), "red")} <= colours
 
 
 @pytest.mark.further
@@ -508,9 +581,9 @@ def test_two_cells_train_in_a_frame_of_no_origin(browser, host):
 
 
 def test_the_page_is_one_small_file(page):
-    assert len(playground.page().encode()) <= 400_000
+    assert len(playground.page().encode()) <= 450_000
     code = (playground.HERE / "playground.js").read_text(encoding="utf-8")
-    assert len(code.splitlines()) <= 900
+    assert len(code.splitlines()) <= 930
 
 
 def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):

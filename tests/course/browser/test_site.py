@@ -14,7 +14,8 @@ def page(browser):
 
 
 def mount_all(page):
-    """Comes near every dial and playground, which are loaded then."""
+    """Comes near every dial and playground, which are loaded then; a phone has them in folds."""
+    page.locator("details.live").evaluate_all("all => all.forEach(one => { one.open = true; })")
     for place in page.locator("[data-fedlora-dial], [data-fedlora-playground]").all():
         place.scroll_into_view_if_needed()
         place.locator(".fl-dial, .say").first.wait_for()
@@ -80,6 +81,31 @@ def test_a_long_table_is_sorted_by_the_column_that_is_pressed(page, site):
 
 
 @pytest.mark.further
+def test_every_page_is_short_enough_for_a_phone(page, site):
+    """Fault: pages of up to 156,000 pixels, a hundred screens and more. Tables scroll in a box,
+    methods are cards, what moves in a lesson opens by a line."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    heights = {}
+    for path in site.rglob("*.html"):
+        if "_static" not in path.parts and path.stem not in ("genindex", "py-modindex", "search"):
+            page.goto(path.as_uri())
+            size = "[document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]"
+            width, heights[path.name] = page.evaluate(size)
+            assert width <= 390, path.name
+    assert {name: height for name, height in heights.items() if height > 15_000} == {}
+
+
+def test_what_moves_in_a_lesson_is_open_on_a_wide_page_and_a_line_on_a_phone(page, site):
+    page.goto((site / LESSON).as_uri())
+    fold = page.locator("details.live").first
+    assert fold.locator("summary").is_hidden() and fold.locator("div").first.is_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert fold.bounding_box()["height"] < 120
+    fold.locator("summary").click()
+    fold.locator(".fl-dial").wait_for()
+
+
+@pytest.mark.further
 def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     """Fault: a formula or a signature that pushes a narrow page sideways, or a font that is not in
     the site.
@@ -88,7 +114,11 @@ def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     beyond = 0
     # Pages of signatures are laid out by one rule: one of them is looked at.
     pages = [path for path in site.glob("docs/*.html") if "<math" in path.read_text("utf-8")]
-    for path in [site / "api" / "federated.html", *sorted(site.glob("notebooks/*.html")), *pages]:
+    for path in [
+        site / "api" / "federated-run.html",
+        *sorted(site.glob("notebooks/*.html")),
+        *pages,
+    ]:
         page.goto(path.as_uri())
         mount_all(page)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, path.name

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from docutils import nodes
 from places import ROOT
 from reports import Reader
@@ -56,7 +57,8 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     """The front page has question and time of every lesson, the reference has the docstrings, and
     formulas are MathML: where they are not parsed the page shows their source, in dollars."""
     names = [path.relative_to(ROOT).with_suffix("") for path in (*NOTEBOOKS, *DOCS.rglob("*.md"))]
-    names += ["index", "search", "api/index", "api/privacy", "api/methods", "api/plots"]
+    names += ["index", "search", "api/index", "api/privacy-plan", "api/plots-grammar"]
+    names += ["studies/logbook", "studies/logbook/01a"]
     assert {site / f"{name}.html" for name in names} <= set(pages)
     front = pages[site / "index.html"]
     for path in NOTEBOOKS:
@@ -65,7 +67,7 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
         assert f"notebooks/{path.stem}.html" in front.links
         assert first.splitlines()[0].removeprefix("# ") in front.text
         assert f"{minutes}\xa0min" in front.text
-    reference = pages[site / "api" / "privacy.html"]
+    reference = pages[site / "api" / "privacy-plan.html"]
     assert "fedlora_lab.privacy.plan.Privacy.calibrate" in reference.ids
     assert (fl.Privacy.__doc__ or "").splitlines()[0] in reference.text
     source = (DOCS / "rates.md").read_text(encoding="utf-8")
@@ -139,7 +141,7 @@ def test_lessons_ask_and_answer_without_a_kernel(site, pages):
         exercises = [key for key in all_exercises() if key.startswith(path.name[:2])]
         assert page.source.count("<summary>Solution</summary>") == len(exercises), path.name
         if "widgets.live(" in source:
-            assert "data-fedlora-playground" in page.source or "3-compare.png" in page.source
+            assert "playground.html#methods=" in page.source or "3-compare.png" in page.source
 
 
 WIDGETS = {
@@ -194,6 +196,29 @@ def test_nothing_is_loaded_from_a_network(site, pages):
 @pytest.fixture
 def book():
     return runpy.run_path(str(ROOT / "scripts" / "book.py"))
+
+
+def test_the_site_leads_to_the_repository_once_it_has_an_address(book):
+    config = (ROOT / "book" / "_config.yml").read_text("utf-8")
+    assert book["with_repository"](config, "") == config
+    shown = yaml.safe_load(book["with_repository"](config, "me/mine"))
+    assert shown["repository"]["url"] == "https://github.com/me/mine"
+    assert shown["html"]["use_repository_button"]
+
+
+def test_the_logbook_comes_in_pages_that_lose_nothing():
+    """Fault: one page of 156,000 pixels on a phone."""
+    logbook = runpy.run_path(str(ROOT / "scripts" / "site_logbook.py"))
+    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    pages = logbook["logbook_pages"](text)
+    assert max(len(page.split()) for page in pages.values()) < 3_000
+    added = re.compile(r"^#.*\bcontinued\b.*$", re.M)
+    made = " ".join(added.sub("", page) for page in pages.values()).split()
+    assert [word for word in made if word.strip("#")] == [x for x in text.split() if x.strip("#")]
+    homes = logbook["heading_pages"](pages)
+    assert homes["what-was-found"] == "studies/logbook/01a"
+    link = "[x](../studies/logbook.md#what-was-found)"
+    assert logbook["linked_to"](link, homes) == "[x](../studies/logbook/01a.md#what-was-found)"
 
 
 def test_formulas_of_exercises_need_no_script_either():

@@ -41,6 +41,7 @@ def repair(app: Any, page: str, template: str, context: Any, tree: Any) -> None:
         context["body"] = PARAMETERS.sub(parameter_lines, context["body"])
         words = escape(first_sentences(context["body"]))
         context["metatags"] += f'<meta name="description" content="{words}" />'
+        context["metatags"] += '<link rel="icon" href="data:," />'  # there is none to ask for
     context["script_files"] = [one for one in context["script_files"] if not is_thebe(one)]
 
 

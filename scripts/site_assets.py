@@ -1,9 +1,10 @@
-"""What a page of the site loads of this project's own scripts: only what it uses, and nothing heavy
-before its text.
+"""What a page of the site loads: only the scripts that it uses, none before its text, and one style
+sheet.
 
 The numbers of a dial and the engine of the playground wait in files of their own until their reader
 comes near (book/late.js); so pictures have their sizes, or all would be near before they are there.
-Scripts, icons and style sheets of the theme stay as it has them.
+The theme's icons, a script of 1.5 MB, are signs in book/style.css, and its search index waits for
+the page of the search.
 """
 
 import base64
@@ -20,12 +21,19 @@ USED_BY = {
     "late.js": r"data-fedlora-(?:playground|dial)",
     "choices.js": r'type="radio"',
     "sortable.js": r'<table class="table"',
+    "searchtools.js": r'id="search-results"',
+    "language_data.js": r'id="search-results"',
+    "searchindex.js": r'id="search-results"',
+    "fontawesome.js": r"(?!)",
 }
-"""Own script -> what stands in a page that needs it."""
+"""Script -> what stands in a page that needs it; all others are needed everywhere."""
 NEAR = {"playground.js": "playground", "dials.js": "dial"}
 """Script that book/late.js loads -> the place near which it is wanted."""
 LATE = '<script type="text/plain" data-near="{}" data-src="{}"></script>'
 SCRIPT = re.compile(r'<script(?: [^>]*)? src="([^"?]*?([^"/?]+\.js)[^"]*)"[^>]*></script>')
+SHEET = re.compile(r'<link[^>]*href="([^"?]+\.css)[^"]*"[^>]*/?>\s*')
+STYLE = "_static/site.css"
+PRELOAD = re.compile(r'<link rel="preload" as="script"[^>]*/?>\s*')
 PICTURE = re.compile(r'<img(?![^>]* width=)([^>]*) src="([^"]+\.png)"')
 PACKED = re.compile(r' src="data:image/png;base64,([^"]+)"')
 DIAL = re.compile(r"""data-fedlora-dial=(['"])(.*?)\1""", re.S)
@@ -47,9 +55,43 @@ FOLD = '<details class="live"><summary>{}: {}</summary>{}</div></details>'
 def slim(site: Path) -> None:
     """Rewrites all pages of a built site."""
     (site / DIALS).parent.mkdir(exist_ok=True)
-    for path in site.rglob("*.html"):
-        if "_static" not in path.parts:
-            path.write_text(slimmed(path.read_text("utf-8"), path, site), "utf-8")
+    pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    sheets: dict[Path, str] = {}
+    for path in pages:
+        page = path.read_text("utf-8")
+        for name in SHEET.findall(page):
+            sheet = (path.parent / name).resolve()
+            sheets.setdefault(sheet, style(sheet))
+        path.write_text(slimmed(page, path, site), "utf-8")
+    # Ours has the last word, wherever it was first seen.
+    ordered = sorted(sheets, key=lambda sheet: sheet.name == "style.css")
+    rules = "\n".join(sheets[sheet] for sheet in ordered)
+    scripts = [one for one in (site / "_static").rglob("*.js") if one.name != "fontawesome.js"]
+    texts = [path.read_text("utf-8") for path in (*pages, *scripts)]
+    words = {word for text in texts for word in re.findall(r"[\w-]+", text)}
+    (site / STYLE).write_text(used_rules(rules, words), "utf-8")
+
+
+def used_rules(rules: str, words: set[str]) -> str:
+    """Style rules without those for classes that no page and no script names: two of three."""
+
+    def is_used(selector: str) -> bool:
+        plain = re.sub(r":(?:not|is|where|has)\([^()]*(?:\([^()]*\)[^()]*)*\)", "", selector)
+        return {*re.findall(r"\.([A-Za-z][\w-]*)", plain)} <= words
+
+    def kept(found: re.Match) -> str:
+        selectors = re.split(r",(?![^(]*\))", found[1])
+        used = ",".join(filter(is_used, selectors))
+        return f"{used}{{{found[2]}}}" if used else ""
+
+    return re.sub(r"([^{}]+)\{([^{}]*)\}", kept, rules)
+
+
+def style(sheet: Path) -> str:
+    """A style sheet with what it imports, without comments and without the font of the icons."""
+    text = re.sub(r"/\*.*?\*/|@charset [^;]+;", "", sheet.read_text("utf-8"), flags=re.S)
+    text = re.sub(r"@font-face\s*\{[^}]*fontawesome[^}]*\}", "", text)
+    return re.sub(r'@import "(.+?)";', lambda found: style(sheet.parent / found[1]), text)
 
 
 def slimmed(page: str, path: Path, site: Path) -> str:
@@ -59,12 +101,12 @@ def slimmed(page: str, path: Path, site: Path) -> str:
 
     def script(found: re.Match) -> str:
         source, name = found.groups()
-        if name not in USED_BY:
-            return found[0]
-        if not re.search(USED_BY[name], page):
+        if not re.search(USED_BY.get(name, ""), page):
             return ""
-        if name not in NEAR:  # waits for the text, on which it works
-            return found[0].replace("<script", "<script defer", 1)
+        if name == "documentation_options.js":  # a few words, which inline scripts below add to
+            return f"<script>{(site / '_static' / name).read_text('utf-8')}</script>"
+        if name not in NEAR:
+            return re.sub("<script(?: defer)?", "<script defer", found[0], count=1)
         first = LATE.format("dial", root + numbers) if name == "dials.js" else ""
         return first + LATE.format(NEAR[name], source)
 
@@ -83,6 +125,10 @@ def slimmed(page: str, path: Path, site: Path) -> str:
         (site / numbers).write_text(NUMBERS.format(",\n".join(dials)), "utf-8")
     page = DIAL.sub("data-fedlora-dial", SCRIPT.sub(script, page))
     page = PICTURE.sub(sized, PACKED.sub(unpacked, page))
+    page = PRELOAD.sub("", page)
+    if sheet := SHEET.search(page):
+        one = f'<link rel="stylesheet" href="{root}{STYLE}" />\n'
+        page = page[: sheet.start()] + one + SHEET.sub("", page[sheet.start() :])
     page = LIVE.sub(lambda found: FOLD.format(found[2], found[3], found[1]), page)
     # The words of the fold name it; this label hides them from who cannot see.
     return page.replace('<summary aria-label="Toggle hidden content">', "<summary>")

@@ -842,7 +842,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
     copy.querySelectorAll("input").forEach((input, i) => input.setAttribute("value", all("input")[i].value));
     copy.querySelectorAll("select").forEach((select, i) => select.options[all("select")[i].selectedIndex].setAttribute("selected", ""));
     const page = new XMLSerializer().serializeToString(copy);
-    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><foreignObject width="100%" height="100%">${page}</foreignObject></svg>`;
+    const svg = `<svg xmlns="${find("svg").namespaceURI}" width="${width}" height="${height}"><foreignObject width="100%" height="100%">${page}</foreignObject></svg>`;
     const image = Object.assign(new Image(), {src: `data:image/svg+xml,${encodeURIComponent(svg)}`});
     await image.decode();
     const canvas = Object.assign(document.createElement("canvas"), {width: 2 * width, height: 2 * height});

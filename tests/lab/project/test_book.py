@@ -175,7 +175,8 @@ def test_links_lead_somewhere(site, pages):
                 target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
                 place = unquote(parts.fragment)
                 assert target.exists(), (path, link)
-                assert not place or target not in pages or place in pages[target].ids, (path, link)
+                if place and target in pages and target.name != "playground.html":  # a setting
+                    assert place in pages[target].ids, (path, link)
 
 
 @pytest.mark.slow

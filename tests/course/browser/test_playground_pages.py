@@ -185,7 +185,6 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, slug, places):
         assert scores["size"] == pytest.approx(2 * np.linalg.norm(product) / layer, rel=1e-6)
 
 
-@pytest.mark.parametrize("slug", SLUGS)
 FORECAST = "settings => pg.forecast(pg.problem, settings)"
 
 

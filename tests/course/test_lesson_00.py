@@ -17,32 +17,46 @@ def test_a_wrong_number_does_not_give_the_answer_away(answer):
     assert "mean" in told and "what is right" not in told
 
 
+@pytest.fixture(scope="module")
+def task():
+    return fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
+
+
+@pytest.fixture(scope="module")
+def train(task):
+    """Three seeds of the lesson's plan at a rate: "free", clipped but "quiet", or "private"."""
+    plan = fl.Plan(rounds=8, local_steps=3, batch=8)
+    private = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    kinds = {"free": None, "quiet": private.replace(noise_multiplier=0.0), "private": private}
+
+    def train(kind, lr):
+        rated = plan.replace(lr=lr)
+        runs = (
+            fl.run(task, "fedlora", kinds[kind], rated, seed=s, evaluate_every=8) for s in range(3)
+        )
+        return [list(run) for run in runs]
+
+    return train
+
+
+def ends(runs):
+    return 100 * np.array([run[-1].metrics["accuracy"] for run in runs])
+
+
 @pytest.mark.further
 @pytest.mark.slow
-def test_without_clip_and_noise_the_cost_of_privacy_is_not_told_from_none():
+def test_without_clip_and_noise_the_cost_of_privacy_is_not_told_from_none(train):
     """And there D is small and fades as the product grows."""
-    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
-    plan = fl.Plan(rounds=8, local_steps=3, batch=8)
-    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-
-    def runs(privacy, lr):
-        options = {"evaluate_every": 8}
-        rated = plan.replace(lr=lr)
-        return [[*fl.run(task, "fedlora", privacy, rated, seed=s, **options)] for s in range(3)]
-
-    free, private = runs(None, 0.05), runs(privacy, 0.4)
-    start = free[0][0].metrics["accuracy"]
-    ends = [100 * np.array([run[-1].metrics["accuracy"] for run in r]) for r in (free, private)]
-    cost = fl.theory.mean_band(ends[0] - ends[1], 4.303)
-    assert 10.5 < ends[0].mean() - 100 * start < 14.5
+    free = train("free", 0.05)
+    cost = fl.theory.mean_band(ends(free) - ends(train("private", 0.4)), 4.303)
+    assert 10.5 < ends(free).mean() - 100 * free[0][0].metrics["accuracy"] < 14.5
     assert 1.5 < cost.mean < 7.5 and cost.low < 0 < cost.high
     early, late = ([run[t].deviation for run in free] for t in (1, -1))
     assert all(0.02 < x < 0.12 for x in early) and np.mean(early) > 2 * np.mean(late)
 
 
 @pytest.mark.slow
-def test_alone_one_client_gains_a_few_points_and_another_loses_more():
-    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
+def test_alone_one_client_gains_a_few_points_and_another_loses_more(task):
     plan = fl.Plan(rounds=8, local_steps=3, batch=8, lr=0.03)
     gains = []
     for k in (4, 5):
@@ -54,34 +68,22 @@ def test_alone_one_client_gains_a_few_points_and_another_loses_more():
 
 @pytest.mark.further
 @pytest.mark.slow
-def test_half_of_what_noise_costs_is_the_rate_that_it_forbids():
+def test_half_of_what_noise_costs_is_the_rate_that_it_forbids(train):
     """The text: clip without noise ends 3 points above the private run at its rate, by chance, and
     another 3 at twice that rate; at four times it reads 0.81, so that its fall there is noise."""
-    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
-    plan = fl.Plan(rounds=8, local_steps=3, batch=8, lr=0.4)
-    private = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    quiet = private.replace(noise_multiplier=0.0)
-
-    def ends(privacy, lr):
-        options = {"evaluate_every": 8}
-        rated = plan.replace(lr=lr)
-        runs = [[*fl.run(task, "fedlora", privacy, rated, seed=s, **options)] for s in range(3)]
-        return 100 * np.array([run[-1].metrics["accuracy"] for run in runs])
-
-    slow, fast = ends(quiet, 0.4), ends(quiet, 0.8)
-    same_rate = fl.theory.mean_band(slow - ends(private, 0.4), 4.303)
+    slow, fast = ends(train("quiet", 0.4)), ends(train("quiet", 0.8))
+    same_rate = fl.theory.mean_band(slow - ends(train("private", 0.4)), 4.303)
     larger_rate = fl.theory.mean_band(fast - slow, 4.303)
     assert same_rate.low < 0 < larger_rate.low
     assert 0.35 < larger_rate.mean / (same_rate.mean + larger_rate.mean) < 0.65
-    assert 0.77 < ends(quiet, 1.6).mean() / 100 < 0.85
+    assert 77 < ends(train("quiet", 1.6)).mean() < 85
 
 
 @pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.parametrize(("lr", "noisy", "quiet"), [(0.4, 0.11, 0.01), (1.6, 0.21, 0.10)])
-def test_the_coupling_at_epsilon_8_is_mostly_noise_at_the_smaller_rate(lr, noisy, quiet):
+def test_the_coupling_at_epsilon_8_is_mostly_noise_at_the_smaller_rate(task, lr, noisy, quiet):
     """The text's four shares of the term for which neither gradient accounts, median step."""
-    task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)
     plan = fl.Plan(rounds=24, local_steps=1, batch=8, lr=lr)
     private = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
     for privacy, told in ((private, noisy), (private.replace(noise_multiplier=0.0), quiet)):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from noisy_descent import minimum, miss, noisy_descent
 
 import fedlora_lab as fl
 from fedlora_course.lesson_07.exercises import price, release
@@ -32,22 +33,16 @@ def test_the_published_clip_is_left_by_little_in_the_federation_of_the_lesson():
 @pytest.mark.further
 def test_in_a_very_long_run_the_factors_drift_apart_and_turns_cost_more():
     """What the evidence says beside the rule: thirty times its rounds, in six draws."""
-    tau, eta, rounds = 0.01, 0.05, 60_000
-    price = 3 * (20 + 30 - 3) * tau**2 / (4 * eta)
+    price = 3 * (20 + 30 - 3) * 0.01**2 / (4 * 0.05)
     ends = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        B = np.linalg.qr(rng.standard_normal((20, 3)))[0]
-        A = np.linalg.qr(rng.standard_normal((30, 3)))[0].T
-        goal, losses = B @ A, []
-        for t in range(rounds):
-            error = B @ A - goal
-            if t % 2 == 0:
-                B = B - eta * error @ A.T + tau * rng.standard_normal(B.shape)
-            else:
-                A = A - eta * B.T @ error + tau * rng.standard_normal(A.shape)
-            losses.append(np.square(B @ A - goal).sum() / 2)
-        later, last = np.mean(losses[rounds // 4 :]), np.mean(losses[-4000:])
+        start = minimum(rng)
+        goal = start[0] @ start[1]
+        losses = []
+        for B, A in noisy_descent(*start, goal, 0.01, rng, ["B", "A"] * 30_000):
+            losses.append(miss(B, A, goal) / 2)
+        later, last = np.mean(losses[15_000:]), np.mean(losses[-4000:])
         ends.append((np.square(A).sum(), np.square(B).sum(), later / price, last / price))
     energy_A, energy_B, later, last = np.array(ends).T
     assert 20 < min(energy_A) < max(energy_A) < 60 and max(energy_B) < 0.6
@@ -95,25 +90,17 @@ def test_a_frozen_random_A_is_ahead_only_where_training_does_not_pay(
     price_of_a_direction, frozen_ahead
 ):
     """From B = 0, least squares in white inputs; the mean loss of the second half of six runs."""
-    eta = 0.05
-    tau = (4 * eta * price_of_a_direction) ** 0.5
+    tau = (4 * 0.05 * price_of_a_direction) ** 0.5
     rng = np.random.default_rng(0)
-    goal = np.linalg.qr(rng.standard_normal((20, 3)))[0]
-    goal = goal @ np.linalg.qr(rng.standard_normal((30, 3)))[0].T
+    B, A = minimum(rng)
+    goal = B @ A
     ends = {}
-    for turns in (False, True):
+    for schedule in (["B"], ["B", "A"]):
         losses = []
         for _ in range(6):
-            B, A = np.zeros((20, 3)), np.linalg.qr(rng.standard_normal((30, 3)))[0].T
-            for t in range(1, 1501):
-                error = B @ A - goal
-                if turns and t % 2 == 0:
-                    A = A - eta * B.T @ error + tau * rng.standard_normal(A.shape)
-                else:
-                    B = B - eta * error @ A.T + tau * rng.standard_normal(B.shape)
-                if t > 750:
-                    losses.append(np.square(B @ A - goal).sum() / 2)
-        ends[turns] = np.mean(losses)
-    assert (ends[False] < ends[True]) == frozen_ahead
-    untrained = np.square(goal).sum() / 2
-    assert not frozen_ahead or ends[False] > untrained
+            start = np.zeros((20, 3)), minimum(rng)[1]
+            run = noisy_descent(*start, goal, tau, rng, schedule * (1500 // len(schedule)))
+            losses += [miss(*factors, goal) / 2 for factors in run][750:]
+        ends[len(schedule)] = np.mean(losses)
+    assert (ends[1] < ends[2]) == frozen_ahead
+    assert not frozen_ahead or ends[1] > np.square(goal).sum() / 2, "worse than untrained"

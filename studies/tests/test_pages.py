@@ -14,7 +14,6 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE
 from fedlora_lab.report import paired_difference
-from studies import rehearsals
 
 RESULTS = ROOT / "results"
 
@@ -228,11 +227,21 @@ def test_lesson_05_says_what_a_larger_rank_gains():
 # ---- forty-five cells
 
 
+def errors(table: pd.DataFrame) -> pd.DataFrame:
+    """By prediction: cells, root mean square, median, earliest and latest, in octaves from the end
+    that was found."""
+    closed = table[table["found"].notna() & ~table["open"]]
+    ends = closed[["v", "dry", "rehearsal"]].replace(math.inf, math.nan)
+    off: Any = np.log2(ends.div(closed["found"], axis=0))  # type: ignore
+    sizes = {"rms": (off**2).mean() ** 0.5, "median": off.abs().median()}
+    return pd.DataFrame({"cells": off.count(), "earliest": off.min(), "latest": off.max(), **sizes})
+
+
 def test_the_pages_say_what_forty_five_cells_found():
     table = pd.read_csv(RESULTS / "rehearsals-judged.csv")
     assert len(table) == 45 and not table.duplicated(["setting", "method"]).any()
     assert sum(table["setting"].str.startswith("qv")) == 12
-    off = rehearsals.errors(table)
+    off = errors(table)
     for name, label in (("v", "v"), ("dry", "dry run"), ("rehearsal", "rehearsal")):
         one = off.loc[name]
         sizes = [one["rms"], one["median"], -one["earliest"], one["latest"]]
@@ -242,7 +251,7 @@ def test_the_pages_say_what_forty_five_cells_found():
     mean, worst = typical["rehearsal"], largest["rehearsal"]
     linked = [f"[{factor:.1f}](docs/rates.md#forty-five-cells)" for factor in (mean, worst)]
     assert missing("README.md", *linked) == []
-    without = rehearsals.errors(table[table["setting"] != "sentences"])["rms"]
+    without = errors(table[table["setting"] != "sentences"])["rms"]
     cheap = f"at most 3 points against the best of the grid in {sum(table['cost'] <= 0.03)} of 45"
     warned = table[table["found"].notna() & table["steps"].notna()]
     right = f"right in {(warned['flagged'] == warned['by_step']).sum()} of {len(warned)} cells"

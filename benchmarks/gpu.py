@@ -3,6 +3,8 @@
     python -m benchmarks.gpu [--device cuda:1]    writes results/gpu-DEVICE.md
     python -m benchmarks.gpu --rows               writes results/gpu-DEVICE-rows.csv: does each row
                                                   of the table end on the GPU as on the CPU?
+    python -m benchmarks.gpu --toy                tries every step on toys on the CPU, and writes
+                                                  nothing
 
 Nothing is downloaded: weights are random, and a step takes as long whatever they are. Frozen linear
 maps multiply in bfloat16; factors, clip and noise are float32.
@@ -12,7 +14,7 @@ import gc
 import subprocess
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -37,6 +39,8 @@ CLIENTS, EACH, RANK = (1, 10, 100), 8, 8
 CHUNK = 64
 """Examples that go through a model at once."""
 TOKENS, TURNS = 128, 5
+STEPS = {**peers.PEERS, "release": partial(peers.stacked, seed=None)}
+"""What is timed; a release has no seed, and its noise comes from the operating system."""
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 # Model -> Transformers' class and configuration, and what the toy has in place of its sizes.
@@ -76,7 +80,7 @@ def random_model(name: str, tiny: bool) -> Any:
 
 
 TARGETS = {
-    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
     "llama": ("q_proj", "v_proj"),
     "vit": ("q_proj", "v_proj"),
 }
@@ -126,10 +130,10 @@ def free_memory() -> None:
 def time_steps(task: fl.tasks.Task, peer: str, device: str, turns: int) -> list[float]:
     """Seconds of each step after a first one, which warms up.
 
-    Args: task: of `random_task`. peer: of `peers.PEERS`. device: where. turns: steps timed.
+    Args: task: of `random_task`. peer: of `STEPS`. device: where. turns: steps timed.
     """
     how = peers.How(device=device, matmul_precision="bfloat16", chunk=CHUNK)
-    step = peers.PEERS[peer](task, EACH, RANK, how=how)
+    step = STEPS[peer](task, EACH, RANK, how=how)
     seconds = []
     for _ in range(turns + 1):
         begun = perf_counter()
@@ -148,7 +152,7 @@ def measure(
     Args: device: where. tiny: toy sizes. models: names of `MODELS`.
     """
     turns = 2 if tiny else TURNS
-    for clients, model, peer in product((1, 2) if tiny else CLIENTS, models, peers.PEERS):
+    for clients, model, peer in product((1, 2) if tiny else CLIENTS, models, STEPS):
         free_memory()
         try:
             seconds = time_steps(random_task(model, clients, tiny), peer, device, turns)
@@ -188,10 +192,10 @@ def page(rows: list[dict[str, Any]], device: str, commit: str) -> str:
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
-model at once (Opacus: one client's). In a cell: {" / ".join(peers.PEERS)}.
+model at once (Opacus: one client's). In a cell: {" / ".join(STEPS)}.
 
-Measured at the commit {commit}, with a seed. A release has none: its noise comes from the operating
-system, and was not timed on this device.
+Measured at the commit {commit}, with a seed; "release" is the private step without one, whose noise
+comes from the operating system.
 
 Milliseconds, medians of {TURNS} steps:
 
@@ -232,8 +236,13 @@ def compare_rows(device: str) -> pd.DataFrame:
 @click.command(help=__doc__)
 @click.option("--device", default="cuda", help="Such as cuda or cuda:1.  [cuda]")
 @click.option("--rows", is_flag=True, help="Compare rows with the CPU in place of timing steps.")
-def main(device: str, rows: bool) -> None:
+@click.option("--toy", is_flag=True, help="Try every step on toys on the CPU; writes nothing.")
+def main(device: str, rows: bool, toy: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
+    if toy:
+        for row in measure("cpu", tiny=True):
+            click.echo(", ".join(map(str, row.values())))
+        return
     name = torch.cuda.get_device_name(device)
     stem = f"gpu-{name.lower().replace(' ', '-')}"
     if rows:

@@ -7,7 +7,7 @@ import pytest
 from places import ROOT
 
 import fedlora_lab as fl
-from benchmarks import gpu, peers
+from benchmarks import gpu
 from benchmarks.__main__ import page
 
 
@@ -16,8 +16,9 @@ from benchmarks.__main__ import page
 def test_every_peer_is_measured_on_a_device():
     """In bfloat16, of one client and of two."""
     rows = list(gpu.measure("cpu", tiny=True, models=["decoder of 1 B"]))
-    assert [row["step"] for row in rows] == [*peers.PEERS, *peers.PEERS]
-    cell = r"\d+ / \d+ / \d+ / \d+ / \d+ \|"
+    assert [row["step"] for row in rows] == [*gpu.STEPS, *gpu.STEPS]
+    assert {kind for _, kind, *_ in gpu.MODELS.values()} == {*gpu.TARGETS}
+    cell = r"\d+ / \d+ / \d+ / \d+ / \d+ / \d+ \|"
     assert re.search(rf"\| decoder of 1 B \| {cell} {cell}\n", gpu.page(rows, "a processor", "0"))
 
 

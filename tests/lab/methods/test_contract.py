@@ -75,14 +75,16 @@ def covering(fields):
     return chosen
 
 
-def reads(*fields, units=False, also=()):
+def reads(*fields, units=False, also=(), before_a_commit=None):
     """Marks a clause with the fields of a row that it depends on; ``units``: in both units of
-    privacy, else the rows take turns; ``also``: further rows."""
+    privacy, else the rows take turns; ``also``: further rows; ``before_a_commit``: rows that
+    `make check` tries of a clause that takes long, ``None``: all."""
 
     def marked(clause):
         clause.fields = set(fields) or FIELDS
         clause.units = units
         clause.also = also
+        clause.before_a_commit = before_a_commit
         return clause
 
     return marked
@@ -96,7 +98,9 @@ def pytest_generate_tests(metafunc):
     every = metafunc.config.getoption("every_row")
     rows = [*(ROWS if every else covering(clause.fields)), *clause.also]
     if "unit" not in metafunc.fixturenames:
-        metafunc.parametrize("row", rows, ids=lambda row: row.slug)
+        most = len(rows) if clause.before_a_commit is None else clause.before_a_commit
+        later = [pytest.param(row, marks=pytest.mark.slow) for row in rows[most:]]
+        metafunc.parametrize("row", [*rows[:most], *later], ids=lambda row: row.slug)
         return
     cases = []
     for i, row in enumerate(rows):
@@ -114,8 +118,10 @@ SENDS = ("schedule", "uploaded_factors", "clip_groups", "precondition")
 test_leaving_out_one_example_moves_the_sum_by_at_most_c = reads(*MOVES)(
     contract_clauses.leaving_out_one_example
 )
-test_noise_is_sigma_c_on_what_moves = reads(*MOVES)(contract_clauses.noise_is_sigma_c_on_what_moves)
-test_noise_of_the_update = reads(*SENDS)(contract_clauses.noise_of_the_update)
+test_noise_is_sigma_c_on_what_moves = reads(*MOVES, before_a_commit=3)(
+    contract_clauses.noise_is_sigma_c_on_what_moves
+)
+test_noise_of_the_update = reads(*SENDS, before_a_commit=4)(contract_clauses.noise_of_the_update)
 test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm = reads("filter")(
     contract_clauses.smoothing_is_linear
 )

@@ -28,7 +28,14 @@ MODULES = [
 MODULES += ["dp_review"]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Of those that train whole runs `make check` tries none.
+        pytest.param(name, marks=[pytest.mark.slow] * ("recipes" in name))
+        for name in MODULES
+    ],
+)
 def test_examples_run(name):
     """All that the source shows are run: doctest passes by what it cannot find."""
     module = import_module(name)

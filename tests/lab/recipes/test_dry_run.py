@@ -21,6 +21,7 @@ CASES: Options = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_noise_of_a_dry_run_is_that_of_a_run_without_signal(case):
     """Over all entries of a factor the energies agree to several times their standard error."""

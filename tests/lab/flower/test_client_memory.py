@@ -172,6 +172,22 @@ def test_no_answer_comes_from_a_damaged_memory(tmp_path):
     assert ask(everybody, tmp_path) == answer
 
 
+def test_on_a_full_disk_no_answer_leaves(tmp_path):
+    """Neither sent nor counted, and what lies there stays; with room again the run goes on."""
+    resource = pytest.importorskip("resource")  # of POSIX
+    everybody = agreed(protected("example"))
+    answer = ask(everybody, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with refused("^writing its memory failed at this site; its own log says why$"):
+            ask(everybody, tmp_path, t=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(spent(tmp_path / "0").releases) == 1 and ask(everybody, tmp_path) == answer
+    assert ask(everybody, tmp_path, t=1) and len(spent(tmp_path / "0").releases) == 2
+
+
 @pytest.mark.slow
 def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path):
     """Server and clients stopped after two rounds and started again from their disks: the bits of a

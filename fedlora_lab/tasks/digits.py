@@ -57,7 +57,13 @@ def digits(
     # JSON, in which arguments are stored, has neither infinity nor tuples.
     dirichlet = None if dirichlet == math.inf else dirichlet
     targets = targets if isinstance(targets, str) else list(targets)
-    arguments = dict(locals())
+    arguments = {
+        "clients": clients,
+        "dirichlet": dirichlet,
+        "seed": seed,
+        "targets": targets,
+        "head": head,
+    }
     check_whole("seed", seed)
     if dirichlet is not None:
         check_options(dirichlet=dirichlet)

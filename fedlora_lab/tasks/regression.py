@@ -50,7 +50,19 @@ def regression(
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
     """
-    arguments = dict(locals())  # from which `build` makes the task again
+    # From these `build` makes the task again.
+    arguments = {
+        "clients": clients,
+        "examples": examples,
+        "d_in": d_in,
+        "d_out": d_out,
+        "rank": rank,
+        "heterogeneity": heterogeneity,
+        "noise": noise,
+        "seed": seed,
+        "test": test,
+        "dtype": dtype,
+    }
     check_whole("examples", examples, 1)
     check_whole("test", test, 1)
     check_number("noise", noise, 0, 1e9)

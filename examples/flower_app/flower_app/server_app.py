@@ -20,5 +20,6 @@ def main(grid: Grid, context: Context) -> None:
         accuracy = record.metrics["accuracy"]
         spent = fl.privacy.round_up(record.epsilon, ".2f")
         print(f"round {record.index}: accuracy {accuracy:.3f}, epsilon {spent}")
-    fl.save_adapter(record, out / "adapter")
+    if not (out / "adapter").exists():  # the run had ended before
+        fl.save_adapter(record, out / "adapter")
     print(f"finished: {out / 'adapter'}")

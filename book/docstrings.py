@@ -73,6 +73,8 @@ def converted(lines: list[str]) -> list[str]:
         head = HEAD.match(part[0])
         if head:
             out += section(head[1], head[2], part[1:])
+        elif part[0].startswith(">>> "):
+            out += [*part, ""]
         elif all(line.startswith("    ") for line in part):
             out += ["::", "", *part, ""]
         else:

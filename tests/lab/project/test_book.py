@@ -207,6 +207,12 @@ def test_the_site_leads_to_the_repository_once_it_has_an_address(book):
     assert shown["html"]["use_repository_button"]
 
 
+def test_an_example_of_a_docstring_keeps_its_lines():
+    """Fault: all of it was one line of prose."""
+    converted = runpy.run_path(str(ROOT / "book" / "docstrings.py"))["converted"]
+    assert converted(["A sum.", "", ">>> 1 + 1", "2"]) == ["A sum.", "", ">>> 1 + 1", "2", ""]
+
+
 def test_the_logbook_comes_in_pages_that_lose_nothing():
     """Fault: one page of 156,000 pixels on a phone."""
     logbook = runpy.run_path(str(ROOT / "scripts" / "site_logbook.py"))

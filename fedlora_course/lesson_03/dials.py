@@ -147,6 +147,8 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
         cut = float((norms > clip_norm).mean())
         long = edges[:-1] >= clip_norm
         top = 1.3 * counts.max()
+        # Its name stands below the line, or above it where the line runs along the axis.
+        below = released[0] - 0.08 if released[0] > 0.1 else released[:best].max(initial=0) + 0.05
         panels = [
             panel(
                 f"{cut:.0%} are cut down to C",
@@ -157,7 +159,8 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 line(clip_norm, [0, top], "ink"),
             ),
             panel(
-                f"The release points best near C = {at[best]:.2g}",
+                f"A release of {batch:,} at σ = {noise_multiplier:g} points best near "
+                f"C = {at[best]:.2g}",
                 clip_axis,
                 axis("relative to the mean gradient", 0, 1.1),
                 line(at, effect["length"], "soft", "length after the clip", dash="6 4", width=1.6),
@@ -167,7 +170,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 dots(at[best], released[best], "ink", 6),
                 text(4, 0.4, "dashed: length", "soft", anchor="end", bold=False),
                 text(100, 1.04, "cosine after the clip", "pink", anchor="end", dx=-4, bold=False),
-                text(100, 0.03, "with draw and noise", "teal", anchor="end", dx=-4, bold=False),
+                text(0.03, below, "with draw and noise", "teal", dx=4, bold=False),
                 wide=True,
             ),
         ]

@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +127,6 @@ class Workbench(anywidget.AnyWidget):
         self._count = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._foreseer = ThreadPoolExecutor(max_workers=1)
         self._said = 0.0
         self._measure = "accuracy"
         if self._measure not in first.task.metrics:
@@ -164,7 +162,8 @@ class Workbench(anywidget.AnyWidget):
     def _foresee(self) -> None:
         values = dict(self.values)
         self.facts = {**self.facts, "stale": True}
-        self._foreseer.submit(self._show_forecasts, values)
+        self._foreseer = threading.Thread(target=self._show_forecasts, args=(values,), daemon=True)
+        self._foreseer.start()
 
     def _show_forecasts(self, values: Values) -> None:
         if values != self.values:  # turned on meanwhile
@@ -190,7 +189,7 @@ class Workbench(anywidget.AnyWidget):
 
     def settle(self) -> None:
         """Waits until what is known before a run is shown."""
-        self._foreseer.submit(lambda: None).result()
+        self._foreseer.join()
 
     # What the reader does
 
@@ -294,7 +293,6 @@ class Workbench(anywidget.AnyWidget):
     def close(self) -> None:
         """Ends the run and takes the widget down."""
         self.stop(wait=5.0)
-        self._foreseer.shutdown(cancel_futures=True)
         super().close()
 
 

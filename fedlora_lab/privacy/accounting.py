@@ -314,14 +314,17 @@ def noise_multipliers(
 def _searched_sigmas(
     rates: list[float], target: float, delta: float, steps: int, rule: Accountant
 ) -> dict[float, float]:
-    """Rate -> sigma, each by a search that begins near the one before."""
+    """Rate -> sigma, each by a search that begins near the one before, with a bar on a terminal."""
+    from tqdm.auto import tqdm
+
     sigmas: dict[float, float] = {}
     # The ratio of sigma to its estimate changes slowly and evenly from one rate to the next.
     correction = 1.0
     trend = 1.0
     # In the middle of the interval that is accepted: an error to either side is small enough.
     aim = target * (1 + MIN_SPENT) / 2
-    for q in rates:
+    shown = tqdm(rates, desc="noise for each client size", delay=2, disable=None, leave=False)
+    for q in shown:
 
         def spent(sigma: float, q: float = q) -> float:
             return _epsilon(merge_history(((sigma, q, steps),)), delta, rule)

@@ -371,7 +371,7 @@ def test_the_logbook_says_what_an_exact_mean_a_federation_and_audits_showed():
 def test_the_evidence_states_what_stored_studies_found():
     """Claims that no notebook computes: lessons 04, 10 and 15."""
     scales = pd.read_csv(RESULTS / "own-outputs.csv").set_index("task")["input_mean_square"]
-    means = np.exp(np.log(scales).groupby("task").mean())
+    means = scales.map(np.log).groupby("task").mean().map(np.exp)
     digits, texts, wide = means["digits"], means["sentiment"], means["texts-768"]
     said = f"on digits they have {digits:.2f}, on short texts {texts:.2f}, in the layers of 768"
     assert missing("docs/evidence/04.md", f"{said} inputs {wide:.2f}.") == []

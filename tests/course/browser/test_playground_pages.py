@@ -179,7 +179,7 @@ def test_ten_rounds_of_the_page_are_those_of_the_library(page, slug, places):
         assert scores["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-5)
         received = record.metrics.get("accuracy_received", record.metrics["accuracy"])
         assert scores["received"] == pytest.approx(received, abs=1e-5)
-        layer = np.linalg.norm(task.model[0].weight.detach())
+        layer = np.linalg.norm(task.model.get_parameter("0.weight").detach())
         sizes = [2 * np.linalg.norm(part) / layer for part in parts]
         assert scores["sizes"] == pytest.approx(sizes, rel=1e-6)
         assert scores["size"] == pytest.approx(2 * np.linalg.norm(product) / layer, rel=1e-6)

@@ -61,8 +61,9 @@ STARTS = {
     "large rate": Start(
         {},
         HERE / "still.png",
-        "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: its "
-        "adapter, most of it noise times noise, is 17 times as large as the layer, FFA-LoRA's twice",
+        "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: "
+        "its adapter, most of it noise times noise, is 17 times as large as the layer, FFA-LoRA's "
+        "twice",
     ),
     "small rate": Start(
         {"noise": 1, "rate": 2},

@@ -58,29 +58,22 @@ def served_by(serve: Serve) -> Method:
 
 @style.paper()
 def mean_and_gap() -> style.Picture:
-    """Draws the noises of two clients, and the same draws turned: √2 times mean and gap.
-
-    Normal noises have a round cloud, which looks the same turned; those of a square do not. In both
-    mean and gap are uncorrelated.
-    """
-    rng = np.random.default_rng(0)
-    clouds = {
-        "normal noise": rng.standard_normal((500, 2)),
-        "uniform noise": 3**0.5 * rng.uniform(-1, 1, (500, 2)),
-    }
-    figure, axes = style.subplots(9.4, 3.1, columns=4)
-    for row, (name, cloud) in enumerate(clouds.items()):
-        one, other = axes[2 * row : 2 * row + 2]
-        colour = (style.INK, style.SERIES[0])[row]
-        turned = 2**0.5 * np.stack([cloud.mean(1), (cloud[:, 0] - cloud[:, 1]) / 2])
-        for ax, (x, y) in ((one, cloud.T), (other, turned)):
-            ax.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
-            ax.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xticks=(-2, 0, 2), yticks=(-2, 0, 2))
-        one.set(xlabel="client 1", ylabel="client 2", title=name)
-        other.set(xlabel="√2 · their mean", ylabel="√2 · gap to the mean", title="the same, turned")
-        for ax in (one, other):
-            ax.title.set_fontsize(9.5)
-    style.headline(figure, "Mean and gap are uncorrelated; for normal noise they are independent")
+    """Draws the normal noises of two clients, and the same draws turned: √2 times mean and gap."""
+    cloud = np.random.default_rng(0).standard_normal((500, 2))
+    turned = np.stack([cloud.sum(1), cloud[:, 0] - cloud[:, 1]], axis=1) / 2**0.5
+    figure, axes = style.subplots(7.2, 3.6, columns=2)
+    marked = slice(0, 6)
+    for ax, points in zip(axes, (cloud, turned), strict=True):
+        ax.plot(*points.T, ".", ms=3, color=style.GREY, alpha=0.5)
+        for point, colour in zip(points[marked], style.SERIES, strict=False):
+            ax.plot(*point, "o", ms=6, color=colour)
+        ax.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+    for slope, words in ((1, "mean"), (-1, "gap")):
+        axes[0].axline((0, 0), slope=slope, color=style.INK, lw=1, ls=style.DOTTED)
+        axes[0].text(2.4, 2.9 * slope, words, color=style.INK, weight="bold", ha="right")
+    axes[0].set(xlabel="noise of client 1", ylabel="noise of client 2", title="drawn")
+    axes[1].set(xlabel="√2 · their mean", ylabel="√2 · gap to the mean", title="the same, turned")
+    style.headline(figure, "Turned by 45 degrees a round cloud stays round")
     return figure
 
 

@@ -154,8 +154,9 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
     drawn = set().union(*map(draw_diagram, panels, listed))
     # Diagrams have a scale of their own, in steps and lines, so they fill fixed places.
     width = WIDTH * columns
-    in_line = int((width - 0.2) / SIGN_WIDTH)
-    key_height = 0.1 + SIGN_HEIGHT * -(-len(drawn) // in_line)
+    key_lines = -(-len(drawn) // int((width - 0.2) / SIGN_WIDTH))
+    in_line = -(-len(drawn) // key_lines)  # as many in each, so that none stands alone
+    key_height = 0.1 + SIGN_HEIGHT * key_lines
     height = HEIGHT * -(-len(listed) // columns) + key_height
     figure.set_size_inches(width, height)
     for i, panel in enumerate(panels):

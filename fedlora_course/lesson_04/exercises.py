@@ -51,7 +51,7 @@ SMALL_FACTORS = (
 CALLS = {
     "04.1": Calls("B, A and tau", SMALL_FACTORS, draw=_factors),
     "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
-    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, xi_B and xi_A", TWO_CLIENTS, draw=_round),
+    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, z_B and z_A", TWO_CLIENTS, draw=_round),
 }
 
 
@@ -77,14 +77,14 @@ def rho_of(lr, sigma, C, b, K, N, d_in):
 # ---- 04.4: a private round
 
 
-def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
+def private_round(B, A, g_B, g_A, lr, C, sigma, b, z_B, z_A):
     new_A = []
     new_B = []
     for k in range(len(g_A)):
         norms = np.sqrt((g_A[k] ** 2).sum(axis=(1, 2)) + (g_B[k] ** 2).sum(axis=(1, 2)))
         scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
-        sum_A = (g_A[k] * scale).sum(axis=0) + sigma * C * xi_A[k]
-        sum_B = (g_B[k] * scale).sum(axis=0) + sigma * C * xi_B[k]
+        sum_A = (g_A[k] * scale).sum(axis=0) + sigma * C * z_A[k]
+        sum_B = (g_B[k] * scale).sum(axis=0) + sigma * C * z_B[k]
         new_A.append(A - lr * sum_A / b)
         new_B.append(B - lr * sum_B / b)
     return np.mean(new_B, axis=0), np.mean(new_A, axis=0)

@@ -278,7 +278,7 @@ def predicted_and_found(groups: Mapping[str, pd.DataFrame]) -> style.Picture:
     limits = np.array([every[["predicted", "found"]].min().min() / 1.5, every["found"].max() * 1.5])
     ax.fill_between(limits, limits / 2, limits * 2, color=style.FAINT, alpha=0.5, lw=0)
     ax.plot(limits, limits, color=style.GREY, lw=1)
-    for (words, table), colour, marker in zip(groups.items(), style.SERIES, "osD", strict=False):
+    for (words, table), colour, marker in zip(groups.items(), style.SERIES, "osD^", strict=False):
         size = 5 if len(table) > 10 else 8
         label = f"{words} ({len(table)})"
         style.draw_dots(
@@ -291,8 +291,20 @@ def predicted_and_found(groups: Mapping[str, pd.DataFrame]) -> style.Picture:
     ax.set_xlabel("end predicted by v = 0.35, learning rate")
     ax.set_ylabel("end found, learning rate")
     ax.legend(loc="upper left", frameon=False)
-    style.headline(figure, "Close on digits, v misses by far where layers or steps differ")
+    style.headline(figure, "v is close on digits, less so on texts, and far off with one layer")
     style.footer(
         figure, "a mark: one method in one setting; line: predicted rightly; grey: within 2"
     )
+    return figure
+
+
+def mark_found(figure: style.Picture, rate: float) -> style.Picture:
+    """Draws where a range of rates was found to end, into `fl.plots.noise_alone`.
+
+    Args: figure: the picture; rate: where the range ended on the private examples.
+    """
+    (ax,) = figure.axes
+    ax.axvline(rate, color=style.INK, lw=1, zorder=0.9)
+    look: Any = {"xytext": (-5, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
+    ax.annotate("found on the\nprivate scans", (rate, ax.get_ylim()[1]), **look)
     return figure

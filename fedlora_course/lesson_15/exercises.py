@@ -5,17 +5,6 @@ import numpy as np
 from fedlora_course.exercises import Calls, Spoken
 
 
-def _table(rng):
-    """Some sites of unlike sizes in mixed order, each of which lacks one of some words."""
-    names = rng.permutation(PLACES)[: int(rng.integers(2, 6))]
-    words = sorted(str(word) for word in rng.permutation(WORDS)[: int(rng.integers(3, 7))])
-    sizes = rng.permutation(np.arange(3, 12))[: len(names)]
-    sites = [str(site) for site in rng.permutation(np.repeat(names, sizes))]
-    lacking = {str(name): str(rng.choice(words)) for name in names}
-    labels = [str(rng.choice([word for word in words if word != lacking[s]])) for s in sites]
-    return sites, labels
-
-
 def _plans(rng):
     """Six or eight plans: of the first three or five half are too much work, one is just not too
     much; the next is by one gradient too much, the next just not too much for all sites together,
@@ -48,13 +37,7 @@ def _scores(rng):
     return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m).clip(-3, 3)
 
 
-PLACES = ("bern", "east", "graz", "lund", "north", "oslo", "south", "york")
-WORDS = ("calm", "fair", "glad", "grim", "hard", "mild", "sour", "warm")
-# Tables of few numbers, which a difference is shown at. Neither sites nor words come in order.
-FIVE_ROWS = (
-    ["lund", "bern", "lund", "bern", "lund"],
-    ["warm", "warm", "calm", "calm", "glad"],
-)
+# Of few numbers, which a difference is shown at.
 TWO_MODELS = (
     np.array([[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]),
     4.0,
@@ -63,21 +46,12 @@ TWO_MODELS = (
 # The second plan is too much work by one gradient; the third is far too much.
 THREE_PLANS = [(2, 4), (3, 7), (1, 61)], _multiplier(1.0, 0.0), 40, 4, 16, 20
 CALLS = {
-    "15.1": Calls("sites and labels", FIVE_ROWS, draw=_table),
-    "15.2": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
-    "15.4": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
+    "15.1": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
+    "15.3": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
 }
 
 
-# ---- 15.1: a table by its sites
-
-
-def by_site(sites, labels):
-    numbers = np.unique(labels, return_inverse=True)[1]
-    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
-
-
-# ---- 15.2: plans compared
+# ---- 15.1: plans compared
 
 
 def compare_plans(plans, sigma, n, K, d, work):
@@ -88,7 +62,7 @@ def compare_plans(plans, sigma, n, K, d, work):
     return ratios
 
 
-# ---- 15.4: private scores
+# ---- 15.3: private scores
 
 
 def private_scores(correct, epsilon, xi):

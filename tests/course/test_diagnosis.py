@@ -163,7 +163,7 @@ def test_wrong_letters_are_counted_and_not_named(given, words):
 
 
 def test_a_wrong_letter_that_is_explained_ends_with_one_full_stop():
-    verdict = check("15.3", "abce")
+    verdict = check("15.2", "abce")
     assert verdict.message == "b is wrong: sizes are public under the relation of the ledger."
 
 

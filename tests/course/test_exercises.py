@@ -304,7 +304,7 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
 
 def test_options_stand_below_one_another_and_words_about_them_do_not():
     """Fault: five options to choose from stood in one paragraph of eight lines."""
-    asked = all_exercises()["15.3"]
+    asked = all_exercises()["15.2"]
     question, _, folded = asked._repr_html_().partition("<details>")
     assert [f"<li>({letter}) " in question for letter in "abcdefg"] == [True] * 6 + [False]
     assert "<li>" not in folded and "(a) and (e) read" in folded

@@ -36,13 +36,20 @@ def _step(rng):
 
 
 CALLS = {
-    "10.1": Calls("one and other", draw=_pair),
-    "10.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
-    "10.4": Calls("u, s and J", SMALL_STEP, draw=_step),
+    "10.1": Calls("u, s and J", SMALL_STEP, draw=_step),
+    "10.2": Calls("one and other", draw=_pair),
+    "10.3": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
 }
 
 
-# ---- 10.1: the half-width of a paired interval
+# ---- 10.1: the merit of a step on both factors
+
+
+def best_merit(u, s, J):
+    return u.sum() ** 2 / np.sqrt(s * J).sum() ** 2
+
+
+# ---- 10.2: the half-width of a paired interval
 
 
 def half_width(one, other):
@@ -53,7 +60,7 @@ def half_width(one, other):
     return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
 
 
-# ---- 10.2: what is tied with the best
+# ---- 10.3: what is tied with the best
 
 
 def upper_ends(scores):
@@ -64,10 +71,3 @@ def upper_ends(scores):
     gaps = np.delete(scores, best, axis=0) - scores[best]
     factor = t.ppf(1 - 0.05 / (m * (m - 1)), n - 1)
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
-
-
-# ---- 10.4: the merit of a step on both factors
-
-
-def best_merit(u, s, J):
-    return u.sum() ** 2 / np.sqrt(s * J).sum() ** 2

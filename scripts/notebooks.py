@@ -73,7 +73,7 @@ def first_cell(path: Path) -> str:
 
 
 def last_text(notebook: Any) -> Any:
-    """The last cell of text, in which a lesson answers its question."""
+    """The last cell of text, which ends with links to the neighbours."""
     return [cell for cell in notebook.cells if cell.cell_type == "markdown"][-1]
 
 

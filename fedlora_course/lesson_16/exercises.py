@@ -48,23 +48,6 @@ def _far_at(place):
     return DIVIDES_BY_THE_BATCH, batch, 7, 2.0
 
 
-def _fits(rng, count=None):
-    """Training code that wants arrays and a generator, and uploads a loss as well."""
-    count = int(rng.integers(3, 7)) if count is None else count
-    weights = rng.standard_normal(8)
-
-    def fit(x, y, generator):
-        if x.shape != (len(y), 8) or y.shape != (len(x),):
-            raise ValueError(f"shapes {x.shape} and {y.shape}")
-        errors = x @ weights - y
-        noise = generator.standard_normal(9)
-        loss = float((errors**2).sum()) + float((errors[:1] ** 3).sum())
-        return errors @ x + noise[:8], float(errors.sum() + noise[8]), loss
-
-    examples = [(rng.standard_normal(8), float(rng.standard_normal())) for _ in range(count)]
-    return fit, examples, int(rng.integers(1000))
-
-
 def _batches(rng):
     """More rows than are expected, or fewer; one of them short, and one of zeros in some calls."""
     b, d = int(rng.integers(3, 15)), 2 * int(rng.integers(2, 5))
@@ -80,30 +63,27 @@ def _batches(rng):
 # A clip so loose that the batch's median decides: there a removed example moves the step otherwise
 # than one that is added twice, or set to zero.
 LOOSE = _steps(np.random.default_rng(0), scale=100.0)
-NOBODY = _fits(np.random.default_rng(0), count=0)
-ONE_EXAMPLE = _fits(np.random.default_rng(0), count=1)
 # More rows than are expected, one of them too long over both tensors, and one of zeros.
 THREE_ROWS = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 2.0, 1.5, 2, np.array([1.0, -2.0])
 EMPTY = np.zeros((0, 4)), 1.5, 1.1, 16, np.array([1.0, -2.0, 0.5, 3.0])
 LOUD = np.array([[3.0, 0.0, 0.0, 4.0], [0.1, 0.2, 0.0, 0.0]]), 1.5, 1.1, 16, np.ones(4)
 CALLS = {
-    "16.1": Calls("step, batch, seed and C", *map(_far_at, range(3)), LOOSE, draw=_steps),
+    "16.1": Calls("step, batch, seed and unit", *map(_far_at, range(3)), LOOSE, draw=_steps),
     "16.3": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, THREE_ROWS, draw=_batches),
-    "16.5": Calls("fit, examples and seed", NOBODY, ONE_EXAMPLE, draw=_fits),
 }
 
 
 # ---- 16.1: how far one example moves a step
 
 
-def sensitivity(step, batch, seed, C):
+def sensitivity(step, batch, seed, unit):
     full = step(batch, seed)
     moved = []
     for i in range(len(batch)):
         without = step(batch[:i] + batch[i + 1 :], seed)
         squares = sum(((full[name] - without[name]) ** 2).sum() for name in full)
         moved.append(np.sqrt(squares))
-    return max(moved) / C
+    return max(moved) / unit
 
 
 # ---- 16.3: a step that is mended
@@ -113,12 +93,3 @@ def mean_gradient(rows, C, sigma, expected, z):
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     total = (rows * np.minimum(1, C / np.maximum(norms, 1e-12))).sum(0)
     return (total + sigma * C * z) / expected
-
-
-# ---- 16.5: an adapter
-
-
-def as_step(fit, examples, seed):
-    x = np.array([x for x, _ in examples]).reshape(len(examples), 8)
-    y = np.array([y for _, y in examples])
-    return list(fit(x, y, np.random.default_rng(seed)))

@@ -30,7 +30,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
     marks = [
         (audit.ceiling, f"{canaries} canaries can show {audit.ceiling:.2f}", "soft"),
         (audit.stated, f"the ledger states {audit.stated:g}", "ink"),
-        (audit.true, f"true {audit.true:.2f}", "red" if leak > 1 else "soft"),
+        (audit.true, f"true {round_up(audit.true, '.2f')}", "red" if leak > 1 else "soft"),
     ]
     # Words pass over the lower lines.
     drawn = []
@@ -74,7 +74,7 @@ def audit_explorer() -> Dial:
         "12/audit_explorer",
         _audit_scene,
         canaries=(10, 20, 50, 200, 1000),
-        epsilon=(1, 2, 4, 8),
+        epsilon=(1, 2, 3, 8),
         leak=(1, 1.5, 2, 4, 8),
     )
 

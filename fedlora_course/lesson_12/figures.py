@@ -95,17 +95,16 @@ def guesses_by_luck(
     count = np.arange(min(right.values()) - 5, guesses + 1)
     luck = binom.pmf(count, guesses, expit(epsilon))
     ax.bar(count, luck, width=0.85, color=style.GREY)
-    top = float(luck.max())
-    for place, (words, number) in enumerate(right.items()):
+    for words, number in right.items():
         beyond = binom.sf(number - 1, guesses, expit(epsilon)) < 0.05
         colour = style.WRONG if beyond else style.INK
-        height = (1.32 - 0.13 * place) * top
-        ax.plot([number, number], [0, height], color=colour, lw=1.8)
-        ax.text(number - 0.6, height, words, color=colour, ha="right", va="top", weight="bold")
-    ax.set(xlim=(count[0] - 12, guesses + 2), ylim=(0, 1.4 * top))
+        ax.axvline(number, color=colour, lw=1.8)
+        place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        ax.text(number, 1.01, f"{words}:\n{number}", color=colour, weight="bold", **place)
+    ax.set(xlim=(count[0] - 5, guesses + 5), ylim=(0, None))
     ax.set_xlabel(f"right guesses of {guesses} (grey: by luck, where ε = {epsilon:g})")
-    ax.set_ylabel("probability")
-    ax.set_title(title)
+    ax.set_ylabel("probability by luck")
+    ax.set_title(title, pad=36)
     return figure
 
 

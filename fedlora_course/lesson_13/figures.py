@@ -117,12 +117,12 @@ def masked_upload(
 ) -> style.Picture:
     """Draws a client's numbers against what the server receives, and the true sum against its own.
 
-    Args: update: noised; upload: masked, as a share of the modulus; true, opened: sums.
+    Args: update: noised; upload: masked, as a fraction of the modulus; true, opened: sums.
     """
     figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
     style.draw_dots(left, update, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
     left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's noised update")
-    left.set(ylabel="received, share of the modulus", title="One upload tells nothing")
+    left.set(ylabel="received, as a fraction of M", title="One upload tells nothing")
     style.draw_dots(right, true, opened, style.RIGHT, 2.6, mew=0, alpha=0.7)
     right.set_xlabel("sum of the noised updates that arrived")
     right.set(ylabel="sum that the server opens", title="The sum is right")

@@ -62,7 +62,6 @@ def test_a_question_is_short(key):
 COMPUTED = {
     "07.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "14.3": lambda: 32 / (4 + 32 / 64),
-    "13.4": lambda: theory.gdp_epsilon(2.5, 1e-5),
 }
 
 
@@ -107,7 +106,6 @@ def test_a_mistake_is_recognised_by_its_first_digits():
         ("07.3", 77.12, "that is at δ = 0.00001"),
         ("04.3", 0.0375, "either a root is missing"),
         ("04.3", 0.6 / 64 * 2, "the width counts by its root"),
-        ("13.4", 24.4, "the signal over the noise"),
         ("12.3", 524, "decimal logarithm"),
     ],
 )

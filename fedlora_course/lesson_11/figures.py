@@ -100,6 +100,18 @@ class AttackedClient:
         return image, similarity(image, x)
 
 
+@cache
+def read_cosine(d_in: int, sigma: float, draws: int = 200, rank: int = 8) -> float:
+    """Mean |cos| of one input with the first singular vector of A's noised gradient.
+
+    Args: d_in, rank: of the layer; sigma: noise multiplier, the clip cuts; draws: of the noise.
+    """
+    g_A = sigma * np.random.default_rng(0).standard_normal((draws, rank, d_in))
+    g_A[:, 0, 0] += 1  # C = 1, and both unit vectors along the first axis
+    directions = np.linalg.svd(g_A, full_matrices=False)[2][:, 0]
+    return float(np.abs(directions[:, 0]).mean())
+
+
 MARKS = ("<pad>", "<s>", "</s>", "<unk>")
 """The first numbers of the vocabulary."""
 

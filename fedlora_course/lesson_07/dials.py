@@ -28,7 +28,7 @@ def _plane(title: str, noise: Pair, allowed: Pair) -> dict[str, Any]:
 
     worst = int(np.argmax(allowed / noise))
     tip = allowed[worst] * axes[worst]
-    frame = axis("in units of the clip C", -2.9, 2.9, ticks=[-2, 0, 2])
+    frame = axis("in units of the clip C", -3.6, 3.6, ticks=[-2, 0, 2])
     return panel(
         title,
         frame,

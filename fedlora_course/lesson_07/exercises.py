@@ -33,18 +33,18 @@ TWO_CLIENTS = (
 )
 CALLS = {
     "07.1": Calls("tau, eta and kappa", (0.02, 0.05, 4.0), draw=_bowl),
-    "07.2": Calls("dB, A, C, sigma and xi", TWO_CLIENTS, draw=_updates),
+    "07.2": Calls("dB, A, C, sigma and Z_W", TWO_CLIENTS, draw=_updates),
 }
 
 
 # ---- 07.2: clip and noise in the space of the product
 
 
-def release(dB, A, C, sigma, xi):
-    total = np.zeros_like(xi)
+def release(dB, A, C, sigma, Z_W):
+    total = np.zeros_like(Z_W)
     for change in dB @ A:
         total += change * min(1, C / np.linalg.norm(change))
-    return (total + sigma * C * xi) @ np.linalg.pinv(A) / len(dB)
+    return (total + sigma * C * Z_W) @ np.linalg.pinv(A) / len(dB)
 
 
 # ---- 07.1: what a direction costs

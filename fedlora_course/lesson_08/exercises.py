@@ -37,13 +37,13 @@ def _energy(rng):
 
 
 CALLS = {
-    "08.1": Calls("g_B and g_A", draw=_pair),
-    "08.3": Calls("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
-    "08.4": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
+    "08.2": Calls("g_B and g_A", draw=_pair),
+    "08.4": Calls("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
+    "08.1": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
 }
 
 
-# ---- 08.1: the filter
+# ---- 08.2: the filter
 
 
 def filtered(g_B, g_A):
@@ -56,7 +56,7 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
-# ---- 08.3: the filter's worth
+# ---- 08.4: the filter's worth
 
 
 def worth(energy):
@@ -66,7 +66,7 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
-# ---- 08.4: the local steps
+# ---- 08.1: the local steps
 
 
 def local_steps(B, A, gradients, lr_B, lr_A, C, steps):

@@ -42,12 +42,12 @@ def coupling(
     plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
     style.note(plane, 0.99, 0.1, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
     labels = []
-    for words, turns, colour, marker in (
+    for words, in_turns, colour, marker in (
         ("both at once", False, style.INK, "o"),
         ("in turns", True, TURNS, "v"),
     ):
         line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
-        path = theory.two_number_descent(start, lr, steps, turns)
+        path = theory.two_number_descent(start, lr, steps, in_turns)
         plane.plot(*path.T, mew=0.6, lw=1.6, color=colour, **line)
         error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
         end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)
@@ -58,8 +58,12 @@ def coupling(
     plane.set_title(f"Two numbers, learning rate {lr:g}")
     right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step")
     right.set_ylabel("|b·a − 1| (10⁻⁶ where less)")
-    nearer = min(labels, key=lambda label: label.y).text
-    right.set_title(f"{nearer.capitalize()} the error ends smaller")
+    both, turns = (label.y for label in labels)
+    sooner = "in turns" if turns < both else "both at once"
+    finding = f"Both settle, {sooner} sooner"
+    if both > 0.1 > turns:
+        finding = "In turns it settles; both at once does not"
+    right.set_title(finding)
     style.label_ends(right, labels)
     return figure
 
@@ -69,7 +73,7 @@ def filtered_by(
 ) -> Method:
     """Makes LA-LoRA with a filter of one's own.
 
-    Args: filtered: of gradients of B and A, as in exercise 08.1.
+    Args: filtered: of gradients of B and A, as in exercise 08.2.
     """
 
     def rule(tensor: torch.Tensor, name: str) -> torch.Tensor:

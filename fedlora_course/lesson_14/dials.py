@@ -57,7 +57,7 @@ def _code_scene(
     block: int,
     kind: str,
 ) -> Scene:
-    """Draws the numbers with the levels, what arrives of a number, and the error over the bits."""
+    """Draws the numbers with the levels, and what arrives of a number."""
 
     ends = {"ticks": [-1, 0, 1]}
     levels = np.array(normal_levels(width))
@@ -75,19 +75,11 @@ def _code_scene(
             bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
         ),
         panel(
-            "What arrives",
+            f"What arrives: {off:.0%} off",
             axis("sent", -1.03, 1.03, **ends),
             axis("received", -1.06, 1.06, **ends),
             line([-1, 1], [-1, 1], "edge", width=1.2),
             line(np.stack([middles[:-1], middles[1:]], 1).ravel(), levels.repeat(2), "purple"),
-        ),
-        panel(
-            f"Off by {off:.1%}",
-            axis("bits of a code", 1.6, 8.4, ticks=[2, 4, 6, 8]),
-            axis("relative error", 0.002, 1.2, log=True),
-            line(WIDTHS, expected_errors(block), "grey", "normal numbers, closed form"),
-            line(WIDTHS, errors[kind, block], "purple", "measured", dash="2 4"),
-            dots(width, off, "purple", 7),
         ),
     ]
     return panels, [
@@ -99,7 +91,7 @@ def _code_scene(
 
 
 def quantiser_explorer(trained: ArrayLike) -> Dial:
-    """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
+    """Makes a dial for bits, block and numbers: the levels, and what arrives.
 
     Args: trained: numbers of a trained factor, offered beside made ones.
     Guarantees: the levels are `normal_levels`, the errors the library's quantiser's
@@ -188,4 +180,4 @@ def held_explorer() -> Dial:
 
     Guarantees: test_dials.py::test_a_dial_shows_what_its_scene_draws.
     """
-    return Dial("14/held_explorer", _held_scene, goal=GOALS, width=(1, 2, 3, 4))
+    return Dial("14/held_explorer", _held_scene, goal=GOALS, width=(2, 3, 4))

@@ -111,7 +111,7 @@ def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
     words = f"mean of the copies {sent.mean():.2f}"
     ax.text(goal, 0.025, words, color=purple, fontsize=9.5, weight="bold", ha="center")
     ax.plot(held.mean(), -0.06, "s", color=style.GREY, ms=7)
-    words = f"held {held.mean():.2f}: it is in no loss"
+    words = "held: it is in no loss"
     ax.text(held.mean() + 0.025, -0.068, words, color=style.GREY, fontsize=9)
     ax.set(xlim=(0.15, 1.15), ylim=(-0.1, 0.24), xlabel="one number", ylabel="its loss", yticks=())
     style.headline(figure, "The copies lie on both sides of the minimum, their mean in it")

@@ -153,7 +153,9 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
         scores, included: (m,), high where a canary looks included; and the coins.
         guesses: (k_in, k_out), together at most m; fixed before the scores are seen.
     """
-    scores = _without_nan("scores", scores)
+    scores = np.asarray(scores, float)
+    expected = "numbers: a release that is not finite is a finding by itself"
+    check(not np.isnan(scores).any(), "scores", "with NaN", expected)
     included = np.asarray(included, bool)
     check(scores.shape == included.shape, "scores", scores.shape, f"{included.shape}")
     k_in, k_out = guesses
@@ -162,18 +164,6 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
     # Stable: an order of ties that knew the coins would be a guess for free.
     order = np.argsort(-scores, kind="stable")
     return int(included[order[:k_in]].sum() + (~included[order[len(order) - k_out :]]).sum())
-
-
-def _without_nan(name: str, scores: Scores) -> np.ndarray:
-    """Converts the scores to an array; NaN is refused, since no threshold would count it."""
-    scores = np.asarray(scores, float)
-    check(
-        not np.isnan(scores).any(),
-        name,
-        "with NaN",
-        "numbers: a release that is not finite is a finding by itself",
-    )
-    return scores
 
 
 def default_guesses(canaries: int) -> tuple[Guesses, ...]:
@@ -296,32 +286,6 @@ def threshold_lower_bound(
     # Both directions of the definition: hits are at most e^epsilon times false alarms, plus delta.
     pairs = ((a, 1 - delta - b) for a, b in ((fpr, fnr), (fnr, fpr)))
     return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))
-
-
-def best_threshold_bound(
-    inside: Scores, outside: Scores, delta: float, significance: float, thresholds: Sequence[float]
-) -> float:
-    """Returns the largest bound over several thresholds, corrected for their number (Bonferroni).
-
-    Args:
-        inside, outside: (n,) scores of independent runs with and without the canary.
-        delta, significance: see `threshold_lower_bound`.
-        thresholds: fixed before these scores were seen.
-
-    Guarantees: test_a_bound_errs_as_often_as_it_says.
-    """
-    check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
-    inside = _without_nan("inside", inside)
-    outside = _without_nan("outside", outside)
-    share = significance / len(thresholds)
-    bounds = []
-    for t in thresholds:
-        alarms = int((outside > t).sum())
-        misses = int((inside <= t).sum())
-        bounds.append(
-            threshold_lower_bound(alarms, len(outside), misses, len(inside), delta, share)
-        )
-    return max(bounds)
 
 
 # ---- audits of the plainest release: a number plus Gaussian noise

@@ -312,10 +312,9 @@ def best(
     frame: "pd.DataFrame",
     by: str | Sequence[str] = "lr",
     *,
-    tuning_seeds: Iterable[int] | None = None,
     measure: str | None = None,
 ) -> "pd.DataFrame":
-    """Chooses each method's best learning rate on some seeds, and returns its runs at the others.
+    """Chooses each method's best learning rate on half of the seeds; returns its other runs.
 
     Any other value that a comparison varied is chosen in the same way.
 
@@ -326,7 +325,6 @@ def best(
     Args:
         frame: of a comparison that varied ``by``.
         by: column, or columns, of which the best values are chosen together.
-        tuning_seeds: those that choose. ``None``: the first half of the seeds.
         measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
         where the best value is the least or the largest of those tried; its ``attrs["privacy"]``
@@ -350,10 +348,8 @@ def best(
     check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
     seeds = sorted(frame["seed"].dropna().unique().tolist())
     check(len(seeds) > 1, "seeds", seeds, "at least two: some choose, and others report")
-    choosing = seeds[: len(seeds) // 2] if tuning_seeds is None else sorted(tuning_seeds)
-    reporting = [seed for seed in seeds if seed not in choosing]
-    fits = bool(choosing and reporting) and {*choosing} <= {*seeds}
-    check(fits, "tuning_seeds", choosing, f"some of the seeds {seeds}, but not all: others report")
+    half = len(seeds) // 2
+    choosing, reporting = seeds[:half], seeds[half:]
     ends = last_scores(frame, measure)
     measure = str(ends["measure"].iloc[0])
     groups = ["method", *(name for name in varied if name not in names)]

@@ -23,11 +23,9 @@ from fedlora_lab.federated.local_training import (
     preconditioners,
     ranks_of,
     released_means,
-    round_keys,
 )
-from fedlora_lab.federated.prepared import Prepared, initial_server
+from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.federated.store import RunState
-from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.methods.aggregation import MeanUpdate, ServerRule, mean
 from fedlora_lab.methods.method import Method
@@ -292,8 +290,6 @@ def _mean(noise: Tensors, weights: Tensor) -> TensorDict:
 # ---- bytes
 
 
-MAX_TURNS = 12
-"""Rounds over which bytes are averaged before a run: whole periods of schedules of up to four."""
 FLOAT_BYTES = 4
 """Bytes of a number that is sent as it is, in float32."""
 
@@ -412,25 +408,3 @@ class TrafficCounter:
             numbers_down += count * numbers
             bytes_down += count * size
         return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)
-
-
-def bytes_of_round(config: Config) -> tuple[int, int]:
-    """Bytes of one client in a round, up and down, the mean over the first rounds of the plan.
-
-    What moves and is shared goes up, and comes down as the method broadcasts it. Layers whose mode
-    the server chooses count as they begin.
-
-    Guarantees: test_exchange.py::test_bytes_before_a_run_are_those_of_its_rounds.
-    """
-    adapted = adapters.adapt(config.task, config.lora)
-    tensors = initial_server(Prepared(config, adapted, ())).tensors
-    counter = TrafficCounter(config, tensors)
-    rank = config.lora.rank
-    up = 0
-    down = 0
-    rounds = min(config.plan.rounds, MAX_TURNS)
-    for t in range(rounds):
-        keys = round_keys(config, tensors, t).uploaded
-        up += FLOAT_BYTES * counter.numbers_up(rank, keys)
-        down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
-    return up // max(rounds, 1), down // max(rounds, 1)

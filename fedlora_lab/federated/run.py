@@ -56,6 +56,8 @@ from fedlora_lab.tasks.task import Task
 
 CLIENTS_AT_ONCE = 512
 """Clients that train together on a CPU: of more, the tensors no longer lie near the processor."""
+MAX_TURNS = 12
+"""Rounds looked at before a run: whole periods of schedules of up to four."""
 
 
 def run(
@@ -203,7 +205,7 @@ class Run:
         self.visible = self.config.visibility(self.remote)
         self._foreseen = NoiseForecast(self.config, self.prepared.adapted.weights).table()
         self._traffic = TrafficCounter(self.config, self.state.server.tensors)
-        for t in range(min(self.config.period, self.config.plan.rounds, exchange.MAX_TURNS)):
+        for t in range(min(self.config.period, self.config.plan.rounds, MAX_TURNS)):
             keys = local_training.round_keys(self.config, self.state.server.tensors, t)
             schedule = self.config.method.schedule
             expected = "a tensor that moves at each step"

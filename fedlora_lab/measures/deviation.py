@@ -156,7 +156,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
             rows.append((layer, "deviation", scaling * gap.norm))
             rows.append((layer, "deviation_relative", gap.relative))
         if noise is not None:
-            rows += _noise_rows(layer, before.tensors, mean, noise, scaling)
+            rows += _noise_rows(layer, mean, noise, scaling)
     if clients is None:
         return rows, float("nan")
     # Squares of all layers add up, as those of one large matrix.
@@ -181,29 +181,14 @@ def _noise_in_factors(seen: Exchange) -> TensorDict:
 
 
 def _noise_rows(
-    layer: str,
-    before: Tensors,
-    mean: Tensors,
-    noise: Tensors,
-    scaling: float,
+    layer: str, mean: Tensors, noise: Tensors, scaling: float
 ) -> list[tuple[str, str, float]]:
-    """Rows of the noise of a layer: its energies in the product, and signal over noise."""
+    """Rows of the noise of a layer: its energies in the product."""
     keys = [ParamKey(factor, layer) for factor in "AB"]
     xi = [noise.get(key, torch.zeros_like(mean[key])) for key in keys]
     clean = [mean[key] - part for key, part in zip(keys, xi, strict=True)]
     energies = noise_energies(*clean, *xi, scaling=scaling)
-    rows = [(layer, name, value) for name, value in energies.items()]
-    if any(bool(part.any()) for part in xi):
-        changes = [(mean[key] - before[key]).double() for key in keys]
-        signal = sum(
-            float((change - part.double()).square().sum())
-            for change, part in zip(changes, xi, strict=True)
-        )
-        size = sum(float(part.double().square().sum()) for part in xi)
-        # Squares of the smallest noise vanish.
-        nothing = math.inf if signal else 0.0
-        rows.append((layer, "snr", (signal / size) ** 0.5 if size else nothing))
-    return rows
+    return [(layer, name, value) for name, value in energies.items()]
 
 
 # ---- what the server's rule was given, and what others would have made of it

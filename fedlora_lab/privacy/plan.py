@@ -357,7 +357,7 @@ class Privacy:
 
         Args:
             clients: number of clients, >= 1.
-            plan: the work; its participation and dropout set the default of ``honest_clients``.
+            plan: the work; its participation sets the default of ``honest_clients``.
 
         Guarantees: the noise on the sum has the standard deviation sigma C
             (test_exchange.py::test_noise_in_the_mean_has_the_stated_size).

@@ -129,15 +129,3 @@ def test_an_entry_has_the_numbers_of_those_who_take_part():
     assert charge and charge.at(2, (2, 0)) == LedgerEntry(
         2, (2, 0), PLAN.local_steps, (3 / 6, 3 / 4), (3.0, 1.0)
     )
-
-
-@pytest.mark.parametrize(
-    "row", [methods.FedLoRA.replace(schedule=fl.Cycle(("B", "B", "A"))), methods.FedSB]
-)
-def test_bytes_before_a_run_are_those_of_its_rounds(row):
-    """Also of a schedule of any period, and of tensors that a row's start makes."""
-    task = tokens("head")
-    plan = PLAN.replace(rounds=3)
-    up, _ = exchange.bytes_of_round(make_config(task, row, None, plan, LORA, 0))
-    sent = sum(record.traffic.bytes_up for record in play(task, row, None, plan)[1:])
-    assert up == sent // (3 * len(task.clients))

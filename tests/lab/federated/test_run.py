@@ -112,7 +112,7 @@ def test_the_frame_is_tidy():
     )
     layer = (
         "norm deviation deviation_relative amplification accumulated_linear"
-        " accumulated_quadratic noise_A noise_B noise_BA snr"
+        " accumulated_quadratic noise_A noise_B noise_BA"
     )
     for name, words in {"all": model, "inner": layer, "outer": layer}.items():
         rows = table[table["layer"] == name]
@@ -150,7 +150,7 @@ def test_release_mode_shows_nothing_private(row, unit):
     """No noise terms, counts of clips or seconds; of what clients keep un-noised no metrics."""
     _, *records = play(tokens("head"), row, private(unit), seed=None)
     for record in records:
-        assert not any(name.startswith(("noise_", "snr")) for _, name, _ in record.rows)
+        assert not any(name.startswith("noise_") for _, name, _ in record.rows)
         assert all(map(math.isnan, (record.seconds, record.clipped, record.nonfinite)))
         assert all(map(math.isnan, record.metrics.values())) == (row == "local")
 

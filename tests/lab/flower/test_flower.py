@@ -137,6 +137,6 @@ def test_what_only_clients_know_is_not_in_the_record(slug):
     records = by_messages(tokens(), slug, protected("example"))
     assert all(math.isnan(record.clipped) and math.isnan(record.nonfinite) for record in records)
     names = {measure for record in records for _, measure, _ in record.rows}
-    assert "norm" in names and not names & {"noise_A", "noise_B", "noise_BA", "snr"}
+    assert "norm" in names and not names & {"noise_A", "noise_B", "noise_BA"}
     scores = records[-1].metrics.values()
     assert all(math.isnan(score) == (slug == "fedsa-lora") for score in scores)

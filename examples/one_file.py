@@ -104,7 +104,7 @@ def private_gradient(factors: Factors, x: Tensor, y: Tensor, sigma: float) -> Fa
     drawn = torch.rand(len(x), generator=random) < BATCH / len(x)
     each = gradients_of_each(factors, x[drawn], y[drawn])
     each = {name: each[name] for name in TRAINED}  # the rest is neither clipped, noised nor moved
-    # One norm over all that moves: an example can move the adapter by at most CLIP_NORM.
+    # One norm over all that moves: an example can move the sum by at most CLIP_NORM.
     squares = sum((g.flatten(1) ** 2).sum(1) for g in each.values())
     scale = (CLIP_NORM / torch.as_tensor(squares).sqrt()).clamp(max=1.0)
     noised = {}

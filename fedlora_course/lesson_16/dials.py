@@ -49,7 +49,7 @@ def _step_scene(stated: float, reach: float, size: float) -> Scene:
         ),
     ]
     return panels, [
-        f"Only reach over noise counts, here {reach / size:.3g}.",
+        f"Beside the noise the example reaches {reach / size:.3g} times as far as stated.",
     ]
 
 

@@ -64,7 +64,8 @@ def suggest_lr(
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
     where A is frozen (see `theory.output_variance`). Where a dry run on public examples of the
-    task, see `fl.dry_run`, ends more than two octaves away from v, it decides. On digits a range of
+    task, see `fl.dry_run`, ends more than two octaves away from v, it decides, unless a head learns
+    anew. On digits a range of
     rates ends about where v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on
     a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
@@ -142,6 +143,10 @@ def _asked_network(
     """
     y = (task.validation or task.test)[1]
     if not task.public_test or y.ndim > 1 or y.dtype != torch.int64:
+        return 1.0
+    # Where a head learns anew, noise spoils answers that mean nothing yet: a dry run ends octaves
+    # too early, and by another factor for each random start of the head.
+    if task.head is not None:
         return 1.0
     noise = noise_taken_up(task, method, privacy, plan, lora)
     end = (plan.rate("B") or 1.0) * noise.factor(OUTPUT_VARIANCE)

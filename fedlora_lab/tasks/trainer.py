@@ -179,13 +179,19 @@ class RowReader(NamedTuple):
         return x, x.pop("labels")
 
     def _collated(self, rows: Any, start: int) -> dict[str, Any]:
+        for name in {"label", "labels"} & {*rows[0]}:
+            # The text itself may be a private row's.
+            expected = "whole numbers: cast_column(name, ClassLabel(names=[...]))"
+            check(not isinstance(rows[0][name], str), name, "texts", expected)
         chosen = range(start, min(start + ROWS_AT_ONCE, len(rows)))
         kept = [{k: v for k, v in rows[i].items() if k in self.columns} for i in chosen]
         with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
             batch = dict(self.collator([dict(row) for row in kept]))
             again = self.collator([dict(row) for row in kept]) if start == 0 else batch
+        expected = "labels, which it makes of a column label or labels"
+        check("labels" in batch, "data_collator", sorted(batch), expected)
         sizes = {name: len(column) for name, column in batch.items()}
-        fits = "labels" in batch and {*sizes.values()} == {len(kept)}
+        fits = {*sizes.values()} == {len(kept)}
         fits = fits and all(torch.equal(batch[name], again[name]) for name in batch)
         expected = f"labels, and {len(kept)} rows of each: not packed, and nothing drawn at random"
         check(fits, "data_collator", sizes, expected)

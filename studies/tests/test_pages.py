@@ -87,7 +87,7 @@ def test_the_pages_say_how_near_six_methods_are_at_rates_of_their_own():
     assert sum(strictly) == 2
     most = f"{max(distances):.1f} points"
     readme = f"[{most}](docs/rates.md#what-one-shared-rate-can-hide)"
-    assert missing("README.md", readme, f"up to {max(shares):.0f} % of what training gains") == []
+    assert missing("README.md", readme) == []
     said = f"lie at most {most} apart. That is up to {max(shares):.0f} % of what training gains"
     assert missing("docs/rates.md", said) == []
     found = [
@@ -170,7 +170,7 @@ def test_the_pages_say_how_far_off_v_was_in_the_registered_test():
     assert missing("studies/logbook.md", said, curvature, f"at rates from {span}") == []
 
 
-def test_three_pages_say_where_v_fails():
+def test_two_pages_and_lesson_04_say_where_v_fails():
     """Fault: they said "off by up to three times", and one query layer was off by twenty-one."""
     frame = pd.read_csv(RESULTS / "v-elsewhere.csv")
     late = {}
@@ -186,9 +186,11 @@ def test_three_pages_say_where_v_fails():
         "up to 1.6 octaves too late",
         "nearly one octave too late",
     )
-    pages = ["docs/rates.md", "docs/table.md", "notebooks/04_why_is_noise_amplified.ipynb"]
-    for page in pages:
+    for page in ("docs/rates.md", "docs/table.md"):
         assert [part for part in said if part not in words(page).lower()] == [], page
+    assert max(one) < -1.9
+    said = "end at about four and eight times the predicted rate. After 20 single steps they end"
+    assert f"{said} at about half" in words("notebooks/04_why_is_noise_amplified.ipynb")
 
 
 def test_the_evidence_of_lesson_04_says_at_which_rho_the_range_of_fedlora_ends():

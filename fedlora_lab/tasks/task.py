@@ -219,7 +219,7 @@ class Task:
         origin: where it comes from.
     Raises: ValueError when data, layers or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
-        ::test_fingerprint_sees_data_and_weights, ::test_a_task_freezes_a_copy_of_its_model.
+        ::test_fingerprint_sees_data_persons_and_weights, ::test_a_task_freezes_a_copy_of_its_model.
     """
 
     name: str

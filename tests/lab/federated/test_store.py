@@ -55,6 +55,13 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path):
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
 
 
+def test_of_a_run_that_goes_back_no_later_row_is_left(tmp_path):
+    """Else the table would end with rounds that this model never saw."""
+    for round in (0, 1, 2, 1):
+        store.append_rows(tmp_path, round, [("all", "loss", 0.5)])
+    assert [*store.stored_rows(tmp_path)] == [0, 1]
+
+
 def test_any_changed_argument_trains_anew(tmp_path):
     base = {
         "method": ROW,

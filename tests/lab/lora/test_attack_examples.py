@@ -180,6 +180,17 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(products):
             )
 
 
+def test_what_is_sound_in_a_small_step_is_probed_again_for_a_large_one():
+    """The runs of a comparison share what was found of a task."""
+    x = random(30, 6).float()
+    pair = x, torch.arange(30) % 3
+    task = fl.tasks.classification(two_layers(), [pair], pair, ["0"], public_test=False)
+    task = replace(task, loss=kept_hardest)
+    assert fl.run(task, FFA, private("example"), PLAN.replace(batch=2))
+    with refused(MODEL.format("Sequential")):
+        fl.run(task, FFA, private("example"), PLAN.replace(batch=None))
+
+
 def test_a_model_that_is_sure_of_itself_is_not_refused():
     """Hardly a gradient is left of an example that is learned: what rounds with the batch's size is
     not small to it.
@@ -195,12 +206,13 @@ def test_a_model_that_is_sure_of_itself_is_not_refused():
     assert len(play(replace(task, loss=sure), "fedlora", private("example"))) == PLAN.rounds + 1
 
 
-def test_a_preconditioner_that_mixes_clients_is_refused():
+@pytest.mark.parametrize("which", ["before", "after", "noise_map"])
+def test_a_preconditioner_that_mixes_clients_is_refused(which):
     """In the client unit it sees un-noised factors of all clients at once."""
 
     def mixing(gram):
         mean = gram.mean(0, keepdim=True).expand_as(gram)
-        return Preconditioner(mean, mean)
+        return Preconditioner(gram, gram)._replace(**{which: mean})
 
     row = FedLoRA.replace(name="mixing", precondition=mixing)
     words = r"^precondition=.*expected maps of each client's own matrix alone"

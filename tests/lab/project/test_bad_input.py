@@ -65,6 +65,10 @@ class Quiet(fl.Privacy):
     """Says one thing of its noise to the ledger, and could do another at work."""
 
 
+class Longer(fl.Plan):
+    """Says one number of rounds to the ledger, and could make more."""
+
+
 @dataclass
 class Unfrozen:
     def __call__(self, x, name):
@@ -106,6 +110,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     },
     "seed": (lambda: compare(seeds=["a"]), "seed='a': expected None or a whole number"),
     "subclass": (lambda: run(privacy=Quiet(noise_multiplier=1.0)), "privacy=.*no subclass"),
+    "subclass of a plan": (lambda: run(plan=Longer()), "plan=.*no subclass"),
     **{
         line: (lambda metric=metric: [*run(task=replace(tokens(), metrics=metric))], line)
         for line, metric in (
@@ -115,6 +120,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     },
     # two options that do not go together
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
+    "weights": (
+        lambda: run(privacy=private("client"), plan=PLAN.replace(client_weights="size")),
+        "client_weights='size': expected 'uniform'",
+    ),
     # files
     "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected an unaltered file"),
     # a trained model

@@ -128,7 +128,7 @@ def test_a_task_freezes_a_copy_of_its_model():
     assert task.client_names == ("0",) and task.persons is None
 
 
-def test_fingerprint_sees_data_and_weights():
+def test_fingerprint_sees_data_persons_and_weights():
     base = small().fingerprint
     assert small().fingerprint == base
     nudged, y = pair(5)
@@ -138,7 +138,9 @@ def test_fingerprint_sees_data_and_weights():
         model[2].get_parameter("bias")[2] += 1e-6
     changes: list[dict] = [{"clients": [(nudged, y), pair(7)]}, {"clients": [pair(7), pair(5)]}]
     changes += [{"test": pair(5)}, {"validation": pair(5)}, {"model": model}]
-    assert len({base, *(small(**change).fingerprint for change in changes)}) == 6
+    changes += [{"persons": [[0] * 5, [2] * 7]}]
+    changes += [{"persons": [[0, 0, 0, 0, 1], [2] * 7]}]
+    assert len({base, *(small(**change).fingerprint for change in changes)}) == 8
 
 
 # ---- what is refused

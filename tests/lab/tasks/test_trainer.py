@@ -124,6 +124,21 @@ def test_sites_and_persons_are_columns_or_names_for_each_row():
         fl.tasks.from_trainer(model, rows, by="site", person=["ann"] * len(rows), **given)
 
 
+def test_a_row_keeps_its_person_wherever_it_stands():
+    rows = toy_hubs.rows_of("bert")
+    mixed = [rows[5 * i % len(rows)] for i in range(len(rows))]
+    task = fl.tasks.from_trainer(
+        toy_hubs.classifier("bert"),
+        mixed,
+        by="site",
+        person=[f"{row['site']} {row['label']}" for row in mixed],
+        data_collator=DataCollatorWithPadding(toy_hubs.tokenizer("bert")),
+        targets=["query"],
+    )
+    for (_, y), persons in zip(task.clients, task.local_persons, strict=True):
+        assert persons.any() and torch.equal(persons, y.unique(return_inverse=True)[1])
+
+
 def test_nothing_of_private_rows_is_scored_without_public_ones():
     rows = toy_hubs.rows_of("bert")
     collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))

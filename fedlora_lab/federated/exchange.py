@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.config import ClientIds, Config
 from fedlora_lab.federated.local_training import (
     ClientBatch,
@@ -148,7 +147,6 @@ def release_round(
     clients: ClientBatch,
     keys: Keys,
     sent: ServerState,
-    alone: bool = False,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
 
@@ -157,12 +155,11 @@ def release_round(
         clients: all that trained, stacked.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
-        alone: a client releases its own upload, and whoever adds it up counts how many there are.
     """
     config = prepared.config
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
     ids = clients.ids
-    enough = alone or len(ids) >= config.least_uploads
+    enough = len(ids) >= config.least_uploads
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
     if not (keys and enough and (ids or config.releases_sum)):
         return Received.empty(sent)
@@ -237,42 +234,29 @@ def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState
 def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState) -> TensorDict:
     """Makes what one client sends, key -> (...): clipped and noised if the run is private.
 
-    Under secure aggregation with its share of the noise: only the sum of all is protected in full.
+    The trust is "local", as `fedlora_lab.flower.Participant.of` makes sure.
 
     Args:
         prepared: of the run.
         client: a batch of this client alone, which has trained.
         keys: what is sent.
         sent: what the server sent.
-    Raises: ``ValueError`` where a trusted server would clip and noise.
     Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
     """
-    privacy = prepared.config.privacy
-    trust = None if privacy is None else privacy.trust
-    expected = "'local' or 'secagg': a client that sends for itself noises for itself"
-    check(trust != "central", "trust", trust, expected)
-    # It does not know how many others send: the server looks at that, see `combine`.
-    received = release_round(prepared, client, keys, sent, alone=True)
+    received = release_round(prepared, client, keys, sent)
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
 def combine(config: Config, ids: ClientIds, rows: Tensors, sent: ServerState) -> Received:
     """Combines uploads made by `privatize`, whose noise is not known here.
 
-    Under secure aggregation nothing but their sum is used.
-
     Args:
         config, ids: of the run, and the clients whose uploads arrived.
         rows: key -> (clients, ...).
         sent: what the server sent.
     """
-    if not rows or not ids or len(ids) < config.least_uploads:
+    if not rows or not ids:
         return Received.empty(sent)
-    if config.is_secagg:
-        # An upload is what was sent plus a noised share: the sum has what was sent once only.
-        base = {key: sent.tensors[key][None] for key in rows}
-        total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
-        return Received(total, torch.ones(1, dtype=torch.float64), {}, sent)
     start = tensors_received(config, ids, sent)
     return Received(rows, config.weights[list(ids)], {}, _row_by_row(sent, start))
 

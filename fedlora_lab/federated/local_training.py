@@ -36,7 +36,6 @@ from fedlora_lab.privacy.privatizer import (
     ClipCounts,
     Metric,
     OwnedRows,
-    in_noise_units,
 )
 from fedlora_lab.tasks.task import Inputs, concatenate, take
 
@@ -368,25 +367,6 @@ def directions(
         shapes = {key: values[key].shape[1:] for key in keys or moving.moved}
         basis = joint_basis(map(drawn, range(len(moving.steps))), shapes)
     return basis._replace(rows=basis.rows.to(values[moving.moved[0]]))
-
-
-def in_white_noise(
-    config: Config, change: Tensors, start: Tensors, t: int, s: int | None = None
-) -> TensorDict:
-    """A released change in the coordinates in which its noise is isotropic.
-
-    Args:
-        config: of the run.
-        change: key -> (rows, ...), a sum of a step, or the change of an update.
-        start: what the clients received, (1, ...) or (clients, ...).
-        t, s: round and step, from 0; no step in the client unit.
-    """
-    basis = directions(config, start, t, s, tuple(change))
-    if basis is not None:
-        return basis.along(change)
-    maps = preconditioners(config.method, tuple(change), start)
-    pairs = change.items()
-    return {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in pairs}
 
 
 # ---- a step

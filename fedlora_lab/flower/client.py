@@ -154,4 +154,4 @@ def _upload(
     reply = exchange.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared never leaves.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
-    return messages.take_ranks(reply, config.sent_ranks[client]), personal
+    return messages.take_ranks(reply, config.held_ranks[client]), personal

@@ -178,7 +178,7 @@ class _Clients:
         like = {key: opened.before.tensors[key] for key in keys}
         received = messages.unpack_tensors(messages.get_arrays(reply))
         # A client sends no more ranks than it holds.
-        tensors = messages.check_tensors(received, messages.take_ranks(like, config.sent_ranks[k]))
+        tensors = messages.check_tensors(received, messages.take_ranks(like, config.held_ranks[k]))
         start = exchange.tensors_received(config, (k,), opened.broadcast)
         return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
 

@@ -418,19 +418,6 @@ def project_out(columns: Tensor | None, tensor: Tensor) -> Tensor:
     return tensor - basis @ (basis.mT @ tensor)
 
 
-def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
-    """Maps a release to coordinates in which its noise is white.
-
-    Args: key, rule, tensor: see `map_rank_axis`.
-    """
-    white = map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
-    if rule.complement is None:
-        return white
-    # In a basis of the other directions: elsewhere there is no noise to be white.
-    complete = torch.linalg.qr(rule.complement.to(tensor), mode="complete")[0]
-    return complete[..., rule.complement.shape[-1] :].mT @ white
-
-
 def precondition_rows(rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]) -> TensorDict:
     """Maps the rows to the coordinates in which they are clipped.
 

@@ -33,7 +33,7 @@ from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.directions import ALONG
-from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import PerClient
@@ -90,16 +90,30 @@ def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) 
     return moves
 
 
+def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
+    """Maps a release to coordinates in which its noise is white.
+
+    Args: key, rule, tensor: see `map_rank_axis`.
+    """
+    white = map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
+    if rule.complement is None:
+        return white
+    # In a basis of the other directions: elsewhere there is no noise to be white.
+    complete = torch.linalg.qr(rule.complement.to(tensor), mode="complete")[0]
+    return complete[..., rule.complement.shape[-1] :].mT @ white
+
+
 def in_units_of_noise(
     config: Config, change: Tensors, peers: Tensors, t: int, s: int | None = None
 ) -> TensorDict:
     """A released change seen where its noise is isotropic. What lies beside the directions of a row
     that has some stays under its own key, rounding apart.
     """
-    white = local_training.in_white_noise(config, change, peers, t, s)
     basis = local_training.directions(config, peers, t, s, tuple(change))
     if basis is None:
-        return white
+        maps = local_training.preconditioners(config.method, tuple(change), peers)
+        return {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in change.items()}
+    white = basis.along(change)
     inside = basis.tensors(white)
     rest = {key: x - inside.get(key, torch.zeros_like(x)) for key, x in change.items()}
     return white | {key: torch.where(x.abs() < 1e-9, 0.0, x) for key, x in rest.items()}

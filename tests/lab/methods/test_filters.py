@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from calls import refused
+from contract_clauses import in_noise_units
 from toy_tasks import PLAN, begun, opened, play, private, random, records_of, regression
 
 import fedlora_lab as fl
@@ -99,7 +100,7 @@ def test_noise_in_the_tangent_space_is_white():
     assert abs(energy / 39 - 1) < 5 * math.sqrt(2 / (39 * 20000))
     own = [torch.eye(len(x), dtype=x.dtype) - x @ torch.linalg.pinv(x) for x in (b, a.T)]
     assert float((own[0] @ seen @ own[1]).abs().max()) < 1e-9
-    white = {key: privatizer.in_noise_units(key, maps[key], x) for key, x in alone.items()}
+    white = {key: in_noise_units(key, maps[key], x) for key, x in alone.items()}
     assert white[B].shape[1:] == (4, 3)
     for x in white.values():
         assert abs(float(x.square().mean()) - 1) < 5 * math.sqrt(2 / x.numel())

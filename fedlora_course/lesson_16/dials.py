@@ -49,7 +49,8 @@ def _step_scene(stated: float, reach: float, size: float) -> Scene:
         ),
     ]
     return panels, [
-        f"Beside the noise the example reaches {reach / size:.3g} times as far as stated.",
+        f"Beside the noise the example reaches {reach / size:.3g} times as far as stated: "
+        f"ε is {shown} where {stated:g} is stated.",
     ]
 
 

@@ -59,8 +59,10 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     assert 0.75 < accuracy < 1, "the commonest class has about 0.35"
     assert "ε 8 for one example" in shown
     answers = transformers.pipeline("text-classification", str(tmp_path / "notes-model"))
-    told = [answer["label"] for answer in answers(["a gentle nurse", "the dentist was rough"])]
-    assert told == ["kind", "harsh"]
+    public = pd.read_csv(tmp_path / "public.csv")
+    told = [answer["label"] for answer in answers(public["text"].tolist())]
+    assert abs((public["label"] == told).mean() - accuracy) < 0.02, "the run's own accuracy"
+    (gentle,) = answers("a gentle nurse")
     spent = json.loads((tmp_path / "notes-model" / "ledger.json").read_text())
     assert spent == json.loads((tmp_path / "notes-adapter" / "ledger.json").read_text())
     # The adapter, by its own README as it stands, and by PEFT's own class.
@@ -73,7 +75,7 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     told = succeeded(
         sys.executable, "-c", f"{code}\n{tried}", cwd=tmp_path, env=os.environ | OFFLINE
     ).stdout
-    assert told.splitlines()[-1] == "kind"
+    assert told.splitlines()[-1] == gentle["label"]
     auto: Any = peft.AutoPeftModelForSequenceClassification
     assert auto.from_pretrained(tmp_path / "notes-adapter", num_labels=3) is not None
 

@@ -1,6 +1,8 @@
 """The learning rates that are suggested: from public numbers, and said where they come from."""
 
+import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,3 +126,17 @@ def test_one_late_layer_bears_several_times_the_rate_of_eight():
     one, eight = found
     assert one.lr > 3 * eight.lr and "by a dry run" in one.origin
     assert "dry run" not in eight.origin
+
+
+def test_no_dry_run_is_followed_where_a_head_learns_anew():
+    """Fault: noise spoiled the answers of a new head, which meant nothing, and the rate fell."""
+    plan = fl.Plan(rounds=20, local_steps=5, batch=16)
+    task = fl.tasks.digits(clients=10, dirichlet=0.5, head="head")
+    model = copy.deepcopy(task.model)
+    for parameter in model.get_submodule("head").parameters():
+        parameter.data *= 1e-3
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    known, new = (
+        fl.suggest_lr(one, "ffa-lora", privacy, plan) for one in (task, replace(task, model=model))
+    )
+    assert new == known

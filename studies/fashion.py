@@ -2,6 +2,7 @@
 
     python -m studies.fashion run      trains what results/fashion.csv lacks, a line a run
     python -m studies.fashion further  the same of the further settings
+    python -m studies.fashion seeds    seeds 3 to 9 of the six rows with a frozen head
     python -m studies.fashion table    a row a method: its rate, and its mean over the seeds so far
 
 Every example is protected at epsilon = 8; 20 rounds of 5 steps in batches of 8, rank 4, queries
@@ -31,6 +32,12 @@ have three rows, all weights without the head, and the tuning of each row starts
 5. Clients that are more alike (concentration 5) change no row by more than two points.
 6. All weights without the head end behind FFA-LoRA at epsilon = 1.
 7. With whole clients protected every row ends above its score of "frozen".
+
+Three seeds had FFA-LoRA 5.3 points ahead of FedLoRA in "frozen", and further ahead of the other
+four. Registered before seeds 3 to 9 of these six rows, at the rates that were chosen:
+
+8. Over ten seeds FFA-LoRA leads each of the five others, with 95 % intervals (Student's, of the
+   differences seed by seed) that leave out zero; it leads FedLoRA by three to eight points.
 """
 
 import sys
@@ -54,6 +61,7 @@ FIRST_OF_ALL_WEIGHTS = (0.0625, 0.125, 0.25, 0.5)
 LEAST, MOST = 2.0**-6, 2.0**5
 TUNING_SEED = 1001
 SEEDS = (0, 1, 2)
+MORE_SEEDS = tuple(range(3, 10))
 PLAN = fl.Plan(rounds=20, local_steps=5, batch=8)
 PRIVACY = fl.Privacy(delta=1e-5)
 CLIENT_CLIP = 2.0
@@ -93,7 +101,7 @@ def task_of(name: str) -> tuple[fl.tasks.Task, fl.Privacy]:
     return scored_apart(task), calibrated
 
 
-def row_of(slug: str) -> tuple[methods.Method, fl.Lora]:
+def row_of(slug: str) -> tuple[fl.Method, fl.Lora]:
     """A row, and its adapter. Without LoRA the adapter that every run has is scaled to nothing."""
     if slug not in ALONE:
         return methods.get(slug), fl.Lora(rank=4, alpha=8.0)
@@ -169,6 +177,13 @@ def further() -> None:
                 train(setting, slug, rate, seed)
 
 
+def more_seeds() -> None:
+    """Seven more seeds of the six rows with a frozen head."""
+    for seed in MORE_SEEDS:
+        for slug in SIX:
+            train("frozen", slug, chosen_rate("frozen", slug), seed)
+
+
 def summary() -> pd.DataFrame:
     """A row a setting and method: rate, mean and range over the reported seeds, their number."""
     done = pd.read_csv(FRAME)
@@ -178,7 +193,7 @@ def summary() -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in ("run", "further"):
-        {"run": run, "further": further}[sys.argv[1]]()
+    if sys.argv[1] in ("run", "further", "seeds"):
+        {"run": run, "further": further, "seeds": more_seeds}[sys.argv[1]]()
     else:
         print(summary().round(3).to_string(index=False))

@@ -113,7 +113,7 @@ def _round_noise(
     for s in range(plan.local_steps):
         drawn = gaussian_noise(shapes, std, Streams(seed), [(t, k, s) for k in clients])
         for key, xi in drawn.items():
-            total[key] -= plan.rate(key.name, t) / (plan.batch or 1) * xi.double().mean(0)
+            total[key] -= plan.rate(key.name) / (plan.batch or 1) * xi.double().mean(0)
     return total
 
 

@@ -102,9 +102,6 @@ class RunSettings:
         1.0, "Chance that a client takes part in a round.", low=1e-9, high=1
     )
     client_weights: str = _option("uniform", "How clients count.", choices=("uniform", "size"))
-    lr_decay: float = _option(
-        1.0, "Factor on the learning rate after each round.", low=0, high=1, above=True
-    )
 
     # The adapter.
     rank: int = _option(4, "Rank of the adapter.", low=1, whole=True)

@@ -65,8 +65,7 @@ def released_steps(run: Recorder) -> Released:
     """The sum of noised gradients of each client over a round of the example unit."""
     everyone = run.everyone
     assert everyone is not None
-    t = run.state.server.round - 1
-    rate = {key: run.config.plan.rate(key.name, t) for key in everyone.params}
+    rate = {key: run.config.plan.rate(key.name) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
     start = {**everyone.start, **personal}
@@ -85,12 +84,11 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     result = run.result
     everyone = run.everyone
     assert result is not None and everyone is not None
-    t = run.state.server.round - 1
     start = {key: tensor[None] for key, tensor in result.opened.broadcast.tensors.items()}
     uploads = result.received.uploads
     values = {key: x.double() - start[key] for key, x in uploads.items()}
     # An update is a step down the gradient.
-    scale = {key: -run.config.plan.rate(key.name, t) for key in uploads}
+    scale = {key: -run.config.plan.rate(key.name) for key in uploads}
     place = {k: row for row, k in enumerate(everyone.ids)}
     if run.config.releases_sum:
         # One sum holds everybody's update.

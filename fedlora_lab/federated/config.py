@@ -4,7 +4,7 @@ Neither changes while the run goes on.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey
+from fedlora_lab.methods.state import MODES, Keys, ParamKey
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
@@ -88,7 +88,7 @@ class Config:
 
     def __post_init__(self) -> None:
         # What cannot be computed of these is refused now, and not in a round that first asks.
-        _ = (self.streams, self.weights, self.uncertified, self.rates, self.charge)
+        _ = (self.streams, self.weights, self.uncertified, self.charge)
         _ = self.noise_levels
 
     @cached_property
@@ -223,12 +223,6 @@ class Config:
         """The number of rounds after which the schedule repeats."""
         schedule = self.method.schedule
         return len(schedule.rounds) if isinstance(schedule, Cycle) else sys.maxsize
-
-    @cached_property
-    def rates(self) -> tuple[Mapping[str, float], ...]:
-        """The learning rates of each round, from 0, by what moves."""
-        rounds = range(self.plan.rounds)
-        return tuple({name: self.plan.rate(name, t) for name in KINDS} for t in rounds)
 
     def words(self, t: int) -> tuple[str, ...]:
         """What the schedule moves at each local step of a round, in canonical order."""

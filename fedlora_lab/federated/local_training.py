@@ -430,7 +430,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     gradients = released_means(release.value, expected, ranks, rule, basis)
     # Noise passes the same map, so that it stays known.
     noises = released_means(release.noise, expected, ranks, rule, basis)
-    _descend(config, clients, gradients, noises, t, noised=any(std))
+    _descend(config, clients, gradients, noises, noised=any(std))
 
 
 def released_means(
@@ -468,12 +468,11 @@ def _descend(
     clients: ClientBatch,
     gradients: TensorDict,
     noises: TensorDict,
-    t: int,
     noised: bool,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule = config.plan.optimizer
-    rates = {key: config.rates[t][key.name] for key in gradients}
+    rates = {key: config.plan.rate(key.name) for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly

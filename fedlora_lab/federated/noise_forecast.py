@@ -193,7 +193,7 @@ class NoiseForecast:
         for _ in steps:
             moved = 1 + momentum * moved
             total += moved**2
-        return plan.rate(factor, t) ** 2 * total
+        return plan.rate(factor) ** 2 * total
 
     @cached_property
     def _released(self) -> dict[str, Curve]:
@@ -327,7 +327,7 @@ class NoiseForecast:
         return theory.OutputVariance(self._layer_mean(linear), self._layer_mean(quadratic))
 
     def client_noise_ratio(self) -> float:
-        """How much noisier a client's own copy is than the average, at rates that do not decay.
+        """How much noisier a client's own copy is than the average.
 
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.

@@ -132,11 +132,10 @@ class Plan:
             [1e-9, 1].
         client_weights: "uniform", every client counts alike, or "size", by its number of examples
             (where persons are protected: of persons), taken as public.
-        lr_decay: factor on the learning rate after each round, in (0, 1].
 
-    >>> plan = Plan(rounds=5, lr={"A": 0.1, "B": 0.2}, lr_decay=0.5)
-    >>> plan.rate("A", t=1), plan.replace(rounds=3).rounds
-    (0.05, 3)
+    >>> plan = Plan(rounds=5, lr={"A": 0.1, "B": 0.2})
+    >>> plan.rate("head"), plan.replace(rounds=3).rounds
+    (0.2, 3)
     """
 
     rounds: int = RunSettings.rounds
@@ -146,7 +145,6 @@ class Plan:
     optimizer: Any = field(default=SGD())
     participation: float = RunSettings.participation
     client_weights: str = RunSettings.client_weights
-    lr_decay: float = RunSettings.lr_decay
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
@@ -163,10 +161,9 @@ class Plan:
         # Names, and what a settings file holds, become the optimiser itself.
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
 
-    def rate(self, name: str, t: int = 0) -> float:
-        """Returns the learning rate of "A", "B" or "head" in round t, from 0."""
-        lr = self.lr.get(name, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
-        return lr * self.lr_decay**t
+    def rate(self, name: str) -> float:
+        """Returns the learning rate of "A", "B" or "head"."""
+        return self.lr.get(name, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
 
     def sample_rates(self, sizes: Sequence[int]) -> tuple[float, ...]:
         """Returns each client's probability of drawing a unit in a step, in [0, 1].

@@ -27,9 +27,9 @@ RUNS = 12
 
 
 TURNS = {"participation": 0.6}
-RATES = {"lr": {"A": 0.3, "B": 0.1}, "lr_decay": 0.8}
+RATES = {"lr": {"A": 0.3, "B": 0.1}}
 CASES: Options = {
-    "rates, decay, absence": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
+    "rates, absence": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
     "momentum": ("fedlora", "example", {"optimizer": fl.SGD(momentum=0.7)}, {}, None),
     "turns in a round, filter": ("la-lora", "example", {"local_steps": 3}, {}, None),
     "a multiplier each, sizes": (

@@ -69,7 +69,7 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
         *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
         (tokens(), "hetlora", protected("example"), ROUNDS, UNEQUAL),
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
-        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size", lr_decay=0.5), {}),
+        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size"), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
     ],
 )

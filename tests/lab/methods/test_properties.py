@@ -27,7 +27,6 @@ PLANS: Options = {
     "optimizer": st.sampled_from(CLIENTS),
     "participation": SHARES,
     "client_weights": st.sampled_from(["uniform", "size", "none", None, 3]),
-    "lr_decay": SHARES,
 }
 
 

@@ -15,7 +15,7 @@ from fedlora_lab.tasks.metrics import cross_entropy
 
 CASES: Options = {
     "both factors and a head": ("fedlora", {}, {"lr": {"A": 0.3, "B": 0.1}}, "head"),
-    "turns, and a filter": ("la-lora", {}, {"lr_decay": 0.8}, None),
+    "turns, and a filter": ("la-lora", {}, {}, None),
     "a factor stays at home": ("fedsa-lora", {}, {}, None),
     "whole clients": ("fedlora", {"unit": "client", "delta": 1e-2}, {"batch": None}, "head"),
 }

@@ -181,7 +181,6 @@ def run_audit(
     lora: "Lora | None" = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
-    chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
     matmul_precision: str = "float32",
@@ -202,7 +201,7 @@ def run_audit(
         seed: of the run and of the coins.
         bug: clips in the library's place, with its signature: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
-        chunk_clients, chunk_examples, device, matmul_precision: see `fl.run`.
+        chunk_examples, device, matmul_precision: see `fl.run`.
 
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
         test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
@@ -228,7 +227,6 @@ def run_audit(
         privacy,
         plan,
         execution=Execution(
-            chunk_clients=chunk_clients,
             chunk_examples=chunk_examples,
             device=device,
             matmul_precision=matmul_precision,

@@ -121,7 +121,6 @@ def compare(
     progress: bool = True,
     out: "str | Path | None" = None,
     evaluate_every: int = 1,
-    chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
     matmul_precision: str = "float32",
@@ -152,7 +151,7 @@ def compare(
             there is found again by all its arguments: a finished one is not trained again, seconds
             are then those of its training, and one that was stopped goes on from its last round.
             Comparisons may share a folder. See `fl.Ledger.load` for what the releases in it spend.
-        evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of every run, see
+        evaluate_every, chunk_examples, device, matmul_precision: of every run, see
             `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit; the error
@@ -171,7 +170,6 @@ def compare(
 
     execution = Execution(
         evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
         chunk_examples=chunk_examples,
         device=device,
         matmul_precision=matmul_precision,

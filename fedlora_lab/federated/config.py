@@ -324,16 +324,14 @@ class Execution:
     """
 
     evaluate_every: int = 1
-    chunk_clients: int | None = None
     chunk_examples: int | None = None
     device: "str | torch.device | None" = None
     matmul_precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_whole("evaluate_every", self.evaluate_every, 1)
-        for name in ("chunk_clients", "chunk_examples"):
-            if (most := getattr(self, name)) is not None:
-                check_whole(name, most, 1)
+        if self.chunk_examples is not None:
+            check_whole("chunk_examples", self.chunk_examples, 1)
         check_one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         try:
             # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this

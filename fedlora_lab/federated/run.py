@@ -55,7 +55,7 @@ from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
 from fedlora_lab.tasks.task import Task
 
 CLIENTS_AT_ONCE = 512
-"""Clients that train together on a CPU: of more, the tensors no longer lie near the processor."""
+"""Clients that train together: of more, the tensors no longer lie near the processor."""
 MAX_TURNS = 12
 """Rounds looked at before a run: whole periods of schedules of up to four."""
 
@@ -70,7 +70,6 @@ def run(
     seed: int | None = None,
     out: "str | Path | None" = None,
     evaluate_every: int = 1,
-    chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
     matmul_precision: str = "float32",
@@ -93,9 +92,8 @@ def run(
             they are new releases, and the ledger counts on. A private run from a seed goes on with
             the same rounds, device, precision and chunks only.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
-        chunk_clients, chunk_examples: at most so many in memory at once; results differ by
-            rounding. ``None``: all; on a CPU 512 clients, and of texts eight of like length, of
-            short ones more.
+        chunk_examples: at most so many go through the model at once; results differ by rounding.
+            ``None``: all; on a CPU of texts eight of like length, of short ones more.
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
         matmul_precision: of the frozen base, "float32" or "bfloat16".
@@ -118,7 +116,6 @@ def run(
     """
     execution = Execution(
         evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
         chunk_examples=chunk_examples,
         device=device,
         matmul_precision=matmul_precision,
@@ -278,7 +275,6 @@ class Run:
             # The others decide how a round is rounded.
             "device": self.prepared.adapted.device.type,
             "matmul_precision": execution.matmul_precision,
-            "chunk_clients": execution.chunk_clients,
             "chunk_examples": self.prepared.chunk,
         }
 
@@ -393,12 +389,9 @@ class Run:
         t = opened.before.round
         batches = []
         # Chunks bound the memory and change no draw: each client draws from its own streams.
-        chunk = self.prepared.execution.chunk_clients
-        size = chunk or max(len(opened.ids), 1)
-        if chunk is None and self.prepared.adapted.device.type == "cpu":
-            size = min(size, CLIENTS_AT_ONCE)
-        for i in range(0, len(opened.ids), size):
-            clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
+        for i in range(0, len(opened.ids), CLIENTS_AT_ONCE):
+            ids = opened.ids[i : i + CLIENTS_AT_ONCE]
+            clients = self.start_clients(ids, opened.broadcast)
             for step in range(self.config.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
                 if self.visible.participants:

@@ -33,7 +33,6 @@ import fedlora_lab as fl
 from fedlora_lab import flower
 from fedlora_lab._utils.files import read_sealed
 from fedlora_lab.federated import store
-from fedlora_lab.federated.config import Execution
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Run
@@ -107,8 +106,9 @@ def test_private_test_examples_are_never_judged_under_privacy(row, engine):
     assert seen
 
 
-def test_records_do_not_tell_who_took_part():
+def test_records_do_not_tell_who_took_part(monkeypatch):
     """Where epsilon counts on it: numbers and bytes of a round grow with how many did."""
+    monkeypatch.setattr("fedlora_lab.federated.run.CLIENTS_AT_ONCE", 1)
     plan = PLAN.replace(rounds=3, participation=0.5)
     for trust, work, seed, secret in (
         ("central", plan, None, True),
@@ -120,8 +120,7 @@ def test_records_do_not_tell_who_took_part():
         told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
         parts = tokens(), "fedlora", private("client", trust=trust), work
-        execution = Execution(chunk_clients=1)
-        events = Run.open(make_config(*parts, LORA, seed), execution).events()
+        events = Run.open(make_config(*parts, LORA, seed)).events()
         rounds = [event.round for event in events if isinstance(event, LocalStep)]
         assert not secret or rounds == sorted([1, 2, 3] * PLAN.local_steps)
 

@@ -173,7 +173,6 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
         return
     others: dict[str, Any] = {
         "matmul_precision": "bfloat16",
-        "chunk_clients": 1,
         "chunk_examples": 2,
     }
     for name in others:

@@ -330,14 +330,15 @@ def test_the_schedule_opens_with_what_is_zero(row):
 
 
 @reads("initial_factors", "clip_groups", "precondition")
-def test_chunks_change_nothing(row, unit):
+def test_chunks_change_nothing(row, unit, monkeypatch):
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.
     """
     task = tokens("head")
     plan = PLAN.replace(participation=0.8, optimizer=fl.SGD(0.5))
-    chunks: Any = {}, {"chunk_examples": 3, "chunk_clients": 2}
-    whole, last = (play(task, row, private(unit), plan, **options)[-1] for options in chunks)
+    whole = play(task, row, private(unit), plan)[-1]
+    monkeypatch.setattr("fedlora_lab.federated.run.CLIENTS_AT_ONCE", 2)
+    last = play(task, row, private(unit), plan, chunk_examples=3)[-1]
     assert gap(last, whole) <= 1e-6
     assert last.metrics == pytest.approx(whole.metrics, rel=1e-6)
     assert (last.clipped, last.nonfinite) == (whole.clipped, whole.nonfinite)

@@ -23,7 +23,6 @@ SETTINGS = {
     "clients": (tokens("head"), private("client"), PLAN, {}),
     "a trusted server": (tokens("head"), private("client", trust="central"), PLAN, {}),
     "persons": (people(), private("person"), PLAN, {}),
-    "two clients at once": (tokens("head"), private("example"), PLAN, {"chunk_clients": 2}),
     "two examples at once": (tokens("head"), private("example"), PLAN, {"chunk_examples": 2}),
     "some clients": (tokens(), private("client"), PLAN.replace(participation=0.7), {}),
     "clients with Adam": (tokens(), None, PLAN.replace(optimizer=fl.AdamW()), {}),

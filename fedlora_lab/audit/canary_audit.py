@@ -25,7 +25,6 @@ from fedlora_lab.audit.planting import (
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
 from fedlora_lab.federated.config import EXACT, Execution
 from fedlora_lab.federated.make_config import check_parts, make_config
-from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -59,16 +58,14 @@ def observe(run: Recorder, planted: Canaries) -> Observed:
     last = None
     rounds = 0
     try:
-        for event in run.events():
-            if isinstance(event, LocalStep):
-                continue
-            rounds = event.index
+        for record in run.records():
+            rounds = record.index
             # Looked at first: no score of such a release means anything.
             if not run.finite:
                 return Observed({}, rounds, f"the release of round {rounds} is not finite")
             if before is None:
-                before = canary_losses(run, event, planted)
-            last = event
+                before = canary_losses(run, record, planted)
+            last = record
             _add_traces(traced, run, planted)
             if not all(bool(total.isfinite().all()) for total in traced.values()):
                 return Observed({}, rounds, f"the traces of round {rounds} are not finite")

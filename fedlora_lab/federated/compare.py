@@ -27,7 +27,7 @@ from fedlora_lab.federated import store
 from fedlora_lab.federated.config import Config, Execution
 from fedlora_lab.federated.jobs import run_calls, workers_for
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.records import LocalStep, Round, to_frame
+from fedlora_lab.federated.records import Round, to_frame
 from fedlora_lab.federated.run import Run
 from fedlora_lab.measures.runs import (
     describe_unequal_privacy,
@@ -89,22 +89,19 @@ class Cell:
         return " ".join([self.slug, *words, f"seed {self.config.seed}"])
 
 
-def show_progress(
-    bar: "tqdm[Any]", cell: Cell, events: Iterable[Round | LocalStep]
-) -> Iterator[Round | LocalStep]:
-    """Passes the events of a run on, and shows its rounds on a bar.
+def show_progress(bar: "tqdm[Any]", cell: Cell, records: Iterable[Round]) -> Iterator[Round]:
+    """Passes the records of a run on, and shows its rounds on a bar.
 
-    Args: bar: counts rounds; other runs may share it. cell, events: the run.
+    Args: bar: counts rounds; other runs may share it. cell, records: the run.
     """
     bar.set_description_str(cell.name)
     before = bar.n
-    for event in events:
-        if isinstance(event, Round):
-            # By the difference, so that a run that is taken up again begins where it stands.
-            bar.update(before + event.index - bar.n)
-            if event.ledger is not None:
-                bar.set_postfix_str(f"ε {round_up(event.epsilon, '.3g')}")
-        yield event
+    for record in records:
+        # By the difference, so that a run that is taken up again begins where it stands.
+        bar.update(before + record.index - bar.n)
+        if record.ledger is not None:
+            bar.set_postfix_str(f"ε {round_up(record.epsilon, '.3g')}")
+        yield record
 
 
 def compare(
@@ -296,10 +293,9 @@ def _train(
 
     Args: cell, execution: the run. folder: see `folder_of`. bar: shows it.
     """
-    run = Run.open(cell.config, execution, out=folder).events()
+    run = Run.open(cell.config, execution, out=folder).records()
     with closing(run):
-        events = run if bar is None else show_progress(bar, cell, run)
-        records = [event for event in events if isinstance(event, Round)]
+        records = list(run if bar is None else show_progress(bar, cell, run))
     return cell.label(to_frame(records) if folder is None else store.stored_frame(folder))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -33,13 +33,6 @@ NOT_SEEN = float("nan")
 BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "seconds")
 """Fields of `Round` that are measures of the whole model in frames. What a release may not show
 of them is decided in `config.Config.visibility`."""
-
-
-class LocalStep(NamedTuple):
-    """Marks the end of one local step: round and step, from 1."""
-
-    round: int
-    step: int
 
 
 @dataclass(frozen=True)

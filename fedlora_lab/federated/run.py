@@ -41,7 +41,7 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.prepared import Prepared, initial_server, prepare_run
-from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round, rows_of
+from fedlora_lab.federated.records import NOT_SEEN, Round, rows_of
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
@@ -121,7 +121,7 @@ def run(
         matmul_precision=matmul_precision,
     )
     opened = Run.open(make_config(task, method, privacy, plan, lora, seed), execution, out=out)
-    return (event for event in opened.events() if isinstance(event, Round))
+    return opened.records()
 
 
 DEVIATION_OF_EXACT = 1e-5
@@ -312,7 +312,7 @@ class Run:
     # ---- the loop
 
     @steps_with_default_modes
-    def events(self) -> "Generator[Round | LocalStep, None, None]":
+    def records(self) -> "Generator[Round, None, None]":
         """A record of the start, or of where a stored run stands; then each round's."""
         with self.lock():
             if not self.resumed:
@@ -320,8 +320,7 @@ class Run:
             elif self.folder is not None:
                 yield self.stored_record()
             while not self.ended:
-                result = yield from self._round()
-                yield self.close_round(result)
+                yield self.close_round(self._round())
 
     @contextmanager
     def lock(self) -> "Iterator[None]":
@@ -383,8 +382,8 @@ class Run:
             store.append_rows(self.folder, record.index, rows_of(record))
             store.write(self.folder, self.state, self._settings)
 
-    def _round(self) -> "Generator[LocalStep, None, RoundResult]":
-        """Trains one round, an event after every local step."""
+    def _round(self) -> RoundResult:
+        """Trains one round."""
         opened = self.begin_round()
         t = opened.before.round
         batches = []
@@ -394,12 +393,7 @@ class Run:
             clients = self.start_clients(ids, opened.broadcast)
             for step in range(self.config.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
-                if self.visible.participants:
-                    yield LocalStep(t + 1, step + 1)
             batches.append(clients)
-        # Elsewhere the number of chunks, or that there was none, would tell how many take part.
-        for step in range(0 if self.visible.participants else self.config.plan.local_steps):
-            yield LocalStep(t + 1, step + 1)
         keys = opened.keys
         sent = opened.broadcast
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)

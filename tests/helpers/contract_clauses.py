@@ -21,7 +21,6 @@ from toy_tasks import (
     opened,
     plain_server,
     private,
-    records_of,
     tokens,
     with_clients,
 )
@@ -245,7 +244,7 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
             # Everybody takes part with all examples: a seed decides the noise, and directions.
             privacy = private("client", level, CLIP, trust="central")
             run = opened(task, row, privacy, plan, t, start, seed)
-            next(records_of(run))
+            next(run.records())
             return run.config, run.state.server.tensors
 
         silent = end(0, 0.0)

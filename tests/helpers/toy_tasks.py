@@ -1,7 +1,7 @@
 """Tasks of a few numbers, in double precision, and what tests of the core do with them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
@@ -125,11 +125,6 @@ def opened(
     run.state = RunState(values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True
     return run
-
-
-def records_of(run: Run) -> Iterator[Round]:
-    """The records of a run that was opened, each when it is asked for."""
-    return (event for event in run.events() if isinstance(event, Round))
 
 
 def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> TensorDict:

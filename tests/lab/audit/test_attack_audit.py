@@ -11,7 +11,6 @@ from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import clip_sum
@@ -91,14 +90,14 @@ SETUP = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(rounds=
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
     folder = tmp_path / "broken"
-    events = Run.open(make_config(*SETUP, LORA, 0), bug=clips_nothing, out=folder).events()
-    first: Any = next(events)
-    next(events)
+    records = Run.open(make_config(*SETUP, LORA, 0), bug=clips_nothing, out=folder).records()
+    first: Any = next(records)
+    next(records)
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
-    events.close()
+    records.close()
     run = Run.open(make_config(*SETUP, LORA, 0), out=folder, bug=clips_nothing)
-    last: Any = [event for event in run.events() if isinstance(event, Round)][-1]
+    last: Any = list(run.records())[-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     play(*SETUP, out=tmp_path / "sound")
     for name, bug in (("broken", None), ("sound", clips_nothing)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from calls import Options, refused
-from toy_tasks import APART, LORA, UNITS, play, private, random, records_of, same_bits, tokens
+from toy_tasks import APART, LORA, UNITS, play, private, random, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -38,7 +38,7 @@ def test_the_audit_changes_nothing_of_the_run(unit):
     plan = PLAN.replace(batch=3, participation=0.8)
     marked = mark_examples(task, ordinary_marks(task))
     watched = Recorder.open(make_config(marked, methods.DEeR, private(unit), plan, LORA, 0))
-    same_bits(list(records_of(watched)), play(task, "deer", private(unit), plan))
+    same_bits(list(watched.records()), play(task, "deer", private(unit), plan))
 
 
 def planted(unit, seed):

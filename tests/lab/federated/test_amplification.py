@@ -205,7 +205,7 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
     energies = []
     for seed in range(2 * RUNS):
         run = Run.open(make_config(WIDE, methods.get(row), privacy, plan, LORA, seed))
-        deque(run.events(), maxlen=0)
+        deque(run.records(), maxlen=0)
         own = [run.start_clients((k,), run.state.server).params for k in range(4)]
         a, b = (ParamKey(name, "map") for name in "AB")
         products = [x[b][0].double() @ x[a][0].double() for x in own]

@@ -15,7 +15,6 @@ from safetensors.torch import load
 from torch import nn
 from toy_tasks import (
     KEEPS_B,
-    LORA,
     PLAN,
     gap,
     other_data,
@@ -33,9 +32,6 @@ import fedlora_lab as fl
 from fedlora_lab import flower
 from fedlora_lab._utils.files import read_sealed
 from fedlora_lab.federated import store
-from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.records import LocalStep
-from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
 
@@ -106,9 +102,8 @@ def test_private_test_examples_are_never_judged_under_privacy(row, engine):
     assert seen
 
 
-def test_records_do_not_tell_who_took_part(monkeypatch):
+def test_records_do_not_tell_who_took_part():
     """Where epsilon counts on it: numbers and bytes of a round grow with how many did."""
-    monkeypatch.setattr("fedlora_lab.federated.run.CLIENTS_AT_ONCE", 1)
     plan = PLAN.replace(rounds=3, participation=0.5)
     for trust, work, seed, secret in (
         ("central", plan, None, True),
@@ -119,10 +114,6 @@ def test_records_do_not_tell_who_took_part(monkeypatch):
         records = play(tokens(), "fedlora", private("client", trust=trust), work, seed=seed)
         told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
-        parts = tokens(), "fedlora", private("client", trust=trust), work
-        events = Run.open(make_config(*parts, LORA, seed)).events()
-        rounds = [event.round for event in events if isinstance(event, LocalStep)]
-        assert not secret or rounds == sorted([1, 2, 3] * PLAN.local_steps)
 
 
 def public_start(weight, rank):

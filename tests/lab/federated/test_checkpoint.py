@@ -33,7 +33,6 @@ from fedlora_lab._utils.files import (
 )
 from fedlora_lab.federated import store
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger
 
@@ -86,8 +85,8 @@ def test_a_lost_file_is_one_line_or_the_run_goes_on(tmp_path):
         played = 0
         try:
             more = *parts, plan.replace(rounds=3)
-            events = Run.open(make_config(*more, LORA, None), out=place).events()
-            played = sum(isinstance(event, LocalStep) for event in events)
+            _, *records = Run.open(make_config(*more, LORA, None), out=place).records()
+            played = len(records)
         except ValueError as error:
             refusals[name] = str(error)
         if name in refusals:
@@ -184,14 +183,18 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
 
 
 def test_the_ledger_is_written_before_the_round(tmp_path):
-    """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
-    for event in Run.open(make_config(*RUN, LORA, 0), out=tmp_path).events():
-        done = store.rounds_in(tmp_path)[-1]
-        if isinstance(event, LocalStep):
-            known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
-            assert event.round in known and done < event.round
-        else:
-            assert done == event.index
+    """When round t begins it stands in the ledger on disk, and the newest checkpoint is t - 1."""
+
+    class Watched(Run):
+        def start_clients(self, ids, sent):
+            written = Ledger.load(tmp_path / "ledger.json").releases
+            seen.append(([entry.round for entry in written], store.rounds_in(tmp_path)[-1]))
+            return super().start_clients(ids, sent)
+
+    seen = []
+    for record in Watched.open(make_config(*RUN, LORA, 0), out=tmp_path).records():
+        assert store.rounds_in(tmp_path)[-1] == record.index
+    assert seen == [([1], 0), ([1, 2], 1)]
 
 
 def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, records_of, tokens
+from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -109,7 +109,7 @@ def test_denominators_are_fixed(unit, trust, weights):
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server
-    for _ in records_of(run):
+    for _ in run.records():
         if run.everyone is not None:
             ids = run.participants(before.round)
             counts.add(len(ids))

@@ -14,7 +14,6 @@ from toy_tasks import (
     is_binomial,
     play,
     private,
-    records_of,
     regression,
     same_bits,
     tokens,
@@ -135,7 +134,7 @@ def test_kept_factors_are_scored_client_by_client():
     """The metrics are means over the clients' own models, clients that never came included."""
     task = tokens("head")
     run = Run.open(make_config(task, KEEPS_B, None, PLAN.replace(participation=0.5), LORA, 4))
-    *_, record = records_of(run)
+    *_, record = run.records()
     assert -1 in run.state.seen and math.isnan(record.deviation)
     losses = []
     server = run.state.server.tensors

@@ -216,7 +216,7 @@ def test_the_filter_acts_once_where_the_noise_is(row):
         filtered = row.replace(filter=rule, balance=None)
         privacy = private("client", trust="local")
         run = Recorder.open(make_config(task, filtered, privacy, plan, LORA, 3))
-        list(run.events())
+        list(run.records())
         assert run.result is not None
         start = run.result.opened.broadcast.tensors
         sent = run.result.received.uploads
@@ -275,12 +275,12 @@ def test_kept_factors_stay_with_their_client(row, unit):
     once, later = (
         Run.open(make_config(task, row, private(unit), x, LORA, 0)) for x in (plan, still)
     )
-    list(once.events())
+    list(once.records())
     ids = list(once.participants(0))
     assert 0 < len(ids) < len(task.clients)
     kept = {key: x[ids] for key, x in once.state.personal.items()}
     later.state = once.state
-    list(later.events())
+    list(later.records())
     for key, x in kept.items():
         assert torch.equal(later.state.personal[key][ids], x), f"{key} was not there later"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from calls import refused
 from hypothesis import given, settings, strategies as st
-from toy_tasks import LORA, play, private, records_of, regression
+from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
@@ -96,7 +96,7 @@ def test_a_client_that_was_away_gets_what_it_missed():
     run = Run.open(make_config(regression(), "rolora", private("client"), plan, LORA, 0))
     seen = [0] * K
     size = {"A": A, "B": B}
-    for record in list(records_of(run))[1:]:
+    for record in list(run.records())[1:]:
         t = record.index - 1
         ids = run.participants(t)
         # A trusted server adds its noise to the sum even when nobody came.

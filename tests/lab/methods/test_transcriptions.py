@@ -13,7 +13,7 @@ import reference_methods as plain
 import torch
 from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
-from toy_tasks import APART, LORA, private, records_of, somewhere, tokens
+from toy_tasks import APART, LORA, private, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -86,7 +86,7 @@ def follow(
     unit = "example" if privacy is None else unit
     work = plain.Work(rounds, 2, 0.5, momentum, clip, [n / sum(sizes) for n in sizes], unit)
     trace = Trace([], [], [], oracle, clients, work)
-    for record in records_of(run):
+    for record in run.records():
         trace.records.append(record)
         trace.states.append(run.state.server)
         trace.personal.append(dict(run.state.personal))

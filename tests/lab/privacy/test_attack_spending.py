@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from calls import Options, refused
-from toy_tasks import LORA, PLAN, private, records_of, tokens
+from toy_tasks import LORA, PLAN, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated import store
@@ -74,8 +74,8 @@ def repeated(trust, seed, plan, folder):
     parts = (tokens("head", (3,) * 8), "fedlora", privacy, plan)
     config = make_config(*parts, fl.Lora(rank=8, alpha=8.0), seed)
     with pytest.raises(KeyboardInterrupt):
-        list(Stopping.open(config, out=folder).events())
-    list(Stopping.open(config, out=folder).events())
+        list(Stopping.open(config, out=folder).records())
+    list(Stopping.open(config, out=folder).records())
     return attempts, privacy
 
 
@@ -128,20 +128,20 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     """Opened after two rounds, it must not forget the third, which another released meanwhile."""
 
     config = make_config(tokens(), "fedlora", calibrated(), FOUR, LORA, None)
-    cut_short(records_of(Run.open(config, out=tmp_path)))
+    cut_short(Run.open(config, out=tmp_path).records())
     first = Run.open(config, out=tmp_path)
     second = Run.open(config, out=tmp_path)
     with second.lock():
         second.begin_round()
     with refused(r"^out='.*': expected a folder in which no other run has written mean"):
-        next(first.events())
+        next(first.records())
     assert counted(tmp_path) == [1, 2, 3]
 
 
 def test_a_table_states_what_killed_rounds_spent(tmp_path):
     """Rounds were noised and their process killed; opened again it says what that will spend."""
     config = make_config(tokens(), "fedlora", calibrated(), FOUR, LORA, None)
-    cut_short(records_of(Run.open(config, out=tmp_path)))
+    cut_short(Run.open(config, out=tmp_path).records())
     run = Run.open(config, out=tmp_path)
     with run.lock():
         run.begin_round()

@@ -26,30 +26,13 @@ MISLEADING = np.array([[0.8, 0.8, 0.8, 0.4], [0.76, 0.74, 0.78, 0.72], [0.9, 0.6
 FOUR_METHODS = np.array(
     [[0.5, 0.7, 0.6], [0.9, 0.3, 0.9], [0.75, 0.7, 0.8], [0.95, 0.6, 0.6]],
 )
-SMALL_STEP = tuple(np.array(pair) for pair in ([1.0, 2.0], [4.0, 1.0], [1.0, 4.0]))
-
-
-def _step(rng):
-    """Squared norms of two factors: of the mean gradient, of single ones, and their noise."""
-    s = rng.uniform(1, 9, 2)
-    return s * rng.uniform(0.1, 0.9, 2), s, rng.uniform(0.5, 8, 2)
-
-
 CALLS = {
-    "10.1": Calls("u, s and J", SMALL_STEP, draw=_step),
-    "10.2": Calls("one and other", draw=_pair),
-    "10.3": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
+    "10.1": Calls("one and other", draw=_pair),
+    "10.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
 }
 
 
-# ---- 10.1: the merit of a step on both factors
-
-
-def best_merit(u, s, J):
-    return u.sum() ** 2 / np.sqrt(s * J).sum() ** 2
-
-
-# ---- 10.2: the half-width of a paired interval
+# ---- 10.1: the half-width of a paired interval
 
 
 def half_width(one, other):
@@ -60,7 +43,7 @@ def half_width(one, other):
     return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
 
 
-# ---- 10.3: what is tied with the best
+# ---- 10.2: what is tied with the best
 
 
 def upper_ends(scores):

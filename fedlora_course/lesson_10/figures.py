@@ -7,22 +7,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from fedlora_course import drawing
 from fedlora_lab import methods
-from fedlora_lab.federated.records import Round
-from fedlora_lab.lora import adapters, per_example
-from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
 from fedlora_lab.report import paired_difference
 
-VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
-"""Rows of the studies that are not in the table of methods."""
 TIED = "#CFEBDF"
 """Ground of a method that is tied with the best."""
-BA = Float[np.ndarray, " two"]
-"""A number of B, and one of A."""
+END = 0.35
+"""The v at which a range of rates is expected to end (lesson 04)."""
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
@@ -47,15 +41,27 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def in_all_settings(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Keeps the methods that ran with every seed at every ε of all studies.
+
+    Args: frames: study -> columns method, epsilon and seed.
+    """
+    kept = set.intersection(*(set(frame["method"]) for frame in frames.values()))
+    for frame in frames.values():
+        runs = frame["method"].value_counts()
+        kept &= set(runs[runs == runs.max()].index)
+    return {study: frame[frame["method"].isin(kept)] for study, frame in frames.items()}
+
+
 @style.paper()
 def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     """Draws how many points each method is behind the best, for every ε of every study.
 
     A method that is best or tied with the best has a coloured cell. The more such cells, the higher
-    stands the method; last stand those that ran in some of the studies only.
+    stands the method.
 
     Args: frames: study, whose name ends with its unit -> columns method, epsilon (NaN: no privacy),
-        seed, accuracy.
+        seed, accuracy; the same methods in all.
     """
     tables, heads, units = [], [], []
     for study, frame in frames.items():
@@ -64,9 +70,9 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
             heads.append("no privacy" if pd.isna(epsilon) else f"ε = {epsilon:g}")
             units.append(study.rpartition("-")[2])
     tied = pd.DataFrame({place: table["tied"] for place, table in enumerate(tables)})
-    counts = pd.DataFrame({"of": tied.notna().sum(axis=1), "tied": tied.eq(True).sum(axis=1)})
-    slugs = list(counts.sort_values(["of", "tied"], ascending=False, kind="stable").index)
-    names = [VARIANTS.get(slug, style.name(slug)) for slug in slugs]
+    counts = tied.sum(axis=1).sort_values(ascending=False, kind="stable")
+    slugs = [str(slug) for slug in counts.index]
+    names = [style.name(slug) for slug in slugs]
     figure, (ax,) = style.subplots(9.6, 1.7 + 0.34 * len(slugs))
     ax.set(xlim=(-0.5, len(tables) + 0.75), ylim=(len(slugs) - 0.5, -1.6))
     words: Any = {"ha": "center", "va": "center", "fontsize": 9}
@@ -81,7 +87,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
             drawing.cell(ax, place, y, text, fill if row["tied"] else "none", **look)
     ax.text(len(tables) + 0.15, -1, "best\nor tied", **words, weight="bold")
     for y, slug in enumerate(slugs):
-        share = f"{counts['tied'][slug]} of {counts['of'][slug]}"
+        share = f"{counts[slug]} of {len(tables)}"
         ax.text(len(tables) + 0.15, y, share, **words, weight="bold")
     for unit in dict.fromkeys(units):
         first = units.index(unit)
@@ -90,8 +96,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         ax.axvline(first - 0.5, color=style.FAINT)
     ax.set(xticks=[], yticks=range(len(slugs)), yticklabels=names)
     drawing.clear(ax)
-    first = counts.loc[slugs[0]]
-    share = f"{names[0]} is best or tied in {first['tied']} of {first['of']}"
+    share = f"{names[0]} is best or tied in {counts.iloc[0]} of {len(tables)}"
     style.headline(figure, f"None is best in all settings; {share}")
     words = "points behind the best; coloured: best, or tied with it (95 %, all pairs)"
     style.footer(figure, words)
@@ -121,71 +126,62 @@ def falls(means: pd.DataFrame, x: str, points: float = 10.0) -> pd.Series:
     return means.groupby(["unit", "epsilon", "method"], sort=False)[[x, "accuracy"]].apply(place)
 
 
+def beside_prediction(means: pd.DataFrame) -> pd.DataFrame:
+    """Adds ``share``, each rate divided by the one at which the curve's v is 0.35.
+
+    Args: means: columns unit, epsilon, method, lr and v, which grows with lr.
+    """
+
+    def predicted(curve: pd.DataFrame) -> float:
+        curve = curve.sort_values("v")
+        return float(np.exp(np.interp(np.log(END), np.log(curve["v"]), np.log(curve["lr"]))))
+
+    case = ["unit", "epsilon", "method"]
+    ends = means.groupby(case, sort=False)[["lr", "v"]].apply(predicted).rename("end")
+    shares = means.merge(ends.reset_index(), on=case)
+    return shares.assign(share=shares["lr"] / shares["end"]).drop(columns="end")
+
+
 @style.paper()
 def falling_together(means: pd.DataFrame) -> style.Picture:
-    """Draws how far each method is behind its own best, over the rate and over v.
+    """Draws how far each method is behind its own best, over the rate and beside the predicted one.
 
-    Args: means: columns unit, epsilon, method, lr, v and accuracy, a row a rate.
+    Args: means: columns unit, epsilon, method, lr, share and accuracy, a row a rate.
     """
-    figure, axes = style.subplots(10.2, 4.3, columns=2, sharey=True)
-    for ax, x, words in zip(axes, ("lr", "v"), ("learning rate", "v, variance on an output")):
-        named = set()
+    figure, axes = style.subplots(10.2, 4.1, columns=2, sharey=True)
+    words = ("learning rate", "learning rate / the rate at which v is 0.35")
+    for ax, x, label in zip(axes, ("lr", "share"), words, strict=True):
         for (_, _, slug), curve in means.groupby(["unit", "epsilon", "method"], sort=False):
             curve = curve.sort_values(x)
-            look = style.look(str(slug))
-            label = None if slug in named else style.name(str(slug))
-            named.add(slug)
             behind = 100 * (curve["accuracy"] - curve["accuracy"].max())
-            ax.plot(curve[x], behind, color=look.colour, lw=1.3, alpha=0.8, label=label)
+            ax.plot(curve[x], behind, color=style.look(str(slug)).colour, lw=1.3, alpha=0.8)
         found = falls(means, x)
         ax.axvspan(found.min(), found.max(), color=style.FAINT, alpha=0.5, lw=0, zorder=0)
         ax.axhline(-10, color=style.GREY, lw=1, ls=style.DOTTED)
         spread = found.max() / found.min()
-        ax.set_title(f"ten points lost within a factor of {spread:.0f}", loc="left", fontsize=9.5)
-        ax.set(xscale="log", xlabel=words, ylim=(-45, 1.5))
-    axes[1].set_xlim(1e-4, 1e2)
+        words_of_spread = f"{spread:.0f}" if spread > 10 else f"{spread:.1f}"
+        ax.set_title(f"ten points lost within a factor of {words_of_spread}", loc="left")
+        ax.set(xscale="log", xlabel=label, ylim=(-30, 1.5))
+    axes[0].set_xlim(0.01, 4)
+    axes[1].set_xlim(0.01, 4)
     axes[0].set_ylabel("points behind the method's own best")
-    axes[1].legend(loc="lower left", frameon=False)
-    style.headline(figure, "Over the rate the methods fall far apart, over v they fall together")
-    words = "a line: a method in a setting, five seeds; shade: where lines cross ten points lost"
-    style.footer(figure, words)
+    for slug in means["method"].unique():
+        look = style.look(str(slug))
+        axes[1].plot([], [], color=look.colour, label=style.name(str(slug)))
+    axes[1].legend(loc="lower left", frameon=False, fontsize=9)
+    style.headline(figure, "The methods end at very different rates, all near the predicted one")
+    words_below = (
+        "a line: a method in a setting, five seeds; shade: where lines cross ten points lost"
+    )
+    style.footer(figure, words_below)
     return figure
-
-
-# ---- which factor should move
-
-
-def step_numbers(record: Round) -> tuple[BA, BA, BA]:
-    """Measures what a step on each factor may gain and cost, on public validation scans.
-
-    Args: record: of a run that trains B and A.
-    Returns: u, s and J, each of B and of A: squared norm of the mean gradient, mean squared norm of
-        an example's gradient, and energy in the product of noise of variance one. Sums over layers.
-    Guarantees: J is the energy of drawn noise (test_J_is_the_energy_of_noise_of_variance_one).
-    """
-    task, lora, state = require_source(record)
-    adapted = adapters.adapt(task, lora)
-    places = tuple(key for key in adapted.places if key.name in "AB")
-    examples = task.test if task.validation is None else task.validation
-    rows = per_example.gradients_at(task, adapted, state.tensors, places, examples)
-    numbers = np.zeros((3, 2))
-    for key, gradients in rows.items():
-        is_A = key.name == "A"
-        other = state.tensors[key._replace(name="B" if is_A else "A")]
-        # Noise on B spreads over its rows, noise on A over its columns.
-        spread = gradients.shape[2] if is_A else gradients.shape[1]
-        u = gradients.mean(0).square().sum()
-        s = gradients.square().sum((1, 2)).mean()
-        numbers[:, int(is_A)] += [float(u), float(s), spread * float(other.square().sum())]
-    u, s, J = numbers
-    return u, s, J
 
 
 # ---- all rows
 
 
 def all_rows() -> Any:
-    """Lays out every row of `fl.methods` in a line: what a client sends, and what is new."""
+    """Lays out every row of `fl.methods` behind a line to click: bytes up, and what is new."""
     from IPython.display import HTML
 
     table = methods.table()
@@ -197,4 +193,6 @@ def all_rows() -> Any:
     heads = ("row", "kB up", "in one line")
     head = "".join(f'<th style="text-align: left">{name}</th>' for name in heads)
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return HTML(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>")
+    whole = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    summary = f"<summary>All {len(lines)} rows, one line each</summary>"
+    return HTML(f"<details>{summary}{whole}</details>")

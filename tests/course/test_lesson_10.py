@@ -1,4 +1,4 @@
-"""Lesson 10: ties with the best of a table, falling curves, and what a step may gain."""
+"""Lesson 10: ties with the best of a table, and curves that fall at the predicted rate."""
 
 import numpy as np
 import pandas as pd
@@ -34,22 +34,16 @@ def test_a_curve_has_fallen_where_it_is_so_many_points_behind_its_best():
     assert figures.falls(means, "lr", points=40).tolist() == pytest.approx([2**1.5])
 
 
-def test_J_is_the_energy_of_noise_of_variance_one():
-    """And a mean gradient is never longer than the gradients are."""
-    task = fl.tasks.digits(clients=2, seed=0)
-    plan = fl.Plan(rounds=1, local_steps=2, batch=16, lr=0.5)
-    *_, record = fl.run(task, "fedlora", None, plan, seed=0)
-    u, s, J = figures.step_numbers(record)
-    assert (u > 0).all() and (u < s).all()
-    rng = np.random.default_rng(0)
-    drawn = np.zeros((40, 2))
-    for A, B in record.adapter.values():
-        for energies in drawn:
-            energies += [
-                np.square(rng.standard_normal(B.shape) @ A.numpy()).sum(),
-                np.square(B.numpy() @ rng.standard_normal(A.shape)).sum(),
-            ]
-    assert drawn.mean(axis=0) == pytest.approx(J, rel=0.05)
+def test_a_rate_is_divided_by_the_one_at_which_v_reaches_its_end():
+    """On the grid v is 0.35 at the rate 2 of one curve, and half-way to 4 of the other."""
+    rates = [1.0, 2.0, 4.0]
+    curves = [("fedlora", rate, 0.35 * (rate / 2) ** 4) for rate in rates]
+    curves += [("ffa-lora", rate, 0.35 * rate**2 / 8) for rate in rates]
+    means = pd.DataFrame(curves, columns=["method", "lr", "v"]).assign(unit="example", epsilon=8)
+    shares = figures.beside_prediction(means)["share"]
+    assert shares.tolist() == pytest.approx(
+        [rate / 2 for rate in rates] + [rate / 8**0.5 for rate in rates]
+    )
 
 
 def test_every_row_of_the_library_has_a_line():

@@ -150,7 +150,7 @@ def test_a_number_in_place_of_several_results_is_told_what_should_come_out():
 
 @pytest.mark.parametrize("key", FUNCTIONS)
 def test_a_function_that_stops_is_told_its_own_error(key):
-    """Fault: 10.2 told of a zip() in the course's code."""
+    """Fault: 10.1 told of a zip() in the course's code."""
 
     def stops(*given):
         raise NameError("name")

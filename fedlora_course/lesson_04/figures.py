@@ -298,13 +298,18 @@ def predicted_and_found(groups: Mapping[str, pd.DataFrame]) -> style.Picture:
     return figure
 
 
-def mark_found(figure: style.Picture, rate: float) -> style.Picture:
-    """Draws where a range of rates was found to end, into `fl.plots.noise_alone`.
+def mark_ends(figure: style.Picture, found: float, expected: float) -> style.Picture:
+    """Draws where a range of rates ends into `fl.plots.noise_alone`.
 
-    Args: figure: the picture; rate: where the range ended on the private examples.
+    Args: figure: the picture; found: the end on the private examples; expected: by the dry run.
     """
     (ax,) = figure.axes
-    ax.axvline(rate, color=style.INK, lw=1, zorder=0.9)
-    look: Any = {"xytext": (-5, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
-    ax.annotate("found on the\nprivate scans", (rate, ax.get_ylim()[1]), **look)
+    ax.axvline(found, color=style.INK, lw=1, zorder=0.9)
+    top = ax.get_ylim()[1]
+    for rate, words, side, shift in (
+        (found, "end found on the\nprivate digits", "right", -5),
+        (expected, "expected by\nthe dry run", "left", 5),
+    ):
+        look: Any = {"xytext": (shift, -4), "textcoords": "offset points", "va": "top"}
+        ax.annotate(words, (rate, top), ha=side, **look)
     return figure

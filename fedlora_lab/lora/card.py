@@ -39,26 +39,34 @@ def adapter_card(
     Guarantees: test_finetune.py::test_a_csv_becomes_a_served_model_offline.
     """
     model: Any = task.model
-    base = base_name(model) or type(model).__name__
+    shipped = shipped_name(model)
+    base = shipped or base_name(model) or type(model).__name__
+    source = "a model of your own: make it again and call it `base`"
+    if getattr(model, "name_or_path", ""):
+        source = f"`{printable(base)}`, " + (
+            "which lies in the package fedlora_lab" if shipped else "a folder or a name on the Hub"
+        )
     place = Path(folder).name if Path(folder).is_absolute() else str(folder)
     caveats = "" if ledger is None else "\nPRIVACY.md says what this does not cover.\n"
     return (
         # JSON's texts are YAML's: no name of a folder may end the head, or add a line to it.
         f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n"
-        f"# Adapter for {printable(shipped_name(model) or base)}\n\n"
-        f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients.\n\n"
+        f"# Adapter for {printable(base)}\n\n"
+        f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients. "
+        f"The base is {source}.\n\n"
         f"```python\n{_loading_code(task, base, place)}\n```\n\n"
         f"{NO_PRIVACY if ledger is None else statement(ledger)}\n{caveats}"
     )
 
 
 def _loading_code(task: Task, base: str, place: str) -> str:
-    """Writes the code that loads the adapter where its base can be loaded by a name."""
+    """Writes the code that loads the adapter, and its base where that has a name."""
     model: Any = task.model
-    code = ["from peft import PeftModel"]
+    imports = ["from peft import PeftModel"]
+    code = []
     if getattr(model, "name_or_path", ""):
         kind = type(model).__name__
-        code.append(f"from transformers import {kind}\n")
+        imports.append(f"from transformers import {kind}")
         options = ""
         if classes := getattr(task.origin.reader, "classes", ()):
             # PEFT has no place for the names of classes.
@@ -67,12 +75,18 @@ def _loading_code(task: Task, base: str, place: str) -> str:
             code.append(f"classes = {{'id2label': {names!r}, 'label2id': {numbers!r}}}")
             options = ", **classes"
         source = repr(base)
-        if name := shipped_name(model):
-            code.insert(0, "import fedlora_lab as fl")
-            source = f"fl.tasks.shipped({name!r})"
+        if shipped_name(model):
+            imports.insert(0, "import fedlora_lab as fl")
+            source = f"fl.tasks.shipped({base!r})"
         code.append(f"base = {kind}.from_pretrained({source}{options})")
         if classes and getattr(model.config, "pad_token_id", None) is not None:
             # A classifier on a decoder finds a text's end by it; the base's own may be another.
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
     code.append(f"model = PeftModel.from_pretrained(base, {place!r}).eval()  # this folder")
-    return "\n".join(code)
+    if (processor := getattr(task.origin.reader, "processing_class", None)) is not None:
+        is_tokenizer = hasattr(processor, "pad_token_id")
+        kind = "AutoTokenizer" if is_tokenizer else type(processor).__name__
+        imports.append(f"from transformers import {kind}")
+        name = "tokenizer" if is_tokenizer else "processor"
+        code.append(f"{name} = {kind}.from_pretrained({place!r})")
+    return "\n".join([*imports, "", *code])

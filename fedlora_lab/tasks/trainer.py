@@ -188,8 +188,8 @@ class RowReader(NamedTuple):
         with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
             batch = dict(self.collator([dict(row) for row in kept]))
             again = self.collator([dict(row) for row in kept]) if start == 0 else batch
-        expected = "labels, which it makes of a column label or labels"
-        check("labels" in batch, "data_collator", sorted(batch), expected)
+        expected = "one named label, as rows.rename_column(yours, 'label') makes it"
+        check("labels" in batch, "columns", ", ".join(sorted(rows[0])), expected)
         sizes = {name: len(column) for name, column in batch.items()}
         fits = {*sizes.values()} == {len(kept)}
         fits = fits and all(torch.equal(batch[name], again[name]) for name in batch)

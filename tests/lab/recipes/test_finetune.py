@@ -68,9 +68,9 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     # The adapter, by its own README as it stands, and by PEFT's own class.
     readme = (tmp_path / "notes-adapter" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
-    tried = "from transformers import AutoTokenizer\n"
-    tried += "code = AutoTokenizer.from_pretrained('notes-adapter')\n"
-    tried += "rows = code(['a gentle nurse'], return_tensors='pt')\n"
+    assert "The base is `sentences-bert`, which lies in the package" in readme
+    assert str(fl.tasks.shipped("sentences-bert")) not in readme
+    tried = "rows = tokenizer(['a gentle nurse'], return_tensors='pt')\n"
     tried += "print(model.config.id2label[int(model(**rows).logits.argmax())])"
     told = succeeded(
         sys.executable, "-c", f"{code}\n{tried}", cwd=tmp_path, env=os.environ | OFFLINE

@@ -1,5 +1,6 @@
 """What notebook 16 measures: how far one example reaches, calls without a seed, all verdicts."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -172,4 +173,33 @@ def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
     style.headline(figure, title)
     words = "red: found; grey: looked at and not found; empty: cannot tell"
     style.footer(figure, words)
+    return figure
+
+
+@style.paper()
+def reach_map(table: pd.DataFrame, title: str) -> style.Picture:
+    """Draws how far one example moves a release: a row a step, a column a change to the example.
+
+    Args: table: moves, in units of what is claimed; those of 2 and more look alike.
+    """
+    import seaborn as sns  # slow to import
+
+    figure, (ax,) = style.subplots(4.2 + 0.9 * len(table.columns), 1.7 + 0.42 * len(table))
+    sns.heatmap(
+        table.rename(columns=lambda name: textwrap.fill(name, 12)),
+        vmin=0.0,
+        vmax=2.0,
+        cmap="cividis",
+        annot=True,
+        fmt=".2f",
+        annot_kws={"fontsize": 8},
+        linewidths=0.6,
+        linecolor=style.CARD,
+        cbar_kws={"label": "move, in C / b (grey: 1; 2 and more alike)"},
+        ax=ax,
+    )
+    ax.grid(visible=False)
+    ax.tick_params(axis="both", rotation=0)
+    ax.set(xlabel="what is done to the example", ylabel="")
+    style.headline(figure, title)
     return figure

@@ -10,24 +10,22 @@ Each method has one colour in all of them, and each mean its band.
 """
 
 from fedlora_lab.plots.closed_forms import closed_form, measurements, share_inside
-from fedlora_lab.plots.grammar import film, heat, intervals, lines
+from fedlora_lab.plots.grammar import film, intervals, lines
 from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.noise_alone import noise_alone
-from fedlora_lab.plots.training_curves import curves, deviation, overview
+from fedlora_lab.plots.training_curves import curves, deviation
 
 __all__ = [
     "closed_form",
     "curves",
     "deviation",
     "film",
-    "heat",
     "intervals",
     "lines",
     "measurements",
     "method_diagrams",
     "noise_alone",
-    "overview",
     "share_inside",
     "tradeoff",
 ]

@@ -1,4 +1,4 @@
-"""The grammar of figures: rows of intervals, lines with bands, heat maps, films.
+"""The grammar of figures: rows of intervals, lines with bands, films.
 
 seaborn aggregates and draws. A frame has one row a measurement, such as one a seed, from which come
 the means and their 95 % intervals (Student's t, `fl.measures.t_interval`); or it has the means
@@ -425,56 +425,7 @@ def write_plain_ticks(ax: Axes) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
-# ---- heat maps and films
-
-
-@style.paper()
-def heat(
-    table: pd.DataFrame,
-    *,
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    unit: str = "",
-    number: str = ".2f",
-    limits: tuple[float | None, float | None] = (None, None),
-) -> Picture:
-    """Draws a table of numbers as coloured cells, with the number in each.
-
-    Args:
-        table: its index and columns are the places.
-        title, xlabel, ylabel: the finding, and what columns and rows are.
-        unit: words beside the colour bar.
-        number: format of a cell's number.
-        limits: of the colours; ``None``: of all numbers.
-
-    Raises: ``ValueError`` for what is no table, or an empty one.
-    Guarantees: test_grammar.py::test_a_heat_map_writes_every_number.
-    """
-    import seaborn as sns
-
-    tidy.check_columns(table)
-    words = table.rename(columns=lambda name: textwrap.fill(str(name), 12))
-    figure, (ax,) = style.subplots(4.2 + 0.9 * len(table.columns), 1.7 + 0.42 * len(table))
-    sns.heatmap(
-        words,
-        vmin=limits[0],
-        vmax=limits[1],
-        cmap="cividis",
-        annot=True,
-        fmt=number,
-        annot_kws={"fontsize": 8},
-        linewidths=0.6,
-        linecolor=style.CARD,
-        cbar_kws={"label": unit},
-        ax=ax,
-    )
-    ax.grid(visible=False)
-    ax.tick_params(axis="both", rotation=0)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    # At the figure's edge: a panel of few columns is narrower than its title.
-    style.headline(figure, title)
-    return figure
+# ---- films
 
 
 @style.paper()

@@ -34,13 +34,13 @@ def value_column(frame: pd.DataFrame, value: str, *names: str | None) -> str:
     return column
 
 
-def select_measure(frame: pd.DataFrame, measure: str, *, layers: bool = False) -> pd.DataFrame:
-    """Selects the finite values of a measure of the whole model or, with ``layers``, of each layer.
+def select_measure(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Selects the finite values of a measure of the whole model.
 
     There may be none. A run that has a value of its start only was not measured: it has no rows,
     since the zero it began with is no result.
 
-    Args: frame: tidy, one task; measure: its name; layers: see above.
+    Args: frame: tidy, one task; measure: its name.
     Raises: ``ValueError`` in one line when the frame is none, mixes tasks, or lacks the measure.
     Guarantees: test_a_frame_without_the_measure_is_refused,
         test_plots_leave_out_what_was_not_measured.
@@ -48,8 +48,8 @@ def select_measure(frame: pd.DataFrame, measure: str, *, layers: bool = False) -
     value_column(frame, "value", *COLUMNS)
     tasks = sorted(frame["task"].unique())
     check(len(tasks) <= 1, "task", tasks, "one task; select it first")
-    scope = frame[(frame["layer"] == "all") != layers]
-    check_measure(scope, measure, "each layer" if layers else "the whole model")
+    scope = frame[frame["layer"] == "all"]
+    check_measure(scope, measure, "the whole model")
     part = scope[scope["measure"] == measure].astype({"value": float})
     # A missing seed is a group of its own, which pandas would drop.
     run = [part[key].map(str) for key in ("method", "seed")]

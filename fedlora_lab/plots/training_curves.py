@@ -1,15 +1,13 @@
-"""Figures of runs: a measure over rounds, and an overview."""
+"""A measure of runs over the rounds."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.runs import COLUMNS, headline_measure, run_ends
+from fedlora_lab.measures.runs import run_ends
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import lines
-from fedlora_lab.plots.style import Picture
 
 SHARE = "share of test examples right"
 AXES = {  # measure: (title, axis label with the unit)
@@ -24,7 +22,6 @@ AXES = {  # measure: (title, axis label with the unit)
     "seconds": ("Time", "seconds per round"),
     "bytes_up": ("Sent to the server", "bytes per round, all clients"),
     "bytes_down": ("Received from the server", "bytes per round, all clients"),
-    "bytes": ("Sent and received", "bytes so far, all clients"),
 }
 EXACT = 1e-5
 """A relative deviation below it is rounding."""
@@ -106,48 +103,3 @@ def deviation(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     Source: arXiv:2403.12313, the first discordance.
     """
     return curves(frame, "deviation", ax)
-
-
-def bytes_so_far(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds rows of the measure "bytes": what all clients sent and received up to a round.
-
-    A run in which a round was not measured gets none: its sum is unknown.
-    """
-    tidy.check_columns(frame, *COLUMNS)
-    part = frame[(frame["layer"] == "all") & frame["measure"].isin(["bytes_up", "bytes_down"])]
-    place = [name for name in COLUMNS if name not in ("measure", "value")]
-    sent = part.groupby(place, sort=False, dropna=False)["value"].sum(min_count=2)
-    run = [name for name in place if name != "round"]
-    total = sent.groupby(run, sort=False, dropna=False).cumsum(skipna=False)
-    return pd.concat([frame, total.reset_index().assign(measure="bytes")])
-
-
-@style.paper()
-def overview(frame: pd.DataFrame) -> Picture:
-    """Draws score, aggregation deviation, ε and bytes so far over the rounds.
-
-    What was not measured has no panel.
-
-    Raises: ``ValueError`` when the frame, tidy and of one task, lacks a measure, or has no score.
-    """
-    frame = bytes_so_far(frame)
-    score = headline_measure(frame)
-    titles = {
-        score: "How well it learns",
-        "deviation": "How far it misses the mean product",
-        "epsilon": "What privacy it spends",
-        "bytes": "What it sends and receives",
-    }
-    measured = [name for name in titles if len(tidy.select_measure(frame, name))]
-    columns = 2 if len(measured) == 4 else len(measured)
-    rows = len(measured) // columns
-    figure, axes = style.subplots(10.4, 3.6 * rows, rows, columns)
-    for number, (ax, name) in enumerate(zip(axes, measured, strict=True), 1):
-        curves(frame, name, ax)
-        ax.set_title(f"{number}  {titles[name]}")
-        if name == "bytes":
-            ax.yaxis.set_major_formatter(EngFormatter("B"))
-    said = tidy.describe_means(tidy.select_measure(frame, score), ["method", "round"])
-    said += "; dotted: before training, ×: a run that collapsed" + tidy.describe_privacy(frame)
-    style.footer(figure, said)
-    return figure

@@ -128,7 +128,7 @@ def test_a_comparison_ends_with_any_score():
     frame = fl.compare(task, ["fedlora"], None, PLAN, range(2), lora=LORA, lr=[0.1, 1])
     assert "closeness after" in fl.report.display_table(frame)
     assert set(fl.best(frame)["seed"]) == {1} and fl.plots.lines(frame, x="lr")
-    assert fl.plots.overview(frame.query("lr == 1").drop(columns="lr"))
+    assert fl.plots.curves(frame.query("lr == 1").drop(columns="lr"), "closeness")
     with refused(r"^metrics={}: expected a mapping with at least one score"):
         fl.compare(replace(regression(), metrics={}), ["fedlora"], None, PLAN, lora=LORA)
     with refused(r"^seeds=\[0\]: expected at least two: some choose"):

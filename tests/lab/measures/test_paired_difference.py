@@ -88,7 +88,7 @@ def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown():
     frame = fl.compare(task, [*plans], fl.Privacy(noise_multiplier=2, delta=1e-3), plans, [0, 1])
     line = frame.attrs["privacy"]
     assert line.startswith("not at one epsilon")
-    for picture in (fl.plots.overview(frame), fl.plots.lines(frame, "lr")):
+    for picture in (fl.plots.deviation(frame), fl.plots.lines(frame, "lr")):
         assert "the methods spent unequal ε" in picture.get_supxlabel()
 
 

@@ -111,10 +111,3 @@ def test_single_measurements_are_judged_by_the_band_of_the_closed_form():
     bands = [(1.0, 0.5, 1.5), (2.0, 1.5, 2.5)]
     table = plots.measurements([1, 2], [[0.4, 1.0], [1.6, 2.0, 9.0]], bands)
     assert plots.share_inside(table) == pytest.approx(3 / 5)
-
-
-def test_a_heat_map_writes_every_number(frame):
-    table = frame.pivot_table("value", "method", "epsilon")
-    table.iloc[0, 0] = np.nan
-    ax: Any = plots.heat(table, unit="accuracy").axes[0]
-    assert [text.get_text() for text in ax.texts] == ["0.71", "0.73", "0.80", "0.93", "1.00"]

@@ -18,7 +18,6 @@ from matplotlib.text import Text
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style
-from fedlora_lab.plots.training_curves import bytes_so_far
 from fedlora_lab.recipes.dry_run import DryRun
 
 
@@ -73,16 +72,6 @@ def test_plots_leave_out_what_was_not_measured(frame):
         plots.deviation(where(frame, start, measure=["deviation"]))
 
 
-def test_bytes_are_added_up_over_the_rounds(frame):
-    """Of a run with a round that was not measured nothing is known."""
-    sent = bytes_so_far(where(frame, frame["round"] != 2, method=["rolora"], measure=["bytes_up"]))
-    of = sent[(sent["measure"] == "bytes") & (sent["seed"] == 0)].groupby("method")["value"]
-    assert of.get_group("fedlora").tolist() == [0, 2500, 5000, 7500, 10000]
-    assert of.get_group("rolora").isna().tolist() == [False, False, True, True, True]
-    ends = {ax.get_title(loc="left"): ax for ax in plots.overview(frame).axes}
-    assert line_of(ends["4  What it sends and receives"], style.INK).get_ydata()[-1] == 10000
-
-
 def test_runs_that_collapsed_are_marked():
     """A mean hides them: one below its start, and one that learned next to nothing."""
     figure = plots.curves(scores_frame({"fedlora": [0.9, 0.51, 0.9], "rolora": [0.8, 0.8, 0.4]}))
@@ -112,9 +101,7 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-@pytest.mark.parametrize(
-    "name", ["overview", "lines", "heat", "film", "tradeoff", "method_diagrams"]
-)
+@pytest.mark.parametrize("name", ["curves", "lines", "film", "tradeoff", "method_diagrams"])
 def test_what_cannot_be_drawn_is_refused(name):
     with refused("^(frame|pictures|ledger|methods)=.*: expected "):
         getattr(plots, name)(5)
@@ -179,7 +166,7 @@ def test_threads_may_draw_at_once(frame, nothing_leaks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draw", [plots.overview, plots.method_diagrams])
+@pytest.mark.parametrize("draw", [plots.deviation, plots.method_diagrams])
 def test_nothing_is_cut_off_and_nothing_leaks(frame, draw, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
     figure = draw(None if draw is plots.method_diagrams else long)

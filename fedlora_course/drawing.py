@@ -1,9 +1,10 @@
-"""What several lessons draw: boxes and arrows, cells of words, and two neighbouring worlds."""
+"""What several lessons draw, and colours that are seen on a light and on a dark page."""
 
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
 from scipy.stats import norm
 
@@ -67,3 +68,29 @@ def two_worlds(
         ax.plot(x, norm.pdf(x, centre, sigma), color=colour)
         place = centre + (1.0 if side == "left" else -1.75) * sigma
         ax.text(place, height, words, color=colour, ha=side, va="center", weight="bold")
+
+
+def contrast(one: str, other: str) -> float:
+    """Returns the contrast of two colours as WCAG 2.1 defines it, from 1 to 21."""
+    low, high = sorted([_luminance(one), _luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], parts))
+
+
+def on_screen(colour: str) -> tuple[str, str]:
+    """Returns a colour for lines and words on white, and for those on a dark page.
+
+    It is darkened or lightened just enough: a contrast of 4.6 on white, and of 7.3 on #111111,
+    which leaves 4.5 on the lightest dark ground of the usual notebooks.
+    """
+    return _with_contrast(colour, "#FFFFFF", 4.6), _with_contrast(colour, "#111111", 7.3)
+
+
+def _with_contrast(colour: str, ground: str, least: float) -> str:
+    end = np.array(to_rgb("#FFFFFF" if _luminance(ground) < 0.5 else "#000000"))
+    mixes = (to_hex((1 - s) * np.array(to_rgb(colour)) + s * end) for s in np.linspace(0, 1, 101))
+    return next(mixed.upper() for mixed in mixes if contrast(mixed, ground) >= least)

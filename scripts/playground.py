@@ -28,12 +28,13 @@ from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_course import playground
+from fedlora_course.drawing import on_screen
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.noise_forecast import filter_gain
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import full, normal_levels
-from fedlora_lab.plots.style import look, on_screen
+from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import SMALLEST_CLIENT, TEST, VALIDATION, handwritten_digits

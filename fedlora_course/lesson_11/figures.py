@@ -264,3 +264,30 @@ def labels_read_from_the_head(headed: Victim, noise: float) -> int:
         fit = (guesses @ update - guesses.square().sum(-1) / 2) / noise**2  # log-likelihoods
         right += int(fit.logsumexp(1).argmax() == y)
     return right
+
+
+@style.paper()
+def film(pictures: Mapping[str, Any], title: str, columns: int | None = None) -> style.Picture:
+    """Draws small pictures, such as one thing round by round, each under its own words.
+
+    Args:
+        pictures: words -> rows of grey values in [0, 1], (h, w), alike large; NaN is paper.
+        title: the finding.
+        columns: pictures in a row; ``None``: all.
+    """
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    height, width = np.shape(next(iter(pictures.values())))
+    wide = min(1.35 * width / height, 8.0)
+    size = (wide * columns, 0.35 + rows * (wide * height / width + 0.35))
+    figure, axes = style.subplots(*size, rows=rows, columns=columns)
+    for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
+        # A frame, since white pixels at the edge would run into the paper.
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True)
+        ax.grid(visible=False)
+        grey = np.asarray(picture, float)
+        ax.imshow(grey, interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
+        ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
+    style.headline(figure, title)
+    return figure

@@ -16,6 +16,7 @@ import numpy as np
 import traitlets
 
 import fedlora_lab as fl
+from fedlora_course.drawing import on_screen
 from fedlora_course.widgets.dial import widget_module
 from fedlora_course.widgets.recipe import (
     Recipe,
@@ -30,7 +31,7 @@ from fedlora_course.widgets.recipe import (
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.methods.plan import lora_of
-from fedlora_lab.plots.style import look, on_screen
+from fedlora_lab.plots.style import look
 from fedlora_lab.report import epsilon_text
 from fedlora_lab.tasks.task import Task
 

@@ -10,7 +10,7 @@ Each method has one colour in all of them, and each mean its band.
 """
 
 from fedlora_lab.plots.closed_forms import closed_form, measurements, share_inside
-from fedlora_lab.plots.grammar import film, intervals, lines
+from fedlora_lab.plots.grammar import intervals, lines
 from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.noise_alone import noise_alone
@@ -20,7 +20,6 @@ __all__ = [
     "closed_form",
     "curves",
     "deviation",
-    "film",
     "intervals",
     "lines",
     "measurements",

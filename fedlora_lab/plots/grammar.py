@@ -1,4 +1,4 @@
-"""The grammar of figures: rows of intervals, lines with bands, films.
+"""The grammar of figures: rows of intervals, lines with bands.
 
 seaborn aggregates and draws. A frame has one row a measurement, such as one a seed, from which come
 the means and their 95 % intervals (Student's t, `fl.measures.t_interval`); or it has the means
@@ -28,7 +28,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.runs import last_scores, setting_text, t_interval, varied_columns
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.style import Label, Look, Picture
+from fedlora_lab.plots.style import Label, Look
 
 Colours = Mapping[str, str]
 """Value of a column -> colour; what it leaves out is coloured by its place."""
@@ -423,37 +423,3 @@ def write_plain_ticks(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter("")
     if top < 30 * bottom:  # powers of ten alone would leave a tick or two
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-
-
-# ---- films
-
-
-@style.paper()
-def film(pictures: Mapping[str, Any], *, title: str = "", columns: int | None = None) -> Picture:
-    """Draws small pictures, such as one thing round by round, each under its own words.
-
-    Args:
-        pictures: words -> rows of grey values in [0, 1], (h, w), alike large; NaN is paper.
-        title: the finding.
-        columns: pictures in a row; ``None``: all.
-
-    Raises: ``ValueError`` for no picture.
-    """
-    filled = isinstance(pictures, Mapping) and len(pictures) > 0
-    check(filled, "pictures", pictures, "a mapping from words to pictures, at least one")
-    columns = columns or len(pictures)
-    rows = -(-len(pictures) // columns)
-    height, width = np.shape(next(iter(pictures.values())))
-    wide = min(1.35 * width / height, 8.0)
-    size = (wide * columns, 0.35 + rows * (wide * height / width + 0.35))
-    figure, axes = style.subplots(*size, rows=rows, columns=columns)
-    for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
-        # A frame, since white pixels at the edge would run into the paper.
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(visible=True)
-        ax.grid(visible=False)
-        grey = np.asarray(picture, float)
-        ax.imshow(grey, interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
-        ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
-    style.headline(figure, title)
-    return figure

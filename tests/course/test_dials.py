@@ -8,6 +8,7 @@ from dial_cases import DIALS, make_dial, shown
 
 import fedlora_course as course
 import fedlora_lab as fl
+from fedlora_course.drawing import contrast
 from fedlora_course.widgets.dial import HERE, plain_values
 from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab import theory
@@ -59,7 +60,7 @@ def test_every_colour_of_the_widgets_is_seen_on_its_ground(table, ground):
     assert {*COLOURS} <= {*colours}
     least = dict.fromkeys(colours, 4.5) | {"grid": 1, "card": 1, "edge": 3}
     least["pale"] = 1 if table == "LIGHT" else 3  # bars beside others, never a line on white
-    faint = {name: style.contrast(colours[name], ground) for name in colours}
+    faint = {name: contrast(colours[name], ground) for name in colours}
     assert {name: x for name, x in faint.items() if x < least[name]} == {}
 
 

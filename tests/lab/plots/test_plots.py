@@ -16,6 +16,7 @@ from frames import line_of, marked, scores_frame, tidy_frame
 from matplotlib.text import Text
 
 import fedlora_lab as fl
+from fedlora_course.drawing import contrast, on_screen
 from fedlora_lab import plots
 from fedlora_lab.plots import style
 from fedlora_lab.recipes.dry_run import DryRun
@@ -101,9 +102,9 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-@pytest.mark.parametrize("name", ["curves", "lines", "film", "tradeoff", "method_diagrams"])
+@pytest.mark.parametrize("name", ["curves", "lines", "tradeoff", "method_diagrams"])
 def test_what_cannot_be_drawn_is_refused(name):
-    with refused("^(frame|pictures|ledger|methods)=.*: expected "):
+    with refused("^(frame|ledger|methods)=.*: expected "):
         getattr(plots, name)(5)
 
 
@@ -126,11 +127,11 @@ def test_lines_and_their_names_are_seen_on_the_card():
     for slug in (*style.LOOKS, "mine", "another"):
         colour = style.look(slug).colour
         for drawn, least in ((colour, 3), (style.darken(colour), 4.5)):
-            assert style.contrast(style.CARD, drawn) >= least, slug
-            assert style.contrast(in_the_dark(style.CARD), in_the_dark(drawn)) >= least, slug
-        light, dark = style.on_screen(colour)
-        assert style.contrast(light, "#FFFFFF") >= 4.5, slug
-        assert all(style.contrast(dark, ground) >= 4.5 for ground in DARK_PAGES), slug
+            assert contrast(style.CARD, drawn) >= least, slug
+            assert contrast(in_the_dark(style.CARD), in_the_dark(drawn)) >= least, slug
+        light, dark = on_screen(colour)
+        assert contrast(light, "#FFFFFF") >= 4.5, slug
+        assert all(contrast(dark, ground) >= 4.5 for ground in DARK_PAGES), slug
 
 
 def test_names_are_those_of_the_table():

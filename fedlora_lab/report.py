@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.measures.runs import (
     COLUMNS,
@@ -136,17 +137,9 @@ def format_deviation(value: float) -> str:
     return "0" if value <= 1e-6 else format_number(value, infinite="∞")
 
 
-AGAINST = {
-    "local": "whoever sees the uploads",
-    "secagg": "whoever sees the sums of the uploads",
-    "central": "whoever sees the released models only",
-}
-"""Trust -> against whom ε holds, in a few words; `Ledger.statement` says it in full."""
-
-
 def observer_phrase(trust: str | None) -> str:
     """Returns words that name the observer of an ε; "" without privacy (``None``)."""
-    return "" if trust is None else f" against {AGAINST[trust]}"
+    return "" if trust is None else f" against {TRUST[trust].observer}"
 
 
 def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 
 
@@ -56,7 +57,6 @@ def _option(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 UNITS = ("example", "person", "client")
-TRUST = ("local", "secagg", "central")
 # The names of `privacy.accounting.ACCOUNTANTS`, which loads SciPy: the command line shows these.
 ACCOUNTANTS = ("pld", "rdp", "opacus-rdp", "opacus-prv")
 LARGEST = 1e9
@@ -89,7 +89,7 @@ class RunSettings:
     accountant: str = _option(
         "pld", "How ε is computed: tight, Rényi, or as Opacus does.", choices=ACCOUNTANTS
     )
-    trust: str | None = _option(None, "Who is trusted, in the client unit.", choices=TRUST)
+    trust: str | None = _option(None, "Who is trusted, in the client unit.", choices=tuple(TRUST))
 
     # The work.
     rounds: int = _option(20, "Communication rounds.", low=0, high=10**6, whole=True)

@@ -277,7 +277,7 @@ def open_audited(
     config = make_config(planted.task, row, privacy, plan, lora, seed)
     run = Recorder.open(config, execution, bug=bug)
     # Where a trusted server adds the noise, a client that is out is not there at all.
-    if run.config.releases_sum and not run.config.is_secagg:
+    if privacy is not None and privacy.trust_model.server_adds_noise:
         run.absent = planted.absent
     return run
 

@@ -111,14 +111,12 @@ class Config:
     @cached_property
     def releases_sum(self) -> bool:
         """Whether the server's rule is given one noised sum of the uploads, and no single one."""
-        return (
-            self.privacy is not None and not self.releases_steps and self.privacy.trust != "local"
-        )
+        return self.privacy is not None and not self.privacy.trust_model.uploads_are_seen
 
     @cached_property
-    def is_secagg(self) -> bool:
-        """Whether the server itself sees the sum of the uploads only (secure aggregation)."""
-        return self.privacy is not None and self.privacy.trust == "secagg"
+    def clients_share_noise(self) -> bool:
+        """Whether the sum holds a share of the noise of each client (secure aggregation)."""
+        return self.privacy is not None and self.privacy.trust_model.clients_share_noise
 
     @cached_property
     def unit_counts(self) -> tuple[int, ...]:
@@ -164,7 +162,7 @@ class Config:
         Guarantees: test_exchange.py::test_noise_in_the_mean_has_the_stated_size.
         """
         # Without the number of a step: no name here is that of the stream of a local step's noise.
-        if s is None and self.releases_sum and not self.is_secagg:
+        if s is None and self.releases_sum and not self.clients_share_noise:
             return [(t, SERVER)], [self.noise_levels.server]
         # Each client's is from its own stream, so that it is the same whoever else takes part.
         where: list[tuple[int, ...]] = [(t, k) if s is None else (t, k, s) for k in ids]
@@ -176,7 +174,7 @@ class Config:
     @cached_property
     def least_uploads(self) -> int:
         """The fewest uploads whose sum holds as much noise as the ledger counts; 0: any number."""
-        if self.privacy is None or not self.is_secagg:
+        if self.privacy is None or not self.clients_share_noise:
             return 0
         # Those who collude upload as well, and know their own noise: their shares hide nothing.
         return self.noise_levels.shares + self.privacy.colluding_clients
@@ -216,7 +214,7 @@ class Config:
         Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
         """
         every = (self.lora.rank,) * len(self.task.sizes)
-        return every if self.is_secagg else self.held_ranks
+        return every if self.clients_share_noise else self.held_ranks
 
     @cached_property
     def period(self) -> int:
@@ -264,7 +262,8 @@ class Config:
         # Without a seed nobody can draw the noise again.
         is_release = privacy is not None and self.seed is None
         # An epsilon that is amplified by participation holds while nobody knows who took part.
-        secret = self.releases_sum and not self.is_secagg and self.plan.participation < 1
+        hidden = privacy is not None and privacy.trust_model.hides_participants
+        secret = hidden and self.plan.participation < 1
         # An exact score of private examples is a release without noise.
         scores = privacy is None or self.task.public_test
         return Visibility(

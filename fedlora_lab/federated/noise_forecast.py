@@ -164,7 +164,7 @@ class NoiseForecast:
         if level.server:
             return (level.server / expected) ** 2
         each = per_client(level.each, count)
-        if config.is_secagg:
+        if config.clients_share_noise:
             # Expected number of uploads in a round that is released: E[n; n >= least].
             most = config.least_uploads - 2
             uploads = count * arrives * float(bdtrc(most, count - 1, arrives))

@@ -103,9 +103,9 @@ class Participant:
             server receives every upload, so each must be protected alone.
         """
         check_parts(task, privacy, plan)
-        trust = "local" if privacy is None else privacy.trust
-        expected = "'local': on Flower the server receives every upload, so each is noised alone"
-        check(trust in ("local", None), "trust", trust, expected)
+        if privacy is not None:
+            expected = "'local': on Flower the server receives every upload: each is noised alone"
+            check(privacy.trust_model.uploads_are_seen, "trust", privacy.trust, expected)
         by_person = privacy is not None and privacy.unit == "person"
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
         task = placeholder_task(task, _units(task, privacy), by_person)

@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.run_settings import TRUST, UNITS
+from fedlora_lab._utils.run_settings import UNITS
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import (
     as_plain,
     check,
@@ -65,11 +66,11 @@ def check_terms(unit: str, delta: float, accountant: str, trust: str | None = No
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
     if trust is None:
         return "central" if unit == "client" else "local"
-    check_one_of("trust", trust, TRUST)
+    check_one_of("trust", trust, tuple(TRUST))
     local = (
         f"'local' for unit={unit!r}: each client noises its steps, its upload is protected alone"
     )
-    check(unit == "client" or trust == "local", "trust", trust, local)
+    check(unit == "client" or TRUST[trust].uploads_are_seen, "trust", trust, local)
     return trust
 
 
@@ -348,7 +349,8 @@ class Ledger:
         released models alone. Both have the same epsilon: the released models are made of what
         the server sees, and the sampling of clients is counted for neither.
         """
-        return ("released",) if "central" in self.trust else ("server", "released")
+        trusted = any(TRUST[part.trust].server_adds_noise for part in self.parts or (self,))
+        return ("released",) if trusted else ("server", "released")
 
     @property
     def mode(self) -> str:
@@ -419,8 +421,8 @@ class Ledger:
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         # Without a sum around it an upload carries its client's own noise, and its sender is seen:
         # who takes part depends on no data, so each client spends in its own rounds.
-        hidden = self._terms.unit == "client" and self._terms.trust != "local"
-        return replace(entry, clients=None) if hidden and entry.clients is not None else entry
+        named = TRUST[self.trust].uploads_are_seen or entry.clients is None
+        return entry if named else replace(entry, clients=None)
 
     def _append(self, entry: LedgerEntry) -> None:
         spent = dict(self._spent)
@@ -441,7 +443,7 @@ class Ledger:
             check_whole("client", client, 0)
         # The draw of examples stays inside their client, so its q counts. Who takes part, or how
         # many do, is hidden by a trusted server alone: else the q of clients is 1.
-        tells = self.unit == "client" and self.trust != "central"
+        tells = self.unit == "client" and not TRUST[self.trust].hides_participants
         total: dict[tuple[float, float], int] = {}
         for one in dict.fromkeys((None, client)):
             for (sigma, q), count in self._spent.get(one, {}).items():

@@ -8,6 +8,7 @@ from scipy.special import bdtr
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.run_settings import RunSettings
+from fedlora_lab._utils.trust import TRUST, TrustModel
 from fedlora_lab._utils.validation import (
     check,
     check_number,
@@ -143,20 +144,16 @@ class Privacy:
             check(most * clip <= MAX_NOISE, "noise_multiplier", most, expected)
         if self.target_epsilon is not None:
             check_number("target_epsilon", self.target_epsilon, 0, open_low=True)
-        if self.unit == "client" and trust != "central" and rate is not None:
+        if not (self.releases_steps or TRUST[trust].hides_participants) and rate is not None:
             reason = "uploads, or the noise of their sum, tell who takes part"
             check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {reason}")
         if self.honest_clients is not None:
             check_whole("honest_clients", self.honest_clients, 1)
-            check(
-                trust == "secagg",
-                "honest_clients",
-                self.honest_clients,
-                "None unless trust='secagg'",
-            )
+            shared = TRUST[trust].clients_share_noise
+            check(shared, "honest_clients", self.honest_clients, "None unless trust='secagg'")
         check_whole("colluding_clients", self.colluding_clients, 0)
         # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
-        shared = trust == "secagg" or not self.colluding_clients
+        shared = TRUST[trust].clients_share_noise or not self.colluding_clients
         check(shared, "colluding_clients", self.colluding_clients, "0 unless trust='secagg'")
 
     def _checked_numbers(self, name: str, high: float) -> PerClient | None:
@@ -169,6 +166,11 @@ class Privacy:
         check(self.releases_steps or isinstance(numbers, float), name, value, common)
         check(numbers != (), name, value, "one number, or one per client")
         return numbers
+
+    @property
+    def trust_model(self) -> TrustModel:
+        """Who adds the noise, and what is seen."""
+        return TRUST[str(self.trust)]
 
     @property
     def releases_steps(self) -> bool:
@@ -325,7 +327,7 @@ class Privacy:
             # Each example is drawn on its own: `batch` is only the expected number of them.
             source = "batch / n_k"
             expected = plan.sample_rates(sizes)
-        elif self.trust == "central":
+        elif self.trust_model.hides_participants:
             source = "participation"
             expected = (float(plan.participation),)
         else:
@@ -371,10 +373,10 @@ class Privacy:
             for sigma in per_client(self.noise_multiplier or 0.0)
         )
         # Alone, an upload is hidden by its own noise only: each has all of sigma C.
-        if self.trust == "local":
+        if self.trust_model.uploads_are_seen:
             several = isinstance(self.noise_multiplier, tuple)
             return NoiseLevels(each=stds if several else stds[0], server=0.0, shares=1)
-        if self.trust == "central":
+        if self.trust_model.server_adds_noise:
             return NoiseLevels(each=0.0, server=stds[0], shares=0)
         self._check_shares(clients)
         chance = plan.participation
@@ -413,9 +415,8 @@ class Privacy:
             self._check_noise()
             rate = self.sample_rate
             if rate is None:
-                public = (
-                    self.unit == "client" and self.trust != "central"
-                )  # who uploads is no secret
+                # Who uploads is no secret then.
+                public = not (self.releases_steps or self.trust_model.hides_participants)
                 check(public, "sample_rate", None, "a number, or call resolve first")
                 rate = 1.0
             sigma = self.noise_multiplier

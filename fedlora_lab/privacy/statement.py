@@ -4,10 +4,10 @@ Every number is computed from the ledger itself, so that a stored one is checked
 """
 
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import RELATION, Ledger
 
-VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
 UNITS = {
     "example": "one example of one client",
     "person": "one person's rows at one client",
@@ -37,12 +37,6 @@ OF_UNIT = {
     "person": "A person with rows at several clients is protected less.",
     "client": "Nothing is hidden from the client itself.",
 }
-OF_TRUST = {
-    "secagg": "Uploads must reach the server as one sum a round only; secure aggregation is not "
-    "part of this package.",
-    "central": "The server sees every upload before its noise, and is trusted with them.",
-}
-
 
 SAME_CLIENTS = (
     "The sum takes a client for the same data in every run: of sites that were merged or split in "
@@ -107,7 +101,8 @@ def _against(ledger: Ledger, observer: str | None) -> str:
         return f"each part's own observer ({' or '.join(defaults)})"
     if (observer or defaults[0]) == "released":
         return "whoever sees the released models only"
-    view = VIEWS.get(ledger.trust, "uploads or sums")
+    views = {TRUST[part.trust].view for part in ledger.parts or (ledger,)}
+    view = views.pop() if len(views) == 1 else "uploads or sums"
     return f"the server, which sees {view} and who sends"
 
 
@@ -117,7 +112,7 @@ def caveats(ledger: Ledger) -> list[str]:
     trusts = sorted({part.trust for part in ledger.parts or (ledger,)})
     lines = [SEEDED] if ledger.reproducible else []
     lines.append(OF_UNIT[ledger.unit])
-    lines += [OF_TRUST[trust] for trust in trusts if trust in OF_TRUST]
+    lines += [TRUST[trust].caveat for trust in trusts if TRUST[trust].caveat]
     return [*lines, *ALWAYS]
 
 

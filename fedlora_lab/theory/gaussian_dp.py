@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_ndtr
 
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import (
     check,
     check_number,
@@ -273,15 +274,15 @@ def trust_level(
     Guarantees: the noise drawn at each level (test_trust_level).
     Source: derived; distributed noise as in arXiv:2102.06387.
     """
-    check_one_of("trust", trust, ("local", "secagg", "central"))
+    check_one_of("trust", trust, tuple(TRUST))
     check_symbols(clip_norm=clip_norm, participants=participants)
     check_symbols(noise_multiplier=noise_multiplier)
     honest_clients = participants if honest_clients is None else honest_clients
     check_whole("honest_clients", honest_clients, 1, participants)
     std = noise_multiplier * clip_norm
-    if trust == "central":
+    if TRUST[trust].server_adds_noise:
         return TrustLevel(each=0.0, server=std, mean=std / participants)
-    shares = 1 if trust == "local" else honest_clients
+    shares = 1 if TRUST[trust].uploads_are_seen else honest_clients
     # The shares of the honest clients alone add up to the whole noise.
     each = std / math.sqrt(shares)
     return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants))

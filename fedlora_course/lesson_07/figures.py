@@ -32,7 +32,8 @@ def bowls(paths: Mapping[str, tuple[float, Distances]], unit: float, title: str)
         ax.axhline(mean, color=style.FACTOR["A"], lw=2)
         above = mean + 0.03 * float(max(top, 8))
         words = f"mean loss {mean:.2f}"
-        ax.text(0.98 * reach, above, words, color=style.FACTOR["A"], ha="right")
+        box = {"facecolor": style.CARD, "alpha": 0.8, "lw": 0, "pad": 1}
+        ax.text(0.98 * reach, above, words, color=style.FACTOR["A"], ha="right", bbox=box)
         ax.set(xlim=(-reach, reach), ylim=(-0.05 * max(top, 8), max(top, 8)))
         ax.set_xlabel("distance x from the minimum")
         ax.set_title(heading)

@@ -83,18 +83,21 @@ def two_bells(mu: float, thresholds: Sequence[float]) -> style.Picture:
 
 
 @style.paper()
-def guesses_by_luck(
+def right_guesses(
     guesses: int, epsilon: float, right: Mapping[str, int], title: str
 ) -> style.Picture:
-    """Draws how many guesses luck gets right under ε (δ = 0), and how many some audits got right.
+    """Draws how many right guesses ε allows at most (δ = 0), and how many some audits have.
 
     Args: guesses: of each audit; epsilon: stated; right: words -> how many were right; title: the
         finding.
     """
     figure, (ax,) = style.subplots(8.4, 3.7)
     count = np.arange(min(right.values()) - 5, guesses + 1)
-    luck = binom.pmf(count, guesses, expit(epsilon))
-    ax.bar(count, luck, width=0.85, color=style.GREY)
+    allowed = binom.pmf(count, guesses, expit(epsilon))
+    ax.bar(count, allowed, width=0.85, color=style.GREY)
+    middle = guesses * expit(epsilon)
+    words = f"what ε = {epsilon:g}\nallows at most"
+    ax.text(middle - 6, 0.75 * allowed.max(), words, color=style.GREY, ha="right", weight="bold")
     for words, number in right.items():
         beyond = binom.sf(number - 1, guesses, expit(epsilon)) < 0.05
         colour = style.WRONG if beyond else style.INK
@@ -102,8 +105,8 @@ def guesses_by_luck(
         place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
         ax.text(number, 1.01, f"{words}:\n{number}", color=colour, weight="bold", **place)
     ax.set(xlim=(count[0] - 5, guesses + 5), ylim=(0, None))
-    ax.set_xlabel(f"right guesses of {guesses} (grey: by luck, where ε = {epsilon:g})")
-    ax.set_ylabel("probability by luck")
+    ax.set_xlabel(f"right guesses of {guesses}")
+    ax.set_ylabel("probability of each number")
     ax.set_title(title, pad=36)
     return figure
 

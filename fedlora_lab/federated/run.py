@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
-from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import steps_with_default_modes, with_default_modes
 from fedlora_lab._utils.validation import (
     check,
@@ -260,8 +259,7 @@ class Run:
         self.contents = store.contents(folder)
         if self.contents != ([], None):
             self.state, self.ledger = store.restore(folder, config, self._settings, fresh, ledger)
-            self.resumed = self.state is not fresh
-            self._warn_of_overspending()
+            self.resumed = True
         return self
 
     def _replay_settings(self) -> JsonObject:
@@ -278,32 +276,6 @@ class Run:
             "chunk_examples": self.prepared.chunk,
         }
 
-    # ---- what the rounds ahead would spend
-
-    def _warn_of_overspending(self) -> None:
-        """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
-        target = None if self.config.privacy is None else self.config.privacy.target_epsilon
-        if not target or self.ledger is None or self.ledger.uncertified is not None:
-            return
-        spent = self._spent_at_end()
-        # More than calibration's own tolerance: a round was released twice.
-        if spent > target * (1 + 1e-6):
-            text = f"epsilon={round_up(spent, '.4g')} after the last round"
-            text += f": expected at most target_epsilon={target:g}"
-            warn(f"{text}; rounds were released twice, a plan of fewer rounds ends the run in time")
-
-    def _spent_at_end(self) -> float:
-        """Epsilon after the rounds ahead, if everyone takes part in them."""
-        charge = self.config.charge
-        assert self.ledger is not None and charge is not None
-        now = self.state.server.round
-        # With a seed a repeated round gives the same values: it is no second release.
-        repeats = self.ledger.releases if self.ledger.reproducible else ()
-        written = {entry.round for entry in repeats}
-        ahead = [t for t in range(now + 1, self.config.plan.rounds + 1) if t not in written]
-        # Who will take part is not drawn yet: everyone is the most that a round can spend.
-        return self.ledger.after(map(charge.at, ahead)).epsilon_or_inf()
-
     @property
     def ended(self) -> bool:
         """Whether no round is left."""
@@ -317,7 +289,7 @@ class Run:
         with self.lock():
             if not self.resumed:
                 yield self.record_start()
-            elif self.folder is not None:
+            else:
                 yield self.stored_record()
             while not self.ended:
                 yield self.close_round(self._round())
@@ -348,10 +320,6 @@ class Run:
         """Makes the first record, and stores the initial state alone in its folder."""
         record = self.record_state()
         self._store(record)
-        # Rounds of an earlier attempt: a run that goes on from them would not be this one.
-        if self.folder is not None:
-            for round in set(self.contents[0]) - {self.state.server.round}:
-                store.remove(self.folder, round)
         return record
 
     def stored_record(self) -> Round:

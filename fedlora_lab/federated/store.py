@@ -1,15 +1,15 @@
-"""A run's folder: its state, each round written whole or not at all, its ledger, and its rows.
+"""A run's folder: its ledger, its rows, and its state, each written whole or not at all.
 
-What is released, the server's tensors, lies in the folder. What is not, because it carries no noise
-or tells who took part, lies in its subfolder ``private/``. A run goes on from both together only.
-Each part of a round is one sealed file: tensors by safetensors, and beside them a JSON text.
+Ledger and rows tell what records show. The state lies in the subfolder ``private/``: what clients
+keep carries no noise, and what each one last received tells who took part. A state is one sealed
+file: tensors by safetensors, and beside them a JSON text.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,8 @@ from safetensors.torch import load, save
 
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import (
-    Damaged,
     JsonObject,
     append_line,
-    has_key,
-    keyed_digest,
     parse_json,
     private_folder,
     read_bytes,
@@ -30,20 +27,18 @@ from fedlora_lab._utils.files import (
     read_sealed,
     write_sealed,
 )
-from fedlora_lab._utils.validation import check, warn
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.config import Config
 from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
+from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 12
-"""Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
-"""The last so many rounds stay in the folder: should the newest be damaged, one is left."""
+"""The last so many states stay in the folder: should the newest be lost, one is left."""
 LEDGER = "ledger.json"
 ROWS = "rounds.jsonl"
 """The rows of a run's frame, a line a round."""
@@ -84,8 +79,9 @@ def contents(folder: Path) -> tuple[list[int], bytes | None]:
 
 
 def rounds_in(folder: Path) -> list[int]:
-    """Rounds whose released part is in the folder, ascending."""
-    names = [re.fullmatch(r"round-(\d{6,})", path.name) for path in folder.glob("round-*")]
+    """Rounds whose state is in the folder, ascending."""
+    paths = private_folder(folder).glob("round-*")
+    names = [re.fullmatch(r"round-(\d{6,})", path.name) for path in paths]
     return sorted(int(match[1]) for match in names if match)
 
 
@@ -132,17 +128,6 @@ def rule_identity(rule: object) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(rule))
 
 
-def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> JsonObject:
-    """A run's settings as its checkpoints hold them: a keyed digest in the task's place.
-
-    Args:
-        folder: of the run; its secret key is made here if need be.
-        settings: as `settings_of` gives them.
-    """
-    # A plain digest of the data would confirm a guess at them.
-    return {**settings, "task": keyed_digest(folder, settings["task"])}
-
-
 # ---- rows
 
 
@@ -186,115 +171,67 @@ def stored_frame(folder: Path) -> "pd.DataFrame":
     return frame
 
 
-# ---- writing
+# ---- the state
 
 
 def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
-    """Writes the state after a round, and removes older rounds but one.
+    """Writes the state after a round, and removes older ones but one.
 
     Args:
         folder, state: where, and what.
         settings: what a run that goes on from it must agree on.
 
-    Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
-        tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
+    Guarantees: what lies outside ``private/`` tells nothing of who took part
+        (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
     round = state.server.round
-    about = {"round": round, "settings": settings_with_keyed_task(folder, settings)}
-    released = _to_bytes({"server": state.server.tensors}, about)
-    about_private = {
+    about = {
         "round": round,
+        "settings": settings,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
-        # Each part may be whole and of another run, or of the same round before a restart.
-        "released": hashlib.sha256(released).hexdigest(),
     }
-    private = {"personal": state.personal}
-    # The released part last: without it the round is not there, whatever a kill has left.
-    write_sealed(_place(private_folder(folder), round), _to_bytes(private, about_private))
-    write_sealed(_place(folder, round), released)
-    stored = [earlier for earlier in rounds_in(folder) if earlier <= round]
-    for earlier in stored[:-KEPT_ROUNDS]:
-        remove(folder, earlier)
-
-
-def remove(folder: Path, round: int) -> None:
-    """Deletes a round, what is released first: a round without it does not count as stored."""
-    for path in (_place(folder, round), _place(private_folder(folder), round)):
-        path.unlink(missing_ok=True)
+    tensors = {
+        f"{group}/{key.name}/{key.layer}": x.detach().cpu().contiguous()
+        for group, values in (("server", state.server.tensors), ("personal", state.personal))
+        for key, x in values.items()
+    }
+    text = json.dumps(about, sort_keys=True, allow_nan=False)
+    write_sealed(_place(folder, round), save(tensors, {"about": text}))
+    for earlier in rounds_in(folder)[:-KEPT_ROUNDS]:
+        _place(folder, earlier).unlink()
 
 
 def _place(folder: Path, round: int) -> Path:
-    return folder / f"round-{round:06d}"
+    return private_folder(folder) / f"round-{round:06d}"
 
 
-def _to_bytes(groups: Mapping[str, Tensors], about: JsonObject) -> bytes:
-    tensors = {
-        f"{group}/{key.name}/{key.layer}": x.detach().cpu().contiguous()
-        for group, values in groups.items()
-        for key, x in values.items()
-    }
-    # A single entry: several have no order of their own, and equal states would be unequal bytes.
-    text = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
-    return save(tensors, {"about": text})
+def read(folder: Path) -> tuple[RunState, JsonObject]:
+    """Reads the newest state in a folder, and its run's settings.
 
-
-# ---- reading
-
-
-def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
-    """Reads one checkpoint and its run's settings.
-
-    Args: folder, round: which.
-    Raises: `Damaged` where a part is missing, or is not what was written; another ``ValueError``
-        where a part is there and cannot be read, or is of another version.
+    Raises: ``ValueError`` in one line where there is none, where it is not what was written, and
+        where another version of the package wrote it.
     """
-    name = f"checkpoint=round-{round:06d}"
-    released = read_sealed(_place(folder, round), name)
-    private = read_sealed(_place(private_folder(folder), round), name)
-    about, groups = _from_bytes(released, round)
-    about_private, private_groups = _from_bytes(private, round)
-    if about_private["released"] != hashlib.sha256(released).hexdigest():
-        text = "a whole one (what is private belongs to other tensors of the server)"
-        raise Damaged(f"{name}: expected {text}")
-    state = RunState(
-        server=ServerState(groups["server"], round),
-        personal=private_groups.get("personal", {}),
-        seen=about_private["seen"],
-        changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
-    )
-    return state, about["settings"]
-
-
-def _from_bytes(content: bytes, round: int) -> tuple[JsonObject, dict[str, TensorDict]]:
-    """The JSON and the tensors, by group, of one part of a round."""
-    # The seal is whole, so this is what some version wrote.
+    rounds = rounds_in(folder)
+    check(bool(rounds), "out", str(folder), "a folder with its subfolder private/ as it was")
+    round = rounds[-1]
+    content = read_sealed(_place(folder, round), f"private/round-{round:06d}")
     length = int.from_bytes(content[:8], "little")
     about = parse_json(parse_json(content[8 : 8 + length], "header")["__metadata__"]["about"], "it")
-    name = f"checkpoint=round-{round:06d}"
-    if about["format"] != FORMAT:
-        expected = f"format {FORMAT}, not {about['format']!r}: go on with the version that wrote it"
-        raise ValueError(f"{name}: expected {expected}")
-    if about["round"] != round:
-        raise Damaged(f"{name}: expected a whole one (it is of round {about['round']})")
-    groups: dict[str, TensorDict] = {}
+    settings = about["settings"]
+    same = settings["package_version"] == __version__
+    check(same, "out", str(folder), "the same package_version as in this run")
+    groups: dict[str, TensorDict] = {"server": {}, "personal": {}}
     for place, tensor in load(content).items():
-        group, tensor_name, layer = place.split("/", 2)
-        groups.setdefault(group, {})[ParamKey(tensor_name, layer)] = tensor
-    return about, groups
-
-
-def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
-    """Yields the whole checkpoints of a folder, the newest first; warns of damaged ones."""
-    rounds = rounds_in(folder)
-    # With a new key no run would know its own data again.
-    usable = not rounds or has_key(folder)
-    check(usable, "out", str(folder), "a folder with its subfolder private/ as it was")
-    for round in reversed(rounds):
-        try:
-            yield read(folder, round)
-        except Damaged as error:
-            warn(f"{error}; going back to an earlier one")
+        group, name, layer = place.split("/", 2)
+        groups[group][ParamKey(name, layer)] = tensor
+    state = RunState(
+        server=ServerState(groups["server"], round),
+        personal=groups["personal"],
+        seen=about["seen"],
+        changed=[{ParamKey(*key): rank for *key, rank in x} for x in about["changed"]],
+    )
+    return state, settings
 
 
 # ---- resuming
@@ -311,29 +248,16 @@ def restore(
 
     Args:
         folder, config: the folder, and the run that goes on from it.
-        settings: of that run, as its checkpoints hold them.
+        settings: of that run, as its states hold them.
         fresh, opened: state and ledger of that run if it began anew.
 
-    Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
-    Not from a seed: nothing would tell whether the rounds in the ledger are released again alike.
-
-    Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this
-        run would have written.
-    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release,
+    Raises: ``ValueError`` where the folder is of another run, its state lost or damaged, or its
+        ledger not the one that this run would have written.
+    Guarantees: test_attack_spending.py::test_a_lost_state_forgets_no_release,
         test_checkpoint.py::test_a_round_is_replayed_to_the_same_bits_or_not_at_all.
     """
-    latest = next(whole_checkpoints(folder), None)
-    # Releases do not come back with the files that are lost.
-    begins_anew = latest is None and opened is not None and (folder / LEDGER).exists()
-    if begins_anew and not config.replays_noise:
-        text = "no checkpoint in it is whole; the run begins anew"
-        text = f"out={str(folder)!r}: {text}, and what stands in its ledger stays spent"
-        warn(text)
-        return fresh, _stored_ledger(folder, config, fresh, opened)
-    check(latest is not None, "out", str(folder), "a folder with a whole checkpoint")
-    assert latest is not None
-    state, stored = latest
-    for name, value in settings_with_keyed_task(folder, settings).items():
+    state, stored = read(folder)
+    for name, value in settings.items():
         equal = stored.get(name) == value
         check(equal, "out", str(folder), f"the same {name} as in this run")
     layers = state.server.tensors.keys()
@@ -364,9 +288,6 @@ def _stored_ledger(
         exist = all(k < len(state.seen) for k in entry.clients or ())
         check(exist, "ledger", entry, "clients of this run")
         ours = charge.at(entry.round, None if entry.clients is None else tuple(entry.clients))
-        # Files of earlier versions count an upload for every client, which is never too little.
-        if entry.clients is None and not (config.releases_steps or config.releases_sum):
-            ours = replace(ours, clients=None)
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.
     written = {entry.round for entry in ledger.releases}

@@ -75,7 +75,7 @@ def reached(state):
 
 def left(state):
     """What a run left: the rounds done, those in its table, and whether ledger and table fit."""
-    done = next(store.whole_checkpoints(state))[0].server.round
+    done = store.read(state)[0].server.round
     book = state / "ledger.json"
     ledger = Ledger.load(book) if book.exists() else Ledger()
     charged = [entry.round for entry in ledger.releases]

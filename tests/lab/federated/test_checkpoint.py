@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from calls import Options, refused
 from toy_tasks import (
-    KEEPS_B,
     LORA,
     PLAN,
     book,
@@ -27,9 +26,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import (
     append_line,
     dump_checksummed,
-    read_sealed,
     write_atomically,
-    write_sealed,
 )
 from fedlora_lab.federated import store
 from fedlora_lab.federated.make_config import make_config
@@ -46,18 +43,6 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
 
 
-@pytest.mark.parametrize("name", ["round-000003", "private/round-000003"])
-def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
-    """With a warning, and to the same bits."""
-    run = tokens("head"), KEEPS_B, private("example"), LONG
-    whole = play(*run, out=tmp_path)
-    shutil.copy(tmp_path / name.replace("3", "2"), tmp_path / name)
-    words = r"^checkpoint=round-000003: expected a whole.*; going back to an earlier one"
-    with pytest.warns(match=words):
-        rest = play(*run, out=tmp_path)
-    same_bits(whole[2:], rest)
-
-
 def test_a_finished_run_yields_its_last_record_again(tmp_path):
     """As it was, but for objects that no file holds."""
     *_, last = play(*RUN, out=tmp_path)
@@ -66,12 +51,10 @@ def test_a_finished_run_yields_its_last_record_again(tmp_path):
     assert again.seconds == last.seconds and book(again).to_json() == book(last).to_json()
 
 
-FILES = ["round-000002", "private/round-000002"]
-FILES += ["private/round-000001", "private/key", "ledger.json"]
+FILES = ["private/round-000002", "private/round-000001", "ledger.json"]
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:checkpoint=round-000002")
 def test_a_lost_file_is_one_line_or_the_run_goes_on(tmp_path):
     """Whatever is released then stands in the ledger, beside all that stood there before."""
     parts = regression(2), "fedlora", private("example")
@@ -94,31 +77,7 @@ def test_a_lost_file_is_one_line_or_the_run_goes_on(tmp_path):
         else:
             known = Ledger.load(place / "ledger.json").releases
             assert played and sum(entry.count for entry in known) == 2 + played
-    assert [*refusals] == FILES[3:]
-
-
-def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
-    """Begun anew the run would spend more than was planned, and remove what may be whole."""
-    play(*RUN, seed=None, out=tmp_path)
-    written = f'\\"format\\": {store.FORMAT}'.encode()
-    for path in tmp_path.glob("round-*"):
-        content = read_sealed(path, "it")
-        assert written in content
-        write_sealed(path, content.replace(written, written.replace(b"1", b"2")))
-    before = contents(tmp_path)
-    with refused("^checkpoint=round-.*: expected format"):
-        play(*RUN, seed=None, out=tmp_path)
-    assert contents(tmp_path) == before
-
-
-def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
-    """Of the same round, and each of them whole."""
-    for seed in (0, 1):
-        play(*RUN, out=tmp_path / str(seed), seed=seed)
-    for path in (tmp_path / "1" / "private").glob(f"round-{PLAN.rounds:06d}"):
-        shutil.copy(path, tmp_path / "0" / "private")
-    with pytest.warns(match="what is private belongs to other tensors"):
-        play(*RUN, out=tmp_path / "0")
+    assert [*refusals] == FILES[2:]
 
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
@@ -164,10 +123,10 @@ def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
 def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     """From a seed its noise is the same: the difference of two releases would hide nothing."""
     play(*RUN, out=tmp_path)
-    for path in tmp_path.glob("round-*2" if lost == "the round" else "round-*"):
+    for path in tmp_path.glob("private/round-*2" if lost == "the round" else "private/round-*"):
         path.unlink()
     if lost == "all rounds":
-        with refused(r"^out='.*': expected a folder with a whole chec"):
+        with refused(r"^out='.*': expected a folder with its subfolder private/ as it was"):
             play(*RUN, out=tmp_path)
         return
     others: dict[str, Any] = {

@@ -128,7 +128,7 @@ CARD = """{}
 
 {}.
 
-<details><summary>Diagram, rules and sources</summary>
+<details><summary>Diagram and rules</summary>
 
 {}
 

@@ -392,7 +392,7 @@ def test_the_evidence_states_what_stored_studies_found():
     assert missing("docs/evidence/15.md", said) == []
 
 
-def test_the_page_of_methods_states_what_cores_found():
+def test_the_evidence_of_methods_states_what_cores_found():
     """Each row at its best rate, in the mean over three seeds."""
     runs = pd.read_csv(RESULTS / "cores.csv").fillna({"epsilon": 0.0})
     scores = 100 * runs.pivot_table("accuracy", ["epsilon", "method", "lr"], "seed")
@@ -401,7 +401,7 @@ def test_the_page_of_methods_states_what_cores_found():
         here: Any = scores.xs((epsilon, slug))
         return here.loc[here.mean(axis=1).idxmax()]
 
-    page = words("docs/methods.md")
+    page = words("docs/evidence/methods.md")
     for epsilon in (0.0, 8.0):
         gap = best(epsilon, "fed-sb") - best(epsilon, "ravan")
         mean, half = t_interval(np.array(gap))

@@ -25,7 +25,7 @@ from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.rehearsal import NEAR, plateau_begin, plateau_end
+from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, concatenate
 
@@ -250,7 +250,10 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
     # What could not be scored counts as nothing right.
     scores = table[["validation", "accuracy"]].fillna(0.0).groupby(level="lr").mean()
     best = float(scores["validation"].idxmax())
-    begin, end = plateau_begin(scores["validation"]), plateau_end(scores["validation"])
+    end = plateau_end(scores["validation"])
+    # A plateau begins where its mirror image ends.
+    mirrored = scores["validation"][::-1]
+    begin = 1 / plateau_end(mirrored.set_axis(1 / mirrored.index))
     here = table.loc[best]
     mean, half = t_interval(here["accuracy"].to_numpy())
     predicted = predicted_end(row, setting)

@@ -5,7 +5,6 @@ import math
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from fedlora_lab import methods
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, warn
-from fedlora_lab.federated.records import Round, predict, save_adapter
+from fedlora_lab.federated.records import Round, save_adapter
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.suggested_rates import suggest_lr
-from fedlora_lab.recipes.taken_up import carry_over
 from fedlora_lab.tasks.task import Task
 
 LOCAL_STEPS = 5
@@ -29,7 +27,9 @@ LOCAL_STEPS = 5
 BATCHES = 4, 64
 """The smallest and the largest batch that is chosen."""
 LARGEST_RATE = 3.2
-"""The largest rate that was best in the committed search on texts, at rank 4 and alpha 8."""
+"""The largest rate that was best in the committed search on texts, with `SEARCHED`."""
+SEARCHED = Lora(rank=4, alpha=8)
+"""The adapter of that search."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,6 @@ class Finetuned:
         """What was spent."""
         assert self.record.ledger is not None  # epsilon is a number
         return self.record.ledger
-
-    def predict(self, rows: Sequence[dict]) -> list[Any]:
-        """Predicts the class of each row, which is tokenised as the training rows were.
-
-        Raises: ValueError for a task that was not made by `fl.tasks.from_trainer` of a classifier.
-        """
-        reader = self.task.origin.reader
-        classes = getattr(reader, "classes", ())
-        expected = "of fl.tasks.from_trainer, with classes; else fl.predict takes the inputs"
-        check(bool(classes), "task", self.task.name, expected)
-        # The collator asks for labels, which nobody reads here.
-        x, _ = reader.read([{"label": 0, **row} for row in rows])
-        outputs = predict(self.task, self.record, x)
-        return [classes[i] for i in outputs.argmax(1).tolist()]
 
     def save(self, path: str | Path, merged: bool = False) -> Path:
         """Saves a folder that serves as it lies.
@@ -159,7 +145,7 @@ def finetune(
     privacy = Privacy(unit=unit, delta=delta).calibrate(epsilon=epsilon, task=task, plan=plan)
     rehearsed = task.validation is not None
     suggested = suggest_lr(task, row, privacy, plan, lora, rehearse=rehearsed)
-    largest = carry_over(LARGEST_RATE, lora_of(lora), by_clip=True)
+    largest = LARGEST_RATE * _step(SEARCHED) / _step(lora_of(lora))
     rate = float(f"{min(suggested.lr, largest):.3g}")
     norm = min(suggested.clip_norm, 1.0)
     choices["rate"] = f"{rate:g}: {suggested.origin}; at most {largest:.3g}"
@@ -170,6 +156,12 @@ def finetune(
     result = Finetuned(task, record, choices)
     _warn_of_the_commonest_class(result)
     return result
+
+
+def _step(lora: Lora) -> float:
+    """How far a clipped step of rate 1 moves a layer's output, but for a factor of the layer."""
+    # A larger start of A and the smaller scale that goes with it move the output alike.
+    return lora.scaling * lora.start_scale * math.sqrt(lora.rank)
 
 
 def _with_bar(records: Any, rounds: int) -> Any:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
@@ -59,7 +58,6 @@ def rehearse(
     plan: Plan,
     rates: Iterable[float],
     *,
-    public: tuple[Any, Tensor] | None = None,
     lora: "Lora | None" = None,
     runs: int = 2,
     seed: int = 0,
@@ -67,22 +65,20 @@ def rehearse(
     """Chooses a learning rate by doing the same run on public examples, before the private one.
 
     The rehearsal has the method, the plan, the clip norm and the noise of the private run, and as
-    many clients of the same sizes. Only their examples are others: two thirds of the public ones,
-    drawn with replacement and dealt at random, while the last third is scored. So it sees signal,
-    noise and steps alike. No private value is read and no epsilon is spent. It costs as many runs
-    as there are rates, times ``runs``.
+    many clients of the same sizes. Only their examples are others: two thirds of the task's public
+    validation examples, drawn with replacement and dealt at random, while the last third is scored.
+    So it sees signal, noise and steps alike. No private value is read and no epsilon is spent. It
+    costs as many runs as there are rates, times ``runs``.
 
     Args:
         task, method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the clip norm goes in proportion to the rate, since noise follows it.
-        public: (x, y), at least 30 labelled public examples; ``None``: the validation examples of
-            the task. Examples on which the private run is scored later make its score too good.
         runs: at each rate, >= 1, each with a split, a start and noise of its own.
         seed: of the rehearsal. Even at the same number no stream is that of a run, so a rehearsal
             does not draw the noise of the run that it chooses for.
 
-    Raises: ``ValueError`` without noise, without public examples, or where they are few.
+    Raises: ``ValueError`` without noise, or without 30 public validation examples.
     Guarantees: no private value enters
         (test_rehearsal.py::test_no_private_value_enters_a_rehearsal); the noise is that of the run
         (test_rehearsal.py::test_a_rehearsal_has_the_noise_and_the_work_of_its_run); its seeds are
@@ -106,7 +102,7 @@ def rehearse(
     for rate in rates:
         check_number("rates", rate, 0, open_low=True)
     seeds = seeds_of(seed, runs)
-    tasks = [public_task(task, privacy, public, each) for each in seeds]
+    tasks = [public_task(task, privacy, each) for each in seeds]
     measure = _measure_of(task)
     rows = []
     for rate in rates:
@@ -129,20 +125,19 @@ def seeds_of(seed: int, runs: int) -> list[int]:
     return [int(Streams(seed).numpy("rehearsal", i).integers(2**32, 2**62)) for i in range(runs)]
 
 
-def public_task(task: Task, privacy: Privacy, public: tuple[Any, Tensor] | None, seed: int) -> Task:
+def public_task(task: Task, privacy: Privacy, seed: int) -> Task:
     """The task with public examples in the place of the private ones, and others to score on.
 
     Of the private task it takes the model and the public numbers: how many clients there are, and
     how many examples each has, or persons where persons are protected, with an example each.
 
-    Args: task, privacy, public: see `rehearse`. seed: of the examples that each client gets.
+    Args: task, privacy: see `rehearse`. seed: of the examples that each client gets.
     """
-    if public is None:
-        expected = "public ones: a task with validation examples and public_test=True; or public="
-        check(task.public_test, "public", None, expected)
-        check(task.validation is not None, "public", None, expected)
-    x, y = public or task.validation or task.test
-    check(len(y) >= FEWEST, "public", f"{len(y)} examples", f"at least {FEWEST}")
+    public = task.validation if task.public_test else None
+    expected = f"at least {FEWEST} examples, with public_test=True"
+    check(public is not None, "validation", None, expected)
+    x, y = public
+    check(len(y) >= FEWEST, "validation", f"{len(y)} examples", expected)
     streams = Streams(seed)
     order = torch.from_numpy(streams.numpy("rehearsal split").permutation(len(y)))
     learned = order[: int(LEARNED * len(y))]
@@ -215,12 +210,3 @@ def plateau_end(mean: "pd.Series") -> float:
         return float(later.index[-1])
     pair: Any = later.iloc[lost[0] - 1 : lost[0] + 1]
     return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
-
-
-def plateau_begin(mean: "pd.Series") -> float:
-    """Finds the rate from which on the score is at most `NEAR` below the best; see `plateau_end`.
-
-    Args: mean: the scores, by rate, ascending.
-    """
-    # A plateau begins where its mirror image ends.
-    return 1 / plateau_end(mean[::-1].set_axis(1 / mean.index[::-1]))

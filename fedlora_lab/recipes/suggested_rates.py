@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import torch
 
+from fedlora_lab import methods
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes import rehearsal
 from fedlora_lab.recipes.dry_run import dry_run
-from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up, takes_turns
 from fedlora_lab.tasks.task import Task
 
 SUGGESTED_VARIANCE = 0.2
@@ -25,9 +26,6 @@ REHEARSED_OCTAVES = range(-2, 5)
 """Rates that `suggest_lr` rehearses, in octaves above the one that v suggests."""
 UNREHEARSED = "with other layers or numbers of steps ranges ended up to 20 times farther on"
 """What to know of a rate that follows from v alone."""
-TURNS = ("within a round", "over rounds")
-"""Kinds of `noise_product` for which noise has half the variance of each factor: some of their runs
-collapse before the mean does."""
 
 
 class PublicSuggestion(NamedTuple):
@@ -106,7 +104,8 @@ def suggest_lr(
     noise = noise_taken_up(task, method, privacy, plan, lora).in_copies()
     factor = noise.factor(SUGGESTED_VARIANCE)
     origin = f"at which noise on an output of a client's copy has variance {SUGGESTED_VARIANCE:g}"
-    if noise.kind in TURNS:
+    if takes_turns(methods.get(method)):
+        # Each factor has half of the noise, and some runs collapse before the mean does.
         factor /= math.sqrt(2)
         origin = f"that is 0.7 of the one {origin}, since the factors take turns"
     if noise.uncounted:

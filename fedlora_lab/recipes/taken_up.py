@@ -13,7 +13,7 @@ from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.state import KINDS, ParamKey
+from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import OutputVariance, noise_factor
@@ -24,19 +24,16 @@ OUTPUT_VARIANCE = 0.35
 """The variance of noise on a layer's output at which a range of rates is predicted to end, whatever
 the method. On digits three points of accuracy are lost within a factor of 1.7 of that rate; on
 other tasks the range may end farther off."""
-TUNED_LORA = Lora(rank=4, alpha=8)
-"""The adapter that the rates of `Plan` and of the committed searches suit."""
 
 
 class NoiseTakenUp(NamedTuple):
-    """The noise on a layer's output over a run, and how the noise of one factor meets the other's.
+    """The noise on a layer's output over a run.
 
     Args:
         variance: on an output of the model that is scored, with A as PEFT draws it or as a start by
             hand made it: of the averaged model, or of a client's own where a factor stays with it.
         client_noise_ratio: variance of the noise in the A and in the B with which a client ends a
             round, over that in this model.
-        kind: how the noise on one factor meets that on the other, see `noise_product`.
         balance: the amplification number that a balanced start allows at most.
         of_start: variance on an output of the noise in A times what B starts with.
         uncounted: what the row does with its noise that is not in here; ``None``: nothing.
@@ -44,7 +41,6 @@ class NoiseTakenUp(NamedTuple):
 
     variance: OutputVariance
     client_noise_ratio: tuple[float, float]
-    kind: str
     balance: float
     of_start: float = 0.0
     uncounted: str | None = None
@@ -134,55 +130,17 @@ def noise_taken_up(
     )
     shared = replace(config, method=row.replace(uploaded_factors=None))
     uncounted = NoiseForecast(shared, forecast.weights).unknown_on_outputs
-    return NoiseTakenUp(variance, (of_a, of_b), noise_product(row), balance, of_start, uncounted)
+    return NoiseTakenUp(variance, (of_a, of_b), balance, of_start, uncounted)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:
     return {"A": torch.eye(rank, weight.shape[1])}
 
 
-def carry_over(rate: float, lora: Lora, by_clip: bool) -> float:
-    """Carries a rate that suits the adapter of the committed searches over to another one.
+def takes_turns(row: Method) -> bool:
+    """Tells whether both factors move, but never in one step.
 
-    A step moves a layer's output by gamma^2 r times rate and gradient, since the gradient of B
-    holds gamma and A as well. Where gradients are clipped only gamma and the root of r remain.
-
-    Args:
-        rate: that suits `TUNED_LORA`.
-        lora: the other one.
-        by_clip: every step is clipped.
-
-    >>> carry_over(0.3, Lora(rank=4, alpha=16), by_clip=False)
-    0.075
+    A rule that chooses a factor during the run ("*") chooses one.
     """
-
-    def step(adapter: Lora) -> float:
-        # A larger start of A and the smaller scale that goes with it move the output alike.
-        return (adapter.scaling * adapter.start_scale) ** 2 * adapter.rank
-
-    ratio = step(TUNED_LORA) / step(lora)
-    return rate * (math.sqrt(ratio) if by_clip else ratio)
-
-
-def noise_product(row: Method) -> str:
-    """Says when noise on one factor can multiply noise on another.
-
-    Returns: "never", "at once", "within a round" or "over rounds".
-
-    That is for the example unit. In the client unit noise falls on all that moved in a round at
-    once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is
-    that of the product already: it is split, not multiplied.
-    """
-    rounds = [set(row.factors_in_round(t, HORIZON)) for t in range(HORIZON)]
-    every = set().union(*rounds)
-    # A core or a residual between the factors holds noise of the product itself.
-    initial = row.initial_factors
-    made = {} if initial is None else initial(torch.eye(6, dtype=torch.float64), 2)
-    kinds = [KINDS[name] for name in made if name in KINDS]
-    if any(kind.of_the_product and not kind.scheduled for kind in kinds):
-        return "at once"
-    if "*" not in every and len(every) < 2:
-        return "never"
-    if any(len(row.factors_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
-        return "at once"
-    return "within a round" if any(len(moved) > 1 for moved in rounds) else "over rounds"
+    words = {row.factors_at_step(t, s) for t in range(HORIZON) for s in range(HORIZON)}
+    return max(map(len, words)) == 1 and (len(words) > 1 or words == {"*"})

@@ -97,20 +97,6 @@ def test_images_and_decoders_are_saved_whole(kind, tmp_path):
     expected = fl.predict(task, result.record, x)
     with torch.no_grad():
         torch.testing.assert_close(forward(model, x), expected, rtol=1e-4, atol=1e-5)
-    if kind == "llama":
-        with refused("^task='from_trainer': expected of fl.tasks.from_trainer, with classes"):
-            result.predict([])
-
-
-@NEAR_CHANCE
-def test_a_prediction_is_that_of_the_trained_model():
-    rows = toy_hubs.rows_of("bert")[:5]
-    task = toy_hubs.fresh("bert")
-    result = fl.finetune(task, epsilon=8, rounds=1, seed=0)
-    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in rows]
-    x, _ = task.origin.reader.read(rows)
-    numbers = fl.predict(task, result.record, x).argmax(1).tolist()
-    assert result.predict(unlabelled) == [task.origin.reader.classes[i] for i in numbers]
 
 
 def test_a_run_that_ends_at_the_commonest_class_says_so():

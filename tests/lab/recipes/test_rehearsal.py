@@ -1,5 +1,6 @@
 """The same run on public examples: its work and noise, other seeds, and nothing private."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 import torch
 from calls import refused
 from small_digits import PLAN, PRIVACY, digits, with_other_clients
+from toy_tasks import with_private_test
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
@@ -48,7 +50,7 @@ def test_a_rehearsal_has_the_noise_and_the_work_of_its_run(unit):
     task = by_person(digits())
     config, other = (
         make_config(each, "fedlora", privacy, PLAN, None, 0)
-        for each in (task, public_task(task, privacy, None, seed=5))
+        for each in (task, public_task(task, privacy, seed=5))
     )
     assert other.noise_levels == config.noise_levels
     assert other.sample_rates == config.sample_rates
@@ -58,7 +60,7 @@ def test_a_rehearsal_has_the_noise_and_the_work_of_its_run(unit):
 
 def test_what_a_rehearsal_learns_from_is_not_what_it_scores():
     task: Any = digits()
-    found = public_task(task, PRIVACY, None, seed=5)
+    found = public_task(task, PRIVACY, seed=5)
     rows = {x.numpy().tobytes() for x in task.validation[0]}
     scored = {x.numpy().tobytes() for x in found.test[0]}
     learned = {x.numpy().tobytes() for x, _ in found.clients for x in x}
@@ -83,13 +85,16 @@ def test_a_rate_that_ruins_the_model_is_not_chosen():
 
 
 def test_what_cannot_be_rehearsed_is_refused():
-    task = fl.tasks.sentences(clients=3)
-    with refused(r"^public=None: expected public ones: .* or public="):
-        fl.rehearse(task, "fedlora", PRIVACY, PLAN, RATES)
-    x, y = digits().test
-    few = x[:29], y[:29]
-    with refused(r"^public='29 examples': expected at least 30"):
-        fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, RATES, public=few)
+    few = digits()
+    x, y = few.test
+    few = replace(few, held_out=replace(few.held_out, validation=(x[:29], y[:29])))
+    for task, shown in (
+        (fl.tasks.sentences(clients=3), "None"),
+        (with_private_test(digits()), "None"),
+        (few, "'29 examples'"),
+    ):
+        with refused(f"^validation={shown}: expected at least 30 examples, with public_test=True"):
+            fl.rehearse(task, "fedlora", PRIVACY, PLAN, RATES)
     with refused(r"^rates=\[0.1\]: expected two or more"):
         fl.rehearse(digits(), "fedlora", PRIVACY, PLAN, [0.1])
 

@@ -25,7 +25,7 @@ PERSONAL = "personal"
 Loader = Callable[[Context], tuple[Participant, int, Task]]
 
 
-def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
+def client_app(load: Loader, *, memory: Memory) -> ClientApp:
     """Builds the ClientApp of a federation.
 
     Under the same terms a round is answered once. Asked again from the same broadcast, because a
@@ -39,10 +39,8 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
             examples alone. The terms are the client's own copy: a message decides neither its clip
             nor its noise, and a server with other terms is refused. Its errors, as those of the
             memory and of the training, reach the coordinator without their words.
-        memory: context -> a folder, by its whole path, for what the client keeps across runs;
-            ``None``: Flower's state of the run, which ends with it and which two messages at once
-            may both read as it was. In another folder the client would answer anew: keep it as
-            long as the examples.
+        memory: context -> a folder, by its whole path, for what the client keeps. In another
+            folder the client would answer anew: keep it as long as the examples.
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
         is shared and nothing else (tests/lab/flower/test_flower_wire.py); of a round there is one
         answer, which the client's ledger counts (tests/lab/flower/test_client_memory.py,
@@ -154,4 +152,4 @@ def _upload(
     reply = exchange.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared never leaves.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
-    return messages.take_ranks(reply, config.held_ranks[client]), personal
+    return reply, personal

@@ -1,7 +1,4 @@
-"""What a client keeps: the last answers, and a ledger of all that it has released.
-
-It lies in Flower's state of the run or, across runs, in a file of the client's own.
-"""
+"""What a client keeps across runs, in a file: its last answers, and a ledger of all it released."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +22,7 @@ from fedlora_lab.flower.messages import private_errors
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger
 
-Memory = Callable[[Context], str | Path | None]
+Memory = Callable[[Context], str | Path]
 FILE = "client"
 """The name of the file in a memory's folder."""
 BEGUN = "begun"
@@ -37,35 +34,29 @@ PATIENCE = 600.0
 
 
 @contextmanager
-def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]:
+def open_memory(memory: Memory, context: Context) -> Iterator[RecordDict]:
     """Yields a client's state as its memory holds it; what was changed is on the disk afterwards.
 
     Locked from reading it to writing it: two runs that ask at once would get two answers, each with
     new noise. An error that names a folder stays at the site.
 
     Args:
-        memory: context -> the folder; no memory, or ``None`` from it: the state of the run alone.
+        memory: context -> the folder.
         context: of the message.
     """
     with ExitStack() as held:
         with private_errors("opening its memory"):
-            place = None if memory is None else memory(context)
-            folder = None if place is None else Path(place)
-            if folder is not None:
-                # A node that is started somewhere else would find another, empty one, and answer
-                # again.
-                expected = "the folder's whole path, the same wherever the node is started"
-                check(folder.is_absolute(), "memory", str(folder), expected)
-                what = f"memory={str(folder)!r}"
-                held.enter_context(lock_folder(folder, patience=PATIENCE, what=what))
-                if is_begun(folder):
-                    context.state = read_memory(folder)
-        yield context.state
-        if folder is not None:
-            with private_errors("writing its memory"):
-                content = recorddict_to_proto(context.state).SerializeToString()
-                write_sealed(folder / FILE, content)
-                write_atomically(folder / BEGUN, b"")
+            folder = Path(memory(context))
+            # A node that is started somewhere else would find another, empty one, and answer again.
+            expected = "the folder's whole path, the same wherever the node is started"
+            check(folder.is_absolute(), "memory", str(folder), expected)
+            what = f"memory={str(folder)!r}"
+            held.enter_context(lock_folder(folder, patience=PATIENCE, what=what))
+            state = read_memory(folder) if is_begun(folder) else RecordDict()
+        yield state
+        with private_errors("writing its memory"):
+            write_sealed(folder / FILE, recorddict_to_proto(state).SerializeToString())
+            write_atomically(folder / BEGUN, b"")
 
 
 def is_begun(folder: "str | Path") -> bool:

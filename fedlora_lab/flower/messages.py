@@ -4,14 +4,12 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from safetensors.torch import load, save
 
 from fedlora_lab._utils.validation import check, in_one_line
-from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
-from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, shape_at_rank
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 
 LOG = logging.getLogger("fedlora_lab.flower")
 ABOUT = "about"
@@ -77,47 +75,6 @@ def check_tensors(received: Tensors, like: Tensors) -> TensorDict:
 def tensors_digest(record: ArrayRecord) -> str:
     """A short digest of the bytes of an array record."""
     return hashlib.sha256(record[TENSORS].data).hexdigest()[:32]
-
-
-def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:
-    """Encodes the server's factors as the method's broadcast rule sends them, such as quantized."""
-    return {
-        ParamKey(key.name + part, key.layer): x
-        for key, tensor in tensors.items()
-        for part, x in pack(tensor, rule_for(key, rule)).items()
-    }
-
-
-def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> TensorDict:
-    """Undoes `encode_broadcast`.
-
-    Args: codes: as received. rule: the method's. like: tensors of the names and shapes to restore.
-    Raises: ``ValueError`` for codes without a level.
-    """
-    tensors = {}
-    for key, tensor in like.items():
-        rounding = rule_for(key, rule)
-        arrays = {
-            name: codes[ParamKey(key.name + name, key.layer)] for name in array_names(rounding)
-        }
-        tensors[key] = unpack(arrays, rounding, tensor)
-    return tensors
-
-
-def take_ranks(tensors: Tensors, rank: int) -> TensorDict:
-    """Keeps the first ranks of each factor: a client sends no more than it holds and shares."""
-    return {
-        key: x[tuple(map(slice, shape_at_rank(key, x.shape, rank)))] for key, x in tensors.items()
-    }
-
-
-def fill_ranks(tensors: Tensors, base: Tensors) -> TensorDict:
-    """Undoes `take_ranks`: the ranks that were not sent are those of ``base``."""
-    # Copies: what the server holds is not written to.
-    filled = {key: base[key].clone() for key in tensors}
-    for key, tensor in tensors.items():
-        filled[key][tuple(map(slice, tensor.shape))] = tensor
-    return filled
 
 
 # ---- messages

@@ -143,16 +143,10 @@ class Participant:
         persons = {client: task.local_persons[0]} if self.config.by_person else {}
         return replace(self.prepared, data={client: task.clients[0]}, persons=persons)
 
-    def broadcast(self, values: ServerState) -> Tensors:
-        """Encodes the server's tensors for messages, by the method's broadcast rule."""
-        return messages.encode_broadcast(_sent_down(values), self.config.method.broadcast)
-
     def received(self, message: Message, t: int) -> ServerState:
         """Returns the tensors that the server sent for round t."""
         received = messages.unpack_tensors(messages.get_arrays(message))
-        codes = messages.check_tensors(received, self.broadcast(self.begin))
-        rule = self.config.method.broadcast
-        return ServerState(messages.decode_broadcast(codes, rule, _sent_down(self.begin)), t)
+        return ServerState(messages.check_tensors(received, sent_down(self.begin)), t)
 
 
 def _units(task: Task, privacy: Privacy | None) -> tuple[int, ...]:
@@ -160,5 +154,6 @@ def _units(task: Task, privacy: Privacy | None) -> tuple[int, ...]:
     return task.sizes if privacy is None else privacy.unit_counts(task)
 
 
-def _sent_down(values: ServerState) -> Tensors:
+def sent_down(values: ServerState) -> Tensors:
+    """The tensors that clients receive; what else the server keeps stays with it."""
     return {key: tensor for key, tensor in values.tensors.items() if key.kind.sent_down}

@@ -16,7 +16,7 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, Run
 from fedlora_lab.flower import messages
-from fedlora_lab.flower.participant import Participant
+from fedlora_lab.flower.participant import Participant, sent_down
 from fedlora_lab.methods.state import Tensors
 
 POLL = 0.5
@@ -146,12 +146,13 @@ class _Clients:
     def collect_uploads(self, opened: OpenRound) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
         about = {"terms": self.participant.terms, "round": opened.before.round}
-        arrays = messages.pack_tensors(self.participant.broadcast(opened.broadcast))
+        arrays = messages.pack_tensors(sent_down(opened.broadcast))
         content = messages.make_content(about, arrays)
         nodes = self.nodes
         asked = [nodes[k] for k in opened.ids if k in nodes]
         questions = [Message(content, node, MessageType.TRAIN, ttl=self.timeout) for node in asked]
         replies = self._ask(questions, self.timeout)
+        like = {key: opened.before.tensors[key] for key in opened.keys.uploaded}
         valid = {}
         faults = []
         name = f"round {opened.before.round + 1}"
@@ -163,24 +164,15 @@ class _Clients:
                 # Flower answers in no node's name.
                 self.numbers.pop(node, None)
             try:
-                valid[k] = self._upload(opened, k, _check_reply(reply, {"client": k, **about}))
+                right = _check_reply(reply, {"client": k, **about})
+                received = messages.unpack_tensors(messages.get_arrays(right))
+                valid[k] = messages.check_tensors(received, like)
             except ValueError as error:
                 faults.append(f"client {k}: {error}")
                 messages.LOG.warning("%s, client %d is left out: %s", name, k, error)
         if faults and not valid:
             raise Stopped(f"{name}: no upload of {len(opened.ids)} clients; {faults[0]}")
         return valid
-
-    def _upload(self, opened: OpenRound, k: int, reply: Message) -> Tensors:
-        """One client's upload in full size. Raises ``ValueError`` for anything else."""
-        config = self.participant.config
-        keys = opened.keys.uploaded
-        like = {key: opened.before.tensors[key] for key in keys}
-        received = messages.unpack_tensors(messages.get_arrays(reply))
-        # A client sends no more ranks than it holds.
-        tensors = messages.check_tensors(received, messages.take_ranks(like, config.held_ranks[k]))
-        start = exchange.tensors_received(config, (k,), opened.broadcast)
-        return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
 
 
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:

@@ -1,12 +1,10 @@
-"""Quantised broadcasts, their packing into bytes, and counts of what crosses the network."""
+"""Quantised broadcasts, and counts of what crosses the network."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -157,58 +155,6 @@ def rule_for(key: ParamKey, rule: Broadcast) -> Broadcast:
     It is the method's for factors, `full` for others: the release has adapters alone.
     """
     return rule if key.kind.rank_axes else full
-
-
-# ---- packing into bytes
-
-CODES = " codes"
-SCALES = " scales"
-
-
-def array_names(rule: Broadcast) -> tuple[str, ...]:
-    """Names the arrays that a tensor is sent as: one without a name, or codes and scales."""
-    return (CODES, SCALES) if isinstance(rule, NormalFloat) else ("",)
-
-
-def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
-    """Makes the arrays that a tensor is sent as; any rule but a `NormalFloat` sends the numbers.
-
-    Guarantees: codes and scales take as many bytes as ``rule.bits`` says, and `unpack` gives what
-        the rule gives, bit for bit (tests/lab/methods/test_quantization.py).
-    """
-    if not isinstance(rule, NormalFloat):
-        return {"": tensor}
-    codes, scale = rule.codes(tensor)
-    flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
-    bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")
-    packed = np.packbits(bits[:, : rule.code_bits], bitorder="little")
-    # Scales go in full: what a client decodes is what the server computed with, bit for bit.
-    return {CODES: torch.from_numpy(packed), SCALES: scale.flatten()}
-
-
-def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tensor:
-    """Restores the tensor that was packed.
-
-    Args:
-        arrays: as `pack` made them, by the names of `array_names`.
-        rule: the broadcast rule that both sides know.
-        like: gives shape, type and device.
-
-    Raises: ``ValueError`` for a code beyond the levels.
-    """
-    if not isinstance(rule, NormalFloat):
-        return arrays[""]
-    count = like.numel()
-    packed = arrays[CODES].numpy(force=True)
-    bits = np.unpackbits(packed, bitorder="little", count=rule.code_bits * count)
-    codes = np.packbits(bits.reshape(count, rule.code_bits), axis=1, bitorder="little").flatten()
-    # The bytes come from a network: a code beyond the levels would read beyond their table.
-    largest = len(normal_levels(rule.width, rule.reach)) - 1
-    worst = int(codes.max()) if len(codes) else 0
-    check(worst <= largest, "codes", worst, f"at most {largest}")
-    codes = torch.from_numpy(codes.astype("int64"))
-    blocks = F.pad(codes, (0, -count % rule.block)).view(-1, rule.block)
-    return rule.values(blocks.to(like.device), arrays[SCALES].view(-1, 1), like)
 
 
 # ---- counts

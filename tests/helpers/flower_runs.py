@@ -1,7 +1,10 @@
 """Runs over Flower's messages in one process, for the tests of the Flower room."""
 
+import atexit
+import tempfile
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +19,14 @@ from toy_tasks import LORA, PLAN, private
 
 import fedlora_lab as fl
 from fedlora_lab.flower import messages
+from fedlora_lab.flower.participant import sent_down
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.tasks.task import Clients, Task
 
 ROUNDS = PLAN.replace(rounds=3, participation=0.8, optimizer=fl.SGD(0.5))
+SCRATCH = tempfile.TemporaryDirectory()
+"""For the memories of clients that no test looks at."""
+atexit.register(SCRATCH.cleanup)
 CLIENT_FAILED = 2
 """A code of Flower's errors."""
 
@@ -99,7 +106,9 @@ class Party(NamedTuple):
     task: Task
 
     def app(self, memory=None):
-        """The app of every client."""
+        """The app of every client; without a rule for its memory, of one that remembers nothing."""
+        if memory is None:
+            memory = folders(Path(tempfile.mkdtemp(dir=SCRATCH.name)))
 
         def load(context):
             k = int(context.node_config["partition-id"])
@@ -142,7 +151,7 @@ def by_messages(*terms, **options):
 
 def question(participant, t=0, kind="train", **about):
     """The server's message about a round before anything was trained, as it comes over the wire."""
-    arrays = messages.pack_tensors(participant.broadcast(participant.begin))
+    arrays = messages.pack_tensors(sent_down(participant.begin))
     content = messages.make_content({"terms": participant.terms, "round": t, **about}, arrays)
     grid = InProcessGrid(None, 1)
     return grid.over_the_wire(grid.create_message(content, kind, 1000, ""), f"question {t}")

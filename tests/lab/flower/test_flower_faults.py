@@ -178,17 +178,6 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
     assert book(later[-1]).to_json() == book(whole()[-1]).to_json()
 
 
-def test_a_site_that_always_fails_is_done_without(caplog):
-    """The others go on, each round says so in one line, and the ledger counts what it was asked."""
-
-    with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
-        records = run(lossy(raising, rounds=(0, 1, 2)))
-    lines = [f"round {t}, client 1 is left out: client failed: out of memory" for t in (1, 2, 3)]
-    assert [text[: len(lines[0])] for text in caplog.messages] == lines
-    assert [record.participants for record in records] == [0, 2, 2, 2]
-    assert book(records[-1]).to_json() == book(whole()[-1]).to_json()
-
-
 def test_a_client_that_was_started_again_is_asked_again():
     """As a new node, while the one that was killed is still listed; it misses one round."""
 
@@ -236,12 +225,10 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     grid = usual.grid()
     context = grid.contexts[1000]
     first = grid.app(question(usual.terms, t=1), context).content["tensors"]
-    before = copy.deepcopy(context.state)
     message = question(usual.terms, **{"t": 2, **changes})
     message.content = with_tensor(message, change=lambda x: x * math.nan)
     with refused(line):
         grid.app(message, context)
-    assert context.state == before
     message.content["about"] = question(usual.terms, t=1).content["about"]
     with refused(
         "^broadcast of round 1='[0-9a-f]{32}': expected [0-9a-f]{32}, to which it was ans"

@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from calls import refused
 from hypothesis import given, settings, strategies as st
 from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
-from fedlora_lab.methods import quantization
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 
 NF4 = [
@@ -34,9 +32,7 @@ NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), max_size=30)
 @settings(max_examples=60)
 @given(numbers=NUMBERS, width=st.integers(1, 8), block=st.integers(1, 9))
 def test_every_number_goes_to_the_nearest_level(numbers, width, block):
-    """A second pass changes nothing; codes and scales give back every bit, and are as long as
-    counted.
-    """
+    """A second pass changes nothing."""
     rule = normal_float(width, block)
     x = torch.tensor(numbers)
     once = rule(x)
@@ -47,19 +43,6 @@ def test_every_number_goes_to_the_nearest_level(numbers, width, block):
         torch.testing.assert_close(
             (part - sent).abs(), nearest, rtol=1e-5, atol=1e-7 * float(levels[-1])
         )
-    packed = quantization.pack(x, rule)
-    codes, scales = (packed[name] for name in quantization.array_names(rule))
-    assert len(codes) + 4 * len(scales) == quantization.bytes_of(x.numel(), rule)
-    assert torch.equal(quantization.unpack(packed, rule, torch.full_like(x, 7.0)), once)
-
-
-def test_a_code_beyond_the_levels_is_refused():
-    rule = normal_float(1, 4)
-    found = quantization.pack(torch.ones(3), rule)
-    assert found[quantization.CODES].tolist() == [2 + 2 * 4 + 2 * 16]
-    found[quantization.CODES][0] = 3
-    with refused(r"^codes=3: expected at most 2$"):
-        quantization.unpack(found, rule, torch.ones(3))
 
 
 # One layer, rank 2, 6 inputs, 5 outputs: A has 12 numbers, B has 10. Blocks of 64: one scale of 32

@@ -153,7 +153,7 @@ class _Clients:
         questions = [Message(content, node, MessageType.TRAIN, ttl=self.timeout) for node in asked]
         replies = self._ask(questions, self.timeout)
         like = {key: opened.before.tensors[key] for key in opened.keys.uploaded}
-        valid = {}
+        valid: dict[int, Tensors] = {}
         faults = []
         name = f"round {opened.before.round + 1}"
         for k in opened.ids:

@@ -133,7 +133,7 @@ def public_task(task: Task, privacy: Privacy, seed: int) -> Task:
 
     Args: task, privacy: see `rehearse`. seed: of the examples that each client gets.
     """
-    public = task.validation if task.public_test else None
+    public: Any = task.validation if task.public_test else None
     expected = f"at least {FEWEST} examples, with public_test=True"
     check(public is not None, "validation", None, expected)
     x, y = public

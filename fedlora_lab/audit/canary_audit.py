@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -271,9 +271,6 @@ def open_audited(
     """Opens the run of a task with canaries. Args: see `run_audit`."""
     if privacy is not None:  # the noise was calibrated for the plan without canaries
         privacy = privacy.replace(target_epsilon=None, sample_rate=None)
-    if lora.ranks is not None:  # a canary client has the full rank
-        added = len(planted.task.sizes) - len(lora.ranks)
-        lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * added))
     config = make_config(planted.task, row, privacy, plan, lora, seed)
     run = Recorder.open(config, execution, bug=bug)
     # Where a trusted server adds the noise, a client that is out is not there at all.

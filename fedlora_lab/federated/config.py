@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
@@ -190,31 +190,7 @@ class Config:
             owners=len(self.task.sizes),
         )
 
-    # ---- ranks and keys
-
-    @cached_property
-    def ranks(self) -> Int[Tensor, " clients"] | None:
-        """The clients' ranks; ``None`` where all have the adapter's."""
-        ranks = self.lora.ranks
-        return None if ranks is None else torch.tensor(ranks)
-
-    @cached_property
-    def held_ranks(self) -> tuple[int, ...]:
-        """Counts the ranks that each client holds."""
-        return self.lora.ranks or (self.lora.rank,) * len(self.task.sizes)
-
-    @cached_property
-    def sent_ranks(self) -> tuple[int, ...]:
-        """Counts the ranks that each client sends: its own, or all under secure aggregation.
-
-        Under secure aggregation each client adds its share of the noise in every rank of the sum.
-        Were a share cut to the ranks that its client holds, those that few clients hold would carry
-        a part of the noise, and one client's whole change.
-
-        Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
-        """
-        every = (self.lora.rank,) * len(self.task.sizes)
-        return every if self.clients_share_noise else self.held_ranks
+    # ---- keys
 
     @cached_property
     def period(self) -> int:

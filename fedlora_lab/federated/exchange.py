@@ -20,7 +20,6 @@ from fedlora_lab.federated.local_training import (
     ClientBatch,
     directions,
     preconditioners,
-    ranks_of,
     released_means,
 )
 from fedlora_lab.federated.prepared import Prepared
@@ -35,8 +34,6 @@ from fedlora_lab.methods.state import (
     ServerState,
     TensorDict,
     Tensors,
-    cut_to_rank,
-    shape_at_rank,
 )
 from fedlora_lab.privacy.privatizer import ClipCounts
 
@@ -51,7 +48,7 @@ class Received:
         uploads: key -> (rows, ...).
         weights: (rows,), fixed before the round.
         noise: key -> (...), the noise in the weighted mean.
-        broadcast: what these clients received: (rows, ...) where they have unequal ranks.
+        broadcast: what these clients received.
         clip_counts: what the clip of the uploads did.
     """
 
@@ -81,16 +78,9 @@ def broadcast(method: Method, server: ServerState) -> ServerState:
     return server.replace_tensors(tensors)
 
 
-def tensors_received(config: Config, ids: ClientIds, sent: ServerState) -> TensorDict:
-    """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
-
-    Args:
-        config, ids: of the run, and the clients.
-        sent: what the server sent.
-    """
-    # One row for all where nothing tells them apart: memory does not grow with the clients.
-    common = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(common, ranks_of(config, ids))
+def _one_row(sent: ServerState) -> TensorDict:
+    """What was sent, key -> (1, ...): a row that all clients share."""
+    return {key: tensor[None] for key, tensor in sent.tensors.items()}
 
 
 def begin_clients(
@@ -106,8 +96,7 @@ def begin_clients(
         sent: what they received.
         personal: key -> (clients, ...), what they kept.
     """
-    config = prepared.config
-    start = prepared.adapted.on_device(tensors_received(config, ids, sent))
+    start = prepared.adapted.on_device(_one_row(sent))
     params = start | prepared.adapted.on_device(personal)
     return ClientBatch(ids, params, start)
 
@@ -115,19 +104,17 @@ def begin_clients(
 # ---- up
 
 
-def stack_clients(
-    prepared: Prepared, batches: Sequence[ClientBatch], keys: Keys, sent: ServerState
-) -> ClientBatch:
+def stack_clients(batches: Sequence[ClientBatch], keys: Keys, sent: ServerState) -> ClientBatch:
     """Stacks the batches of a round into one, on the CPU.
 
     Args:
-        prepared, batches: of the run, and clients that trained together.
+        batches: clients that trained together.
         keys: the tensors to stack.
         sent: what the server sent.
     """
     # In the order in which the clients were drawn, whatever chunk they trained in.
     ids = tuple(k for batch in batches for k in batch.ids)
-    everyone = ClientBatch(ids, {}, tensors_received(prepared.config, ids, sent))
+    everyone = ClientBatch(ids, {}, _one_row(sent))
     for key in keys:
         like = sent.tensors[key]
         # A batch may have no noise in a tensor, or the same in all clients.
@@ -154,7 +141,7 @@ def release_round(
         prepared: of the run.
         clients: all that trained, stacked.
         keys: what is sent.
-        sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
+        sent: what the server sent; its ``round`` is the round.
     """
     config = prepared.config
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
@@ -169,7 +156,7 @@ def release_round(
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key] for key in keys}
     weights = config.weights[list(ids)]
-    return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, clients.start))
+    return Received(rows, weights, _mean(noise, weights), sent)
 
 
 @full_precision()  # as a local step
@@ -180,25 +167,20 @@ def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState
     """
     config = prepared.config
     ids = clients.ids
-    common = {key: x[None] for key, x in sent.tensors.items()}
+    common = _one_row(sent)
     where, std = config.release_noise(ids, sent.round)
     # Made of what all received: a client's own factors are not noised yet.
     keys = tuple(clients.params)
     certified = prepared.is_certified
     maps = preconditioners(config.method, keys, common, certified, of_change=True)
     if config.releases_sum:
-        reference = common
         owner = torch.zeros(len(ids), dtype=torch.int64)
-        limit = torch.tensor([config.lora.rank])
         # The expected number of clients: the true one is not released.
         expected = len(config.task.sizes) * config.plan.participation
         divisor = torch.tensor([expected], dtype=torch.float64)
         weights = torch.ones(1, dtype=torch.float64)
     else:
-        reference = clients.start
         owner = torch.arange(len(ids))
-        # Beyond a client's ranks its upload holds nothing, noise included.
-        limit = torch.tensor([config.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
         weights = config.weights[list(ids)]
     # The change alone: what all know already needs no hiding, and would use up the norm.
@@ -219,14 +201,14 @@ def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState
         where=where,
         metric=maps,
     )
-    value = released_means(release.value, divisor, limit, config.method.filter, basis)
-    noise = released_means(release.noise, divisor, limit, config.method.filter, basis)
+    value = released_means(release.value, divisor, config.method.filter, basis)
+    noise = released_means(release.noise, divisor, config.method.filter, basis)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     return Received(
-        uploads={key: reference[key] + x for key, x in value.items()},
+        uploads={key: common[key] + x for key, x in value.items()},
         weights=weights,
         noise=_mean(noise, weights),
-        broadcast=_row_by_row(sent, reference),
+        broadcast=sent,
         clip_counts=release.counts,
     )
 
@@ -257,13 +239,7 @@ def combine(config: Config, ids: ClientIds, rows: Tensors, sent: ServerState) ->
     """
     if not rows or not ids:
         return Received.empty(sent)
-    start = tensors_received(config, ids, sent)
-    return Received(rows, config.weights[list(ids)], {}, _row_by_row(sent, start))
-
-
-def _row_by_row(sent: ServerState, start: Tensors) -> ServerState:
-    """The state that was sent, with a row for each client where they received different ranks."""
-    return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
+    return Received(rows, config.weights[list(ids)], {}, sent)
 
 
 def _mean(noise: Tensors, weights: Tensor) -> TensorDict:
@@ -316,42 +292,36 @@ class TrafficCounter:
         # A mean of steps that are linear in these numbers follows from the mean of the numbers.
         linear = config.method.aggregate == mean and not config.plan.optimizer.nonlinear
         self.follows = bool(self.along) and linear and not self.coded
-        # By rank: shapes, bytes that each tensor takes down, and numbers that go down beside them.
-        self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
-        self.bytes_down: dict[int, dict[ParamKey, int]] = {}
-        self.beside: dict[int, int] = {}
-        for rank in {config.lora.rank, *config.held_ranks, *config.sent_ranks}:
-            shapes = {key: shape_at_rank(key, x.shape, rank) for key, x in tensors.items()}
-            self.shapes[rank] = shapes
-            self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
-            self.bytes_down[rank] = {
-                key: bytes_of(prod(shape), rule_for(key, coding))
-                for key, shape in shapes.items()
-                if key.kind.sent_down
-            }
+        self.shapes = {key: tuple(x.shape) for key, x in tensors.items()}
+        # Bytes that each tensor takes down, and numbers that go down beside them.
+        self.bytes_down = {
+            key: bytes_of(prod(shape), rule_for(key, coding))
+            for key, shape in self.shapes.items()
+            if key.kind.sent_down
+        }
+        self.beside = sum(self.rule.extra_download_sizes(self.shapes))
 
-    def numbers_up(self, rank: int, keys: Keys) -> int:
-        """Counts what a client sends. Args: rank: of the client. keys: what is sent."""
-        numbers = sum(self.rule.upload_sizes(self.shapes[rank], keys))
+    def numbers_up(self, keys: Keys) -> int:
+        """Counts what a client sends. Args: keys: what is sent."""
+        numbers = sum(self.rule.upload_sizes(self.shapes, keys))
         # The directions are known: what was moved along them follows from the numbers.
         return min(numbers, self.along) if self.along else numbers
 
     def numbers_and_bytes_down(
-        self, rank: int, missed: Mapping[ParamKey, int], first: bool, rounds: int = 1
+        self, missed: Mapping[ParamKey, int], first: bool, rounds: int = 1
     ) -> tuple[int, int]:
         """Counts what a client receives.
 
         Args:
-            rank: of the client.
             missed: what has changed since it last received something, each by which rank.
             first: it has nothing yet.
             rounds: in how many rounds that was.
         """
-        numbers = self.beside[rank]
+        numbers = self.beside
         size = FLOAT_BYTES * numbers
-        for key, size_of_key in self.bytes_down[rank].items():
+        for key, size_of_key in self.bytes_down.items():
             if key in missed or (first and key in self.coded):
-                shape = self.shapes[rank][key]
+                shape = self.shapes[key]
                 count = prod(shape)
                 if key.name == "W":
                     count = min(count, missed[key] * sum(shape))
@@ -373,22 +343,18 @@ class TrafficCounter:
             clients, senders: who takes part, and whose upload is not lost, by number.
             keys: what is sent up.
         """
-        config = self.config
         # A lost upload reached nobody and is not counted.
-        ranks_up = Counter(config.sent_ranks[k] for k in senders)
-        up = 0
-        for rank, count in ranks_up.items():
-            up += count * self.numbers_up(rank, keys)
+        up = len(senders) * self.numbers_up(keys)
         numbers_down = 0
         bytes_down = 0
-        receivers = Counter((config.held_ranks[k], state.seen[k]) for k in clients)
-        for (rank, seen), count in receivers.items():
+        receivers = Counter(state.seen[k] for k in clients)
+        for seen, count in receivers.items():
             # Changes of the rounds in which it did not take part come down with the next broadcast.
             missed: Counter[ParamKey] = Counter()
             changes = state.changed[max(seen, 0) :]
             for change in changes:
                 missed.update(change)
-            numbers, size = self.numbers_and_bytes_down(rank, missed, seen < 0, len(changes))
+            numbers, size = self.numbers_and_bytes_down(missed, seen < 0, len(changes))
             numbers_down += count * numbers
             bytes_down += count * size
         return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)

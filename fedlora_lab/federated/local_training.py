@@ -30,7 +30,7 @@ from fedlora_lab.methods.filters import (
 )
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
-from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors, cut_to_rank
+from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import (
     ClipCounts,
@@ -47,8 +47,8 @@ class ClientBatch:
     Args:
         ids: their numbers.
         params: their tensors.
-        start: what they received at the start of the round, at their own ranks; what a client kept
-            from an earlier round is in ``params`` only.
+        start: what they received at the start of the round; what a client kept from an earlier
+            round is in ``params`` only.
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
         clip_counts: what the clip did in all steps so far.
@@ -384,11 +384,6 @@ def round_keys(config: Config, values: Tensors, t: int) -> RoundKeys:
     return config.keys_of_phase(t % config.period, tuple(values), modes)
 
 
-def ranks_of(config: Config, ids: ClientIds) -> Int[Tensor, " n"] | None:
-    """The ranks of these clients; ``None`` where all have the adapter's."""
-    return None if config.ranks is None else config.ranks[list(ids)]
-
-
 @full_precision()  # the sensitivity has no allowance for the rounding of TF32
 def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Takes one step of every client of the batch, in place.
@@ -425,26 +420,24 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = config.expected_batch[list(clients.ids)]
-    ranks = ranks_of(config, clients.ids)
     rule = config.method.filter if config.releases_steps else identity
-    gradients = released_means(release.value, expected, ranks, rule, basis)
+    gradients = released_means(release.value, expected, rule, basis)
     # Noise passes the same map, so that it stays known.
-    noises = released_means(release.noise, expected, ranks, rule, basis)
+    noises = released_means(release.noise, expected, rule, basis)
     _descend(config, clients, gradients, noises, noised=any(std))
 
 
 def released_means(
     sums: TensorDict,
     divisors: Tensor,
-    ranks: Tensor | None,
     rule: Callable[..., Tensor],
     basis: Basis | None = None,
 ) -> TensorDict:
-    """Turns released sums into means, filtered and cut to the ranks that their owners hold.
+    """Turns released sums into means, and filters those of the factors.
 
     Args:
         sums: key -> (owners, ...), noised or the noise alone.
-        divisors, ranks: (owners,) or (1,); ``None``: all ranks.
+        divisors: (owners,) or (1,).
         rule: the filter of the factors.
         basis: the directions in which the sums are, if in any.
     """
@@ -457,10 +450,7 @@ def released_means(
         there = divisors.to(next(iter(sums.values())))
         means = {key: x / _per_row(there, x) for key, x in sums.items()}
     # After the noise a filter is post-processing; before it would change the sensitivity.
-    means |= {key: rule(x, key.name) for key, x in means.items() if key.name in "AB"}
-    # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
-    # signal un-noised.
-    return cut_to_rank(means, ranks)
+    return means | {key: rule(x, key.name) for key, x in means.items() if key.name in "AB"}
 
 
 def _descend(

@@ -50,20 +50,14 @@ def make_config(
     taken = sorted(task.metrics.keys() & {*BUILT_IN, *Traffic._fields})
     check(not taken, "metrics", taken, "other names: a run has measures of its own of these")
     _check_start_scale(method, lora)
-    count = len(task.sizes)
-    one_each = lora.ranks is None or len(lora.ranks) == count
-    check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         # A client of many examples would move the mean by more than C over the number of clients.
         even = privacy.releases_steps or plan.client_weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "client_weights", plan.client_weights, expected)
-    if method.differences is not None:
-        expected = "None: clients of differences of a loss share their directions"
-        check(lora.ranks is None, "ranks", lora.ranks, expected)
-        if privacy is not None and not privacy.releases_steps:
-            _check_straight_steps(task, method, plan)
+    if method.differences is not None and privacy is not None and not privacy.releases_steps:
+        _check_straight_steps(task, method, plan)
     # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
     config = Config(task, method, privacy, plan, lora, seed)
     if method.balance is None:

@@ -119,8 +119,6 @@ class NoiseForecast:
             return "noised is something else than the factors" if core else None
         if any(start.has_core for start in self._start.values()):
             return f"a core stands between {factor} and the product"
-        if self.config.lora.ranks and any(start.norm_B for start in self._start.values()):
-            return "clients of unequal ranks noise the directions of B's start unequally"
         if factor == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
         if not (method.uploaded_factors is None or factor in method.uploaded_factors):
@@ -169,12 +167,9 @@ class NoiseForecast:
             most = config.least_uploads - 2
             uploads = count * arrives * float(bdtrc(most, count - 1, arrives))
             return uploads * (each[0] / expected) ** 2
-        ranks = config.lora.ranks or (config.lora.rank,) * count
         total = 0.0
         for k, std_of_mean in enumerate(self._stds_of_means):
-            # A client of a lower rank adds noise to its own ranks only.
-            share_of_ranks = ranks[k] / config.lora.rank
-            total += share_of_ranks * arrives * (float(config.weights[k]) * std_of_mean) ** 2
+            total += arrives * (float(config.weights[k]) * std_of_mean) ** 2
         return total
 
     def _releases(self, factor: str, t: int) -> float:

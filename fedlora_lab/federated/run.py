@@ -364,7 +364,7 @@ class Run:
             batches.append(clients)
         keys = opened.keys
         sent = opened.broadcast
-        everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
+        everyone = exchange.stack_clients(batches, keys.moved, sent)
         # The one way from clients to the server: in the client unit clip and noise are in here.
         received = exchange.release_round(self.prepared, everyone, keys.uploaded, sent)
         return self.finish_round(opened, received, everyone)
@@ -557,8 +557,8 @@ class Run:
         No error: the round is spent, and its model is as good as without the claim.
         """
         method = self.config.method
-        # Of unequal ranks no row claims it. NaN, where nothing is seen, is no evidence.
-        if self._warned or not method.exact or self.config.lora.ranks is not None:
+        # NaN, where nothing is seen, is no evidence.
+        if self._warned or not method.exact:
             return
         if deviation > DEVIATION_OF_EXACT:
             self._warned = True
@@ -622,8 +622,7 @@ class Run:
         """The task's metrics, the mean over the models with which clients would begin a round."""
         each = []
         for k in range(len(self.config.task.sizes)):
-            # Not what it kept alone: of shared ranks it kept those of its last round, which the
-            # server has averaged since.
+            # Not what it kept alone: what all share comes from the server.
             client = self.start_clients((k,), self.state.server)
             each.append(self._evaluate({key: x[0] for key, x in client.params.items()}))
         return {name: sum(x[name] for x in each) / len(each) for name in self.config.task.metrics}

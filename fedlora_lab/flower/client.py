@@ -147,7 +147,7 @@ def _upload(
     for step in range(config.plan.local_steps):
         local_step(prepared, clients, t, step)
     keys = round_keys(config, sent.tensors, t)
-    trained = exchange.stack_clients(prepared, [clients], keys.moved, sent)
+    trained = exchange.stack_clients([clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
     reply = exchange.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared never leaves.

@@ -75,8 +75,7 @@ def client_values(
         uploads: key -> (clients, ...); a key that nobody uploads is as it was received.
         key: of a tensor of the state.
     """
-    tensor = uploads.get(key, broadcast.tensors[key])
-    return tensor if tensor.dim() > state.tensors[key].dim() else tensor[None]
+    return uploads[key] if key in uploads else broadcast.tensors[key][None]
 
 
 # ---- means of the factors
@@ -87,9 +86,8 @@ class MeanUpdate(ServerRule):
     """Adds the weighted mean of the changes: state + sum_k w_k (upload_k - broadcast).
 
     With weights that sum to 1 and nothing lost on the way down this is the mean of the uploads. A
-    missing client leaves the state where it was (fixed denominator), one of lower rank the ranks it
-    does not hold; for a quantised broadcast it is FedLPP's straight-through update
-    psi + mean_k psi_k - Q(psi).
+    missing client leaves the state where it was (fixed denominator); for a quantised broadcast it
+    is FedLPP's straight-through update psi + mean_k psi_k - Q(psi).
 
     Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976, which does not publish which of
         four forms it uses: this one alone keeps a full-precision state and estimates its gradient
@@ -115,8 +113,7 @@ class MeanUpdate(ServerRule):
 class NormWeighted(ServerRule):
     """Averages each factor with weights w_k ||B_k A_k||_F, layer by layer; all else plainly.
 
-    Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
-    weights are w_k.
+    Where every product is zero the weights are w_k.
 
     Source: arXiv:2401.06432 (HetLoRA), sparsity-weighted aggregation.
     """
@@ -261,7 +258,6 @@ class Rotated(ServerRule):
                 continue  # one common factor: there is nothing to align
             a, b = (uploads[key].double() for key in keys)
             old_a, old_b = (broadcast.tensors[key].double() for key in keys)
-            # One for each client; clients of unequal ranks received rows of their own.
             overlap = a @ old_a.mT if state.round % 2 == 1 else b.mT @ old_b
             rotations = nearest_rotation(overlap)
             turned[keys[0]] = (rotations.mT @ a).to(uploads[keys[0]])
@@ -461,7 +457,7 @@ class SplitProduct(ProductRule):
 class Merge(ProductRule):
     """Adds the mean of the products to W; sets B to zero and A to a fresh public draw.
 
-    Exact, for unequal ranks too: it is the stack of all clients' factors.
+    Exact: it is the stack of all clients' factors.
 
     Source: arXiv:2409.05976 (FLoRA), stacking and re-initialisation.
     """
@@ -480,8 +476,7 @@ class Merge(ProductRule):
 class TruncatedSVD(ProductRule):
     """Approximates the mean product best with rank r: B = U S, A = V^T.
 
-    Leading directions come first, so a client of lower rank receives the best approximation of its
-    own rank. A mean product of zero leaves the factors as they are.
+    A mean product of zero leaves the factors as they are.
 
     Source: arXiv:2402.11505 (FlexLoRA).
     """
@@ -546,7 +541,7 @@ class SharedOutputs(TruncatedSVD):
         for key in [key for key in uploads if key.name == "B"]:
             b = uploads[key].double()
             u, s, _ = torch.linalg.svd(b, full_matrices=False)
-            # Without energy, as in the ranks that a client does not hold, it is arbitrary.
+            # A direction without energy is arbitrary.
             spans = weights.double().sqrt().view(-1, 1, 1) * u * (s > 1e-9 * s[:, :1])[:, None]
             shared = torch.linalg.svd(torch.cat(list(spans), 1), full_matrices=False).U
             shared = shared[:, : b.shape[2]]

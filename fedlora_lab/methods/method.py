@@ -113,9 +113,9 @@ class Method:
             `aggregation`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
             ``bits(numbers)``. A trained head goes down in full unless the rule has a true ``head``.
-        exact: the claim that the server's product is the mean of the clients' products, all of the
-            same rank, where the server's rule is given single uploads. A run warns in the first
-            round in which it is not.
+        exact: the claim that the server's product is the mean of the clients' products, where the
+            server's rule is given single uploads. A run warns in the first round in which it is
+            not.
         note: one line of meaning for tables and diagrams.
 
     Guarantees: every row of the table passes tests/lab/methods/test_contract.py.

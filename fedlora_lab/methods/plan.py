@@ -11,7 +11,6 @@ from fedlora_lab._utils.run_settings import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
     check_number,
-    check_whole,
     use_plain_numbers,
 )
 from fedlora_lab.methods.optimizers import SGD, optimizer_of
@@ -24,10 +23,8 @@ class Lora:
     A weight W0 becomes W0 + (alpha / rank / start_scale) B A.
 
     Args:
-        rank: r, the inner dimension, a whole number >= 1.
+        rank: r, the inner dimension, a whole number >= 1, the same for every client.
         alpha: the numerator of the scale, > 0.
-        ranks: one rank in [1, rank] for each client, in their order: client k holds the first
-            ranks of each factor. ``None``: all hold all.
         start_scale: c > 0: A starts c times as large, and the scale is divided by c. B's gradient
             and what B's noise does to the model stay as they are; A's own noise counts c^2 times
             less beside A. See ``Method.balance``, which chooses it.
@@ -49,7 +46,6 @@ class Lora:
 
     rank: int = RunSettings.rank
     alpha: float = RunSettings.lora_alpha
-    ranks: tuple[int, ...] | None = None
     start_scale: float = 1.0
     rslora: bool = False
     targets: str | tuple[str, ...] | None = None
@@ -62,15 +58,9 @@ class Lora:
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
         check(isinstance(self.rslora, bool), "rslora", self.rslora, "True or False")
         # Settings come back from JSON with lists in the place of tuples.
-        for name in ("ranks", "targets", "head"):
+        for name in ("targets", "head"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.ranks is not None:
-            per_client = isinstance(self.ranks, tuple)
-            check(per_client, "ranks", self.ranks, "None or one rank for each client")
-            # Ranks are public, and belong to clients: every method can be tried with unequal ones.
-            for k, rank in enumerate(self.ranks):
-                check_whole(f"ranks[{k}]", rank, 1, self.rank)
         if isinstance(self.targets, str):
             pattern = "a regular expression for names of linear maps"
             check(bool(self.targets), "targets", self.targets, pattern)

@@ -157,8 +157,7 @@ HetLoRA = FedLoRA.replace(
     name="HetLoRA",
     source="arXiv:2401.06432",
     aggregate=aggregation.norm_weighted,
-    note="clients of unequal rank, padded with zeros and weighted by the size of their product; "
-    "ranks are not pruned",
+    note="each client's factors count by the size of their product; all clients have one rank here",
 )
 # Nobody holds a common product: its deviation is not a number, and its test is by client.
 FedSA = FedLoRA.replace(

@@ -154,7 +154,7 @@ def rule_for(key: ParamKey, rule: Broadcast) -> Broadcast:
 
     It is the method's for factors, `full` for others: the release has adapters alone.
     """
-    return rule if key.kind.rank_axes else full
+    return rule if key.kind.quantized else full
 
 
 # ---- counts

@@ -1,15 +1,10 @@
-"""The server's state, and what each kind of tensor in it does in a run.
+"""The server's state, and what each kind of tensor in it does in a run."""
 
-Every tensor has full size for all clients. Ranks that a client does not hold, or does not send, are
-zeros: so are their gradients, and only the noise has to be cut there.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
@@ -33,8 +28,7 @@ class TensorKind:
             changed.
         of_the_model: its numbers are the model's; those of others guide a server rule.
         of_the_product: it is a factor of its layer's product.
-        rank_axes: the axes that are as long as the rank; such tensors go down by the method's
-            broadcast rule, and are cut for clients of lower rank.
+        quantized: it goes down by the method's broadcast rule; if not, in full.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
     """
 
@@ -44,20 +38,20 @@ class TensorKind:
     sent_down: bool = False
     of_the_model: bool = True
     of_the_product: bool = False
-    rank_axes: tuple[int, ...] = ()
+    quantized: bool = False
     shape: Callable[[int, int, int], tuple[int, ...]] | None = None
 
 
 _FACTOR = TensorKind(
-    trained=True, scheduled=True, sent_up=True, sent_down=True, of_the_product=True
+    trained=True, scheduled=True, sent_up=True, sent_down=True, of_the_product=True, quantized=True
 )
 _WHOLE = TensorKind(trained=True, sent_up=True, sent_down=True)
 KINDS: dict[str, TensorKind] = {
     # Public before training, and noised from the first step on.
-    "A": replace(_FACTOR, rank_axes=(-2,), shape=lambda d_out, d_in, rank: (rank, d_in)),
-    "B": replace(_FACTOR, rank_axes=(-1,), shape=lambda d_out, d_in, rank: (d_out, rank)),
+    "A": replace(_FACTOR, shape=lambda d_out, d_in, rank: (rank, d_in)),
+    "B": replace(_FACTOR, shape=lambda d_out, d_in, rank: (d_out, rank)),
     # A core between both factors: B R A.
-    "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
+    "R": replace(_FACTOR, shape=lambda d_out, d_in, rank: (rank, rank)),
     # Of a core's blocks; like a head it moves at every step, whatever the schedule says.
     "gain": replace(_WHOLE, of_the_product=True, shape=lambda d_out, d_in, rank: (1,)),
     "head": _WHOLE,
@@ -181,23 +175,6 @@ def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:
     return product.reshape(*product.shape[:-2], rank)
 
 
-def cut_to_rank(values: Tensors, ranks: Int[Tensor, " clients"] | None) -> TensorDict:
-    """Sets to zero what lies beyond each client's rank: (clients, ...) from (1 or clients, ...)."""
-    if ranks is None:
-        return dict(values)
-    return {key: tensor * _rank_mask(key, tensor, ranks) for key, tensor in values.items()}
-
-
-def _rank_mask(key: ParamKey, tensor: Tensor, ranks: Tensor) -> Tensor:
-    """1 within each client's rank, 0 beyond; broadcasts against (clients, ...)."""
-    mask = tensor.new_ones(())
-    for axis in key.kind.rank_axes:
-        # Ranks are public: cutting noised values by them costs no privacy.
-        within = (torch.arange(tensor.shape[axis]) < ranks.view(-1, 1)).to(tensor)
-        mask = mask * (within.unsqueeze(-2) if axis == -1 else within.unsqueeze(-1))
-    return mask
-
-
 def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Pads both factors with zeros up to the rank: the product stays as it is.
 
@@ -219,12 +196,3 @@ def with_signs(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """
     sign = torch.where(v.sum(1) < 0, -1.0, 1.0).to(v)
     return u * sign, v * sign.unsqueeze(1)
-
-
-def shape_at_rank(key: ParamKey, shape: Sequence[int], rank: int) -> tuple[int, ...]:
-    """Returns the shape of what a client of this rank holds of a tensor.
-
-    Args: key: says which axes are cut. shape: at full rank. rank: of the client, >= 1.
-    """
-    axes = {axis % len(shape) for axis in key.kind.rank_axes} if len(shape) else set()
-    return tuple(min(size, rank) if i in axes else size for i, size in enumerate(shape))

@@ -212,23 +212,16 @@ def federated(
     clients: list,
     work: Work,
     loop: Loop,
-    ranks: Sequence[int] | None = None,
 ) -> tuple[list[State], list[list[State]]]:
-    """The state before training and after every round, and what the clients sent in each.
-
-    Client k trains its first ``ranks[k]`` ranks, or all.
-    """
+    """The state before training and after every round, and what the clients sent in each."""
     states = [state]
     sent = []
     for t in range(work.rounds):
         parts = [keys for s in range(work.steps) for keys in loop.parts(state, t, s)]
         keys = list(dict.fromkeys(key for part in parts for key in part))
         ends = []
-        for k, data in enumerate(clients):
+        for data in clients:
             start = loop.receives(state)
-            for name in layers(start) if ranks else ():
-                start["A", name] = start["A", name][: ranks[k]]  # type: ignore[index]
-                start["B", name] = start["B", name][:, : ranks[k]]  # type: ignore[index]
             end = local(oracle, start, data, t, work, loop)
             ends.append((loop.sends or update)(start, end, keys, work, loop))
         state = loop.server(state, ends, work.weights)
@@ -509,35 +502,15 @@ def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
     return server
 
 
-def padded(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    out = np.zeros_like(like)
-    out[: x.shape[0], : x.shape[1]] = x
-    return out
-
-
 def hetlora(state, ends, weights):
-    """HetLoRA: factors padded with zeros; a client counts by its share and its product's norm."""
+    """HetLoRA at one rank: a client counts by its share and its product's norm."""
     new = heads(ends, weights)
     for name in layers(state):
         norms = [w * np.linalg.norm(product(end, name)) for w, end in zip(weights, ends)]
         norms = norms if sum(norms) > 0 else list(weights)
         for side in "AB":
-            terms = [w * padded(end[side, name], state[side, name]) for w, end in zip(norms, ends)]
+            terms = [w * end[side, name] for w, end in zip(norms, ends)]
             new[side, name] = np.sum(terms, axis=0) / sum(norms)
-    return new
-
-
-def padded_changes(state, ends, weights):
-    """FedLoRA of unequal ranks: a factor moves by the mean of changes, none where a rank lacks."""
-    new = heads(ends, weights)
-    for name in layers(state):
-        for side in "AB":
-            old = state[side, name]
-            new[side, name] = old.copy()
-            for w, end in zip(weights, ends):
-                rows, columns = end[side, name].shape
-                change = end[side, name] - old[:rows, :columns]
-                new[side, name][:rows, :columns] += w * change
     return new
 
 

@@ -1,7 +1,6 @@
-"""Server rules: rotations, rules of the product, ranks, what PEFT reads."""
+"""Server rules: rules of the product, ranks, what PEFT reads."""
 
 import copy
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -9,45 +8,21 @@ import peft
 import pytest
 import torch
 from calls import refused
-from toy_tasks import APART, LORA, PLAN, play, private, random, regression, tokens
+from toy_tasks import play, random, regression, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import measures, methods
+from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
 
 A, B = (ParamKey(name, "layer") for name in "AB")
-# One row for each kind of clip, of filter and of broadcast.
-CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", APART)
-UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
-
-
 STATE = ServerState({A: random(2, 7), B: random(5, 2, seed=1)}, streams=Streams(0))
 
 
 def test_a_rule_takes_no_fixed_numbers_in_the_place_of_the_run_s():
     with refused(r"^streams=None: expected the random streams of the run"):
         replace(STATE, streams=None).random("layer")
-
-
-# ---- rotations
-
-
-@pytest.mark.parametrize("t", [1, 2])
-def test_clients_are_rotated_towards_what_they_received(t):
-    """Also where each received rows of its own, as with unequal ranks.
-
-    Which way: test_methods_with_one_state_for_all_equal_their_loops.
-    """
-    uploads = {A: random(3, 2, 7, seed=2), B: random(3, 5, 2, seed=3)}
-    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-    state = replace(STATE, round=t)
-    rows = state.replace_tensors({key: x.expand(3, *x.shape) for key, x in STATE.tensors.items()})
-    alike, plain = (
-        aggregation.rotated(state, sent, uploads, weights).tensors for sent in (rows, state)
-    )
-    torch.testing.assert_close(alike, plain)
 
 
 # ---- rules of the product
@@ -108,26 +83,6 @@ def test_what_is_common_is_told_from_what_is_sparse():
 
 
 # ---- ranks
-
-
-@pytest.mark.slow
-def test_clients_of_lower_rank_hold_nothing_beyond_it():
-    """No signal, no noise, no bytes: in the example unit, and in the client unit where uploads
-    stand alone.
-    """
-    task = tokens("head")
-    for slug, unit in itertools.product(CLIPPED, ("example", "client")):
-        row = methods.get(slug)
-        privacy = private(unit, trust="local")
-        watched, seen = measures.record_aggregation(row)
-        play(task, watched, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
-        for key, rows in seen[0].uploads.items():
-            if key.name in "AB":
-                beyond = rows[[0, 2]][:, 1:] if key.name == "A" else rows[[0, 2]][..., 1:]
-                assert not beyond.any(), f"{slug}: {key}"
-    whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].traffic for lora in (LORA, UNEVEN))
-    heads = 3 * 15
-    assert uneven.numbers_up - heads == (whole.numbers_up - heads) * 4 / 6
 
 
 # One row for each rule of the server, of those without a start of their own.

@@ -89,7 +89,6 @@ def test_an_upload_is_a_few_numbers_and_so_is_what_comes_down():
 @pytest.mark.parametrize(
     ("changes", "privacy", "begins"),
     [
-        ({"lora": fl.Lora(2, 3.0, ranks=(1, 2, 1))}, None, "ranks=.*: expected None: clients of"),
         ({"optimizer": fl.AdamW()}, "client", "optimizer=.*: expected sgd without weight decay"),
         ({"optimizer": fl.SGD(weight_decay=0.1)}, "client", "optimizer=.*: expected sgd without"),
         ({"lr": {"A": 0.1, "B": 0.2}}, "client", "lr=.*: expected one number: in the client unit"),

@@ -25,7 +25,7 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 slow = pytest.mark.slow
 TASK = tokens("head")
 NAMES = ("A", "B", "R", "gain", "W", "head")
-RANKS, WIDE = (1, 3, 2), {"rank": 3, "alpha": 3 * LORA.scaling}  # another rank, the same scale
+WIDE = fl.Lora(rank=3, alpha=3 * LORA.scaling)  # another rank, the same scale
 SETTINGS = {  # momentum, weights, unit
     "plain by size": (0.0, "size", "example"),
     "momentum": (0.6, "uniform", "example"),
@@ -170,8 +170,6 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "dp-lora": Loop(plain.apart, plain.plain_mean),
 }
 UP_TO_SIGNS = {"prism", "fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
-UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "fedgsa", "hetlora")}
-UNEQUAL["fedlora"] = Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "deer-literal": "client"}
 UNITS |= {"prism": "example"}  # as published: of an update only the move along the tangent is sent
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
@@ -184,14 +182,14 @@ def cases(rows):
     return [(*pair, clip) for pair, clip in zip(ours, itertools.cycle(CLIPS))]
 
 
-def follows(run, row, loop, ranks=None, **changes):
+def follows(run, row, loop, **changes):
     """After every round the library's server stands where the loop does.
 
     Args: loop: or what makes it of the run, whose random numbers it needs. changes: of the loop.
     """
     loop = (loop if isinstance(loop, Loop) else loop(run))._replace(**changes)
     start = run.start
-    states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop, ranks)
+    states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop)
     seen = changes_of if row in UP_TO_SIGNS else dict
     for server, end in zip(run.states, states, strict=True):
         agree(seen(state_of(server)), seen(end), seen(start))
@@ -208,14 +206,6 @@ def test_methods_with_one_state_for_all_equal_their_loops(row, setting, clip):
     follows(follow(row, clip, setting), row, LOOPS[row])
 
 
-@slow
-@pytest.mark.every(2)
-@pytest.mark.parametrize(("row", "setting", "clip"), cases(UNEQUAL))
-def test_methods_with_unequal_ranks_equal_their_loops(row, setting, clip):
-    """Client k trains the first r_k ranks."""
-    follows(follow(row, clip, setting, fl.Lora(**WIDE, ranks=RANKS)), row, UNEQUAL[row], RANKS)
-
-
 @pytest.mark.parametrize("row", LOOPS)
 def test_one_round_from_nonzero_tensors_equals_the_loop(row):
     """One round by size and without a clip, from tensors of which none is zero."""
@@ -230,7 +220,7 @@ SENT = {"fedsa-lora": {"A": 3, "B": 0}}
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(SENT))
 def test_methods_that_keep_ranks_equal_their_loops(row, setting, clip):
     """What is sent ends where the loop has it, and what is kept with every client."""
-    run = follow(row, clip, setting, fl.Lora(**WIDE))
+    run = follow(row, clip, setting, WIDE)
     shared = {key: np.ones_like(x) for key, x in run.start.items()}
     for (side, _), ones in shared.items():
         if side in SENT[row]:

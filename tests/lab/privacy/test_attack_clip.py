@@ -15,7 +15,6 @@ from toy_tasks import (
     book,
     play,
     private,
-    random,
     regression,
     tokens,
     two_layers,
@@ -116,34 +115,6 @@ def test_one_client_s_data_cannot_stop_a_run(trust, scale):
     plan = PLAN.replace(rounds=2, local_steps=3, batch=None, lr=0.3)
     lora = fl.Lora(rank=4, alpha=4)
     assert play(task, row, private("client", trust=trust), plan, lora=lora)[-1].index == 2
-
-
-def rotated(gram):
-    """Ranks turned into each other by a fixed public rotation, and back, signal and noise alike."""
-    rank = gram.shape[-1]
-    turn = torch.linalg.qr(random(rank, rank, seed=1))[0]
-    turn = turn.to(gram).expand_as(gram).contiguous()
-    return Preconditioner(turn, turn.mT.contiguous())
-
-
-def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal():
-    """Of clients of a lower rank, the noise of a rank that a map fills with signal stays.
-
-    1000 times the noise must move every rank 1000 times as far, in the coordinates of the clip.
-    """
-    lora = fl.Lora(rank=4, ranks=(2, 2, 2))
-    row = fl.methods.FFA.replace(precondition=rotated)
-    plan = PLAN.replace(rounds=1, local_steps=1, batch=None)
-    kept = []
-    for sigma in (50.0, 50_000.0):
-        privacy = private("example", sigma=sigma, clip=1.0)
-        record = play(tokens(), row.replace(name="rotated"), privacy, plan, lora=lora, seed=0)[-1]
-        assert book(record).uncertified is None
-        kept.append(record.adapter)
-    turn = rotated(torch.eye(4).double()[None]).before[0]
-    for layer in kept[0]:
-        quiet, loud = ((adapter[layer][1].double() @ turn).norm(dim=0) for adapter in kept)
-        assert bool((loud > 100 * quiet).all()), layer
 
 
 @pytest.mark.parametrize("unit", ["example", "client"])

@@ -9,10 +9,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from safetensors.torch import load, save
 
 from fedlora_lab._utils.validation import check, in_one_line
-<<<<<<< HEAD
-=======
-from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
->>>>>>> 0f7660dc (Give every client the same rank)
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 
 LOG = logging.getLogger("fedlora_lab.flower")
@@ -81,34 +77,6 @@ def tensors_digest(record: ArrayRecord) -> str:
     return hashlib.sha256(record[TENSORS].data).hexdigest()[:32]
 
 
-<<<<<<< HEAD
-=======
-def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:
-    """Encodes the server's factors as the method's broadcast rule sends them, such as quantized."""
-    return {
-        ParamKey(key.name + part, key.layer): x
-        for key, tensor in tensors.items()
-        for part, x in pack(tensor, rule_for(key, rule)).items()
-    }
-
-
-def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> TensorDict:
-    """Undoes `encode_broadcast`.
-
-    Args: codes: as received. rule: the method's. like: tensors of the names and shapes to restore.
-    Raises: ``ValueError`` for codes without a level.
-    """
-    tensors = {}
-    for key, tensor in like.items():
-        rounding = rule_for(key, rule)
-        arrays = {
-            name: codes[ParamKey(key.name + name, key.layer)] for name in array_names(rounding)
-        }
-        tensors[key] = unpack(arrays, rounding, tensor)
-    return tensors
-
-
->>>>>>> 0f7660dc (Give every client the same rank)
 # ---- messages
 
 

@@ -164,13 +164,9 @@ class _Clients:
                 # Flower answers in no node's name.
                 self.numbers.pop(node, None)
             try:
-<<<<<<< HEAD
                 right = _check_reply(reply, {"client": k, **about})
                 received = messages.unpack_tensors(messages.get_arrays(right))
                 valid[k] = messages.check_tensors(received, like)
-=======
-                valid[k] = self._upload(opened, _check_reply(reply, {"client": k, **about}))
->>>>>>> 0f7660dc (Give every client the same rank)
             except ValueError as error:
                 faults.append(f"client {k}: {error}")
                 messages.LOG.warning("%s, client %d is left out: %s", name, k, error)
@@ -178,15 +174,6 @@ class _Clients:
             raise Stopped(f"{name}: no upload of {len(opened.ids)} clients; {faults[0]}")
         return valid
 
-<<<<<<< HEAD
-=======
-    def _upload(self, opened: OpenRound, reply: Message) -> Tensors:
-        """One client's upload. Raises ``ValueError`` for anything else."""
-        like = {key: opened.before.tensors[key] for key in opened.keys.uploaded}
-        received = messages.unpack_tensors(messages.get_arrays(reply))
-        return messages.check_tensors(received, like)
-
->>>>>>> 0f7660dc (Give every client the same rank)
 
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:
     """Returns a reply about this subject. Raises ``ValueError`` for any other, or for an error."""

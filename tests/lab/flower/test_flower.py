@@ -73,16 +73,6 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
 @pytest.mark.parametrize(
     ("task", "slug", "privacy", "plan"),
     [
-<<<<<<< HEAD
-        *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
-        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size"), {}),
-        (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
-    ],
-)
-def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan, options):
-    """Without privacy; weights by size, and noise of each client's own."""
-    agree(task, slug, privacy, plan, **options)
-=======
         *((regression(), slug, None, ROUNDS) for slug in ("flora", "fedsa-lora")),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size")),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE)),
@@ -91,7 +81,6 @@ def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, priv
 def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan):
     """Without privacy; weights by size, and noise of each client's own."""
     agree(task, slug, privacy, plan)
->>>>>>> 0f7660dc (Give every client the same rank)
 
 
 @pytest.mark.slow

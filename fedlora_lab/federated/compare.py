@@ -4,10 +4,9 @@ Runs that are kept in a folder are found again by their arguments, and go on whe
 """
 
 import hashlib
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,7 +35,7 @@ from fedlora_lab.measures.runs import (
     smaller_is_better,
     varied_columns,
 )
-from fedlora_lab.methods.method import Method, check_names
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -55,7 +54,7 @@ class Cell:
 
     Args:
         config: all that decides its numbers.
-        setting: what a sweep varies, and its value here; it stands in the config already.
+        setting: what is varied, and its value here; it stands in the config already.
     """
 
     config: Config
@@ -114,7 +113,6 @@ def compare(
     *,
     lora: "Lora | None" = None,
     lr: "float | Iterable[float] | None" = None,
-    epsilon: Iterable[float | None] | None = None,
     jobs: int | None = None,
     progress: bool = True,
     out: "str | Path | None" = None,
@@ -123,11 +121,10 @@ def compare(
     device: "str | torch.device | None" = None,
     matmul_precision: str = "float32",
 ) -> "pd.DataFrame":
-    """Trains several methods at several seeds and settings, and returns one tidy frame.
+    """Trains several methods at several seeds and rates, and returns one tidy frame.
 
-    Its column ``lr`` has the learning rate of each run; where several epsilons are tried it has a
-    column ``epsilon``. Its ``attrs["privacy"]`` says so where methods spent unequal epsilons, as
-    other plans may: then they cannot be compared.
+    Its column ``lr`` has the learning rate of each run. Its ``attrs["privacy"]`` says so where
+    methods spent unequal epsilons, as other plans may: then they cannot be compared.
 
     Args:
         task, privacy, lora: of every run.
@@ -137,8 +134,6 @@ def compare(
         seeds: of every method, so that start and batches are alike; such runs are for study, as
             their ledgers say. `run` and `finetune` draw afresh.
         lr: learning rates that every method is tried at, see `best`.
-        epsilon: budgets that every method is tried at, ``None`` for no privacy; the noise of
-            ``privacy`` is found for each, and for each plan.
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
             is the same to the last bit, whatever the number. The task travels to the processes
             through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
@@ -173,8 +168,7 @@ def compare(
         matmul_precision=matmul_precision,
     )
     rates: Any = [lr] if isinstance(lr, Real | Mapping) else lr
-    sweep = {"epsilon": epsilon, "lr": rates}
-    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), sweep, execution)
+    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), rates, execution)
     total = sum(cell.config.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress) as bar:
         frame = run_cells(cells, execution, out, jobs, bar)
@@ -192,14 +186,14 @@ def checked_cells(
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int],
     lora: Lora,
-    sweep: Mapping[str, Iterable[Any] | None],
+    rates: Iterable[Any] | None,
     execution: Execution,
 ) -> list[Cell]:
     """The runs of a comparison, every one checked before the first begins.
 
     Args:
         task, which, privacy, plan, seeds, lora: see `compare`; which: the methods.
-        sweep: "epsilon" and "lr" -> the values to try; ``None``: those of privacy and plan.
+        rates: the learning rates to try; ``None``: those of the plan.
         execution: of every run.
     """
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
@@ -208,46 +202,26 @@ def checked_cells(
     scored = "a mapping with at least one score, such as the loss, to compare by"
     check(len(task.metrics) > 0, "metrics", task.metrics, scored)
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    tried = {
-        name: _listed(name, values, "such as [1, 8]")
-        for name, values in sweep.items()
-        if values is not None
-    }
-    points = [dict(zip(tried, point)) for point in itertools.product(*tried.values())]
-    varied = [name for name, values in tried.items() if len(values) > 1]
+    tried = None if rates is None else _listed("lr", rates, "such as [0.1, 0.4]")
     firsts: list[Cell] = []
     # Method by method, so that the table of the first is whole before the next begins.
     for name in names:
         its_plan = _plan_for(name, plan)
-        for point in points:
-            at_rate = its_plan.replace(lr=point["lr"]) if "lr" in point else its_plan
-            at_budget = privacy
-            if "epsilon" in point:
-                at_budget = _calibrated(privacy, point["epsilon"], task, its_plan)
+        plans = [its_plan] if tried is None else [its_plan.replace(lr=rate) for rate in tried]
+        for at_rate in plans:
             # Before hours of training: a mistake in the last cell is told now.
-            config = make_config(task, name, at_budget, at_rate, lora, draws[0])
-            firsts.append(Cell(config, {name: point[name] for name in varied}))
-    check_names((cell.slug, cell.config.method) for cell in firsts[:: len(points)])
+            config = make_config(task, name, privacy, at_rate, lora, draws[0])
+            varied = {"lr": at_rate.lr} if len(plans) > 1 else {}
+            firsts.append(Cell(config, varied))
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
-    slugs = [cell.slug for cell in firsts[:: len(points)]]
-    check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
+    slugs = [cell.slug for cell in firsts[:: len(tried or [None])]]
+    expected = 'each once, a changed row under a name of its own: row.replace(name="...")'
+    check(len(set(slugs)) == len(slugs), "methods", slugs, expected)
     # A run that is opened probes what a row of one's own does to examples, and trains nothing.
     for cell in firsts:
         if cell.config.method not in methods.ALL.values():
             Run.open(cell.config, execution)
     return [cell.at_seed(seed) for cell in firsts for seed in draws]
-
-
-def _calibrated(
-    privacy: Privacy | None, epsilon: float | None, task: Task, plan: Plan
-) -> Privacy | None:
-    """The privacy with the noise that an epsilon needs under a plan; ``None`` without one."""
-    if epsilon is None:
-        return None
-    check(privacy is not None, "privacy", None, "a Privacy, whose noise each epsilon decides")
-    assert privacy is not None
-    free = privacy.replace(sample_rate=None, noise_multiplier=None, target_epsilon=None)
-    return free.calibrate(epsilon=epsilon, task=task, plan=plan)
 
 
 def run_cells(
@@ -305,21 +279,20 @@ def _train(
 
 def best(
     frame: "pd.DataFrame",
-    by: str | Sequence[str] = "lr",
+    by: str = "lr",
     *,
     measure: str | None = None,
 ) -> "pd.DataFrame":
     """Chooses each method's best learning rate on half of the seeds; returns its other runs.
 
-    Any other value that a comparison varied is chosen in the same way.
-
-    The score of a value is the mean after the last round. What else was varied is kept apart: of
-    two epsilons each gets its own rate. Scores are those of the test examples, so no example is
-    left that has not been looked at: what is kept apart is the luck of the seeds.
+    The score of a rate is the mean after the last round. What else was varied is kept apart: of
+    two epsilons, told apart by a column, each gets its own rate. Scores are those of the test
+    examples, so no example is left that has not been looked at: what is kept apart is the luck of
+    the seeds.
 
     Args:
         frame: of a comparison that varied ``by``.
-        by: column, or columns, of which the best values are chosen together.
+        by: the column of which the best value is chosen.
         measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
         where the best value is the least or the largest of those tried; its ``attrs["privacy"]``
@@ -337,31 +310,29 @@ def best(
     """
     from pandas.api.types import is_numeric_dtype
 
-    names = [by] if isinstance(by, str) else list(by)
     check(hasattr(frame, "columns"), "frame", frame, "a frame that compare returned")
     varied = varied_columns(frame)
-    check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
+    check(by in varied, "by", by, "a column that varies: " + (few(varied, 8) or "none"))
     seeds = sorted(frame["seed"].dropna().unique().tolist())
     check(len(seeds) > 1, "seeds", seeds, "at least two: some choose, and others report")
     half = len(seeds) // 2
     choosing, reporting = seeds[:half], seeds[half:]
     ends = last_scores(frame, measure)
     measure = str(ends["measure"].iloc[0])
-    groups = ["method", *(name for name in varied if name not in names)]
-    tried = ends[ends["seed"].isin(choosing)].groupby([*groups, *names], dropna=False, sort=False)
+    groups = ["method", *(name for name in varied if name != by)]
+    tried = ends[ends["seed"].isin(choosing)].groupby([*groups, by], dropna=False, sort=False)
     # A run that diverged has no score: a mean with it is the worst.
     scores = tried["value"].agg(lambda values: values.mean(skipna=False)).reset_index()
     sign = -1 if smaller_is_better(measure) else 1
     ranks = (sign * scores["value"]).fillna(-math.inf)
     picks = ranks.groupby([scores[name] for name in groups], dropna=False).idxmax()
-    picked = scores.loc[picks.sort_values(), [*groups, *names]]
-    result = frame[frame["seed"].isin(reporting)].merge(picked, on=[*groups, *names])
-    line = f"{few(names)} chosen by {measure} at seeds {few(map(str, choosing), 8)}"
+    picked = scores.loc[picks.sort_values(), [*groups, by]]
+    result = frame[frame["seed"].isin(reporting)].merge(picked, on=[*groups, by])
+    line = f"{by} chosen by {measure} at seeds {few(map(str, choosing), 8)}"
     line += f", reported at seeds {few(map(str, reporting), 8)}"
-    for name in names:
-        edges = scores[name].agg(["min", "max"]) if is_numeric_dtype(scores[name]) else []
-        at_edge = picked.loc[picked[name].isin(edges), "method"].unique()
-        line += f"; {name} at the edge of what was tried: {few(at_edge, 8)}" if len(at_edge) else ""
+    edges = scores[by].agg(["min", "max"]) if is_numeric_dtype(scores[by]) else []
+    at_edge = picked.loc[picked[by].isin(edges), "method"].unique()
+    line += f"; {by} at the edge of what was tried: {few(at_edge, 8)}" if len(at_edge) else ""
     result.attrs = {"chosen": line, "privacy": describe_unequal_privacy(result)}
     return result
 

@@ -12,7 +12,6 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
 from fedlora_lab._utils.torch_state import torch_threads
-from fedlora_lab._utils.validation import check
 
 T = TypeVar("T")
 
@@ -21,10 +20,7 @@ def workers_for(jobs: int | None) -> int:
     """How many calls run at once; 1: one after the other in this process.
 
     Args: jobs: see `compare`.
-    Raises: ``ValueError`` for anything but ``None``, -1 or a whole number >= 1.
     """
-    is_count = isinstance(jobs, int) and not isinstance(jobs, bool) and (jobs > 0 or jobs == -1)
-    check(jobs is None or is_count, "jobs", jobs, "how many runs at once, or -1: one for each core")
     backend, _ = get_active_backend()
     # In a worker of anybody's, workers of its own would take the cores from the others.
     return 1 if backend.nesting_level else effective_n_jobs(jobs)

@@ -276,13 +276,15 @@ def test_the_page_says_what_a_rehearsal_needs():
     errors, means = closed.agg(lambda x: (x**2).mean() ** 0.5), closed.mean()
     assert (closed.count() == 10).all()
     said = [
-        f"where it is off by {error:.2f} octaves with 180 scans",
-        f"in all it is off by {errors['short']:.2f}.",
-        f"the end is off by {errors['printed']:.2f}, but",
-        f"With 30 scans it is off by {errors['few']:.2f}, mostly too early",
-        f"as labels it is {-means['own labels']:.1f} too early",
+        f"it was off by {errors['short']:.2f} octaves in place of {error:.2f}.",
+        f"Thirty scans were too few ({errors['few']:.2f})",
     ]
     assert missing("docs/rates.md", *said) == []
+    said = [
+        f"| {errors['printed']:.2f} | +{means['printed']:.2f} |",
+        f"| {errors['own labels']:.2f} | −{-means['own labels']:.2f} |",
+    ]
+    assert missing("studies/logbook.md", *said) == []
 
 
 # ---- other findings

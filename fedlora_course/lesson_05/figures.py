@@ -1,15 +1,21 @@
 """Tools of notebook 05: the project in one file, and one layer whose weight changes."""
 
 import importlib.util
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from fedlora_course.lesson_04.figures import accuracy_of, drawn_gradients
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.plots import style
+from fedlora_lab.plots.grammar import place_ticks
 from fedlora_lab.tasks.task import Task
+from fedlora_lab.theory import reachable_error, row_space_share
 
 
 def one_file() -> ModuleType:
@@ -47,3 +53,38 @@ class Layer:
     def accuracy(self, change: Float[np.ndarray, "64 64"]) -> float:
         """Computes the test accuracy of the model with this change of the weight."""
         return accuracy_of(self._start, change, np.eye(64))
+
+
+@style.paper()
+def kept_shares(
+    ranks: Sequence[int], drawn: Sequence[Sequence[float]], values: Float[np.ndarray, " r"]
+) -> style.Picture:
+    """Draws what frozen random A keep of a change beside r / 64, and what the best A keeps.
+
+    Args:
+        ranks: that were tried.
+        drawn: for each of them the share of the energy that each A keeps.
+        values: singular values of the change.
+    """
+    figure, (ax,) = style.subplots(8.2, 4.3)
+    ax.set(xscale="log", xlabel="rank r (of 64)", ylabel="share of the energy")
+    ax.set_title("On average a frozen random A keeps r/64 of a wanted change")
+    mean, low, high = zip(*(row_space_share(r, 64, values) for r in ranks), strict=True)
+    frozen = style.named_line(ax, ranks, mean, "A frozen: r / 64", style.INK, low, high)
+    outside = 0
+    for r, shares, bottom, top in zip(ranks, drawn, low, high, strict=True):
+        inside = [share for share in shares if bottom <= share <= top]
+        beyond = [share for share in shares if not bottom <= share <= top]
+        style.draw_dots(ax, [r] * len(inside), inside, style.INK, 3, mew=0, alpha=0.5)
+        style.draw_dots(ax, [r] * len(beyond), beyond, style.WRONG, 3, mew=0, alpha=0.5)
+        outside += len(beyond)
+    best = 1 - reachable_error(values)[list(ranks)] ** 2
+    dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
+    free = style.named_line(ax, ranks, best, "both factors free to move", style.GREY, **dashed)
+    place_ticks(ax, pd.Series(ranks))
+    style.label_ends(ax, [frozen, free], wide=18)
+    count = sum(map(len, drawn))
+    words = f"band: 95 % of single measurements, dots: {count:,} of them (red: outside)"
+    share = 100 * (1 - outside / count)
+    style.footer(figure, f"lines: closed form; {words}; inside: {share:.3g}%")
+    return figure

@@ -9,7 +9,7 @@ Each method has one colour in all of them, and each mean its band.
 'Test loss'
 """
 
-from fedlora_lab.plots.closed_forms import closed_form, measurements, share_inside
+from fedlora_lab.plots.closed_forms import closed_form
 from fedlora_lab.plots.grammar import intervals, lines
 from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
@@ -22,10 +22,8 @@ __all__ = [
     "deviation",
     "intervals",
     "lines",
-    "measurements",
     "method_diagrams",
     "noise_alone",
-    "share_inside",
     "tradeoff",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -41,6 +41,7 @@ four. Registered before seeds 3 to 9 of these six rows, at the rates that were c
 """
 
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -101,13 +102,15 @@ def task_of(name: str) -> tuple[fl.tasks.Task, fl.Privacy]:
     return scored_apart(task), calibrated
 
 
-def row_of(slug: str) -> tuple[fl.Method, fl.Lora]:
-    """A row, and its adapter. Without LoRA the adapter that every run has is scaled to nothing."""
+def row_of(slug: str, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl.Lora]:
+    """A row, its layers and its adapter. Without LoRA the adapter that every run has is scaled to
+    nothing."""
     if slug not in ALONE:
-        return methods.get(slug), fl.Lora(rank=4, alpha=8.0)
+        return task, methods.get(slug), fl.Lora(rank=4, alpha=8.0)
     modules = {"head-only": ("head",), "maps-only": MAPS, "all-weights": (*MAPS, "head")}[slug]
-    lora = fl.Lora(rank=1, alpha=1e-9, targets=("patch",), head=modules)
-    return methods.FFA.replace(name=slug.replace("-", " ").capitalize()), lora
+    row = methods.FFA.replace(name=slug.replace("-", " ").capitalize())
+    task = replace(task, layers=fl.tasks.Layers(("patch",), modules))
+    return task, row, fl.Lora(rank=1, alpha=1e-9)
 
 
 def train(setting: str, slug: str, rate: float, seed: int) -> None:
@@ -117,7 +120,7 @@ def train(setting: str, slug: str, rate: float, seed: int) -> None:
     if (done[here]["lr"] == rate).any():
         return
     task, privacy = task_of(setting)
-    row, lora = row_of(slug)
+    task, row, lora = row_of(slug, task)
     if privacy.unit == "client":
         privacy = privacy.replace(clip_norm=CLIENT_CLIP * rate)
     options: Any = {"lora": lora, "seed": seed, "evaluate_every": PLAN.rounds}

@@ -22,6 +22,7 @@ Registered before any run here; known were Fed-SB .867 at rank 22, RAVAN .823 at
 """
 
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -59,12 +60,14 @@ def parts(seed: int) -> tuple[fl.tasks.Task, fl.Privacy, fl.Plan]:
     return scored_apart(task), privacy, plan
 
 
-def row_of(slug: str, rank: int) -> tuple[fl.Method, fl.Lora]:
-    """A row, and its adapter. Without LoRA the adapter that every run has is scaled to nothing."""
+def row_of(slug: str, rank: int, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl.Lora]:
+    """A row, its layers and its adapter. Without LoRA the adapter that every run has is scaled to
+    nothing."""
     if slug in WITHOUT_LORA:
-        lora = fl.Lora(rank=1, alpha=1e-9, targets=("patch",), head=WITHOUT_LORA[slug])
-        return methods.FFA.replace(name=slug.replace("-", " ").capitalize()), lora
-    return methods.get(slug), fl.Lora(rank=rank, alpha=2.0 * rank)
+        row = methods.FFA.replace(name=slug.replace("-", " ").capitalize())
+        task = replace(task, layers=fl.tasks.Layers(("patch",), WITHOUT_LORA[slug]))
+        return task, row, fl.Lora(rank=1, alpha=1e-9)
+    return task, methods.get(slug), fl.Lora(rank=rank, alpha=2.0 * rank)
 
 
 def done_runs() -> pd.DataFrame:
@@ -79,7 +82,7 @@ def train(slug: str, rank: int, rate: float, seed: int) -> None:
     if (done[here]["lr"] == rate).any():
         return
     task, privacy, plan = parts(seed)
-    row, lora = row_of(slug, rank)
+    task, row, lora = row_of(slug, rank, task)
     options: Any = {"lora": lora, "seed": seed, "evaluate_every": plan.rounds}
     values = [0.0, 0.0, float("nan")]
     try:
@@ -136,7 +139,7 @@ def ranks_of(slug: str) -> tuple[int, ...]:
 def sent_at(slug: str, rank: int) -> float:
     """Bytes that a client sends in a round."""
     task, _, plan = parts(SEEDS[0])
-    row, lora = row_of(slug, rank)
+    task, row, lora = row_of(slug, rank, task)
     short = plan.replace(rounds=1, local_steps=1, lr=0.01)
     last = list(fl.run(task, row, None, short, lora=lora, seed=0))[-1]
     return last.traffic.bytes_up / last.participants

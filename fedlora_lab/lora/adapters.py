@@ -36,7 +36,6 @@ from fedlora_lab.methods.state import (
     times_core,
 )
 from fedlora_lab.tasks.modules import (
-    ALL_LINEAR,
     check_no_adapters,
     head_modules,
     is_finite,
@@ -259,7 +258,7 @@ def adapt(
     The task's model is left as it was.
 
     Args:
-        task, lora: the base model, with its targets and head where ``lora`` does not name others.
+        task, lora: the base model with its targets and head, and the shape of the adapters.
         device: where the copy is; ``None``: where the model is.
         matmul_precision: "bfloat16" puts every frozen linear map, but no factor or head, in half
             precision.
@@ -271,8 +270,8 @@ def adapt(
     """
     model = task.model
     check_no_adapters(model)
-    heads = trained_modules(task, lora)
-    layers = adapted_layers(task, heads, lora)
+    heads = head_modules(model, task.head)
+    layers = target_layers(model, task.targets, heads)
     # In eval mode: a module's own dropout would draw from global numbers for the batch as a whole.
     # Without gradients of parameters, which examples share: what moves is set by `set_tensor`.
     twin = structure_copy(model, device).eval().requires_grad_(False)
@@ -298,28 +297,6 @@ def adapt(
         key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()
     }
     return AdaptedModel(twin, places, initial, optional, weights)
-
-
-def trained_modules(task: Task, lora: Lora) -> tuple[str, ...]:
-    """The full names of the modules that are trained as a whole: the task's, or those of ``lora``.
-
-    Args: task: with the model; lora: whose own head comes first.
-    Raises: ``ValueError`` for names that `head_modules` refuses.
-    """
-    return head_modules(task.model, task.head if lora.head is None else lora.head)
-
-
-def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, ...]:
-    """The full names of the layers that get adapters, in the model's order.
-
-    Args:
-        task: with the model.
-        heads: from `trained_modules`.
-        lora: whose targets count where it has some.
-
-    Raises: ``ValueError`` for targets that `target_layers` refuses.
-    """
-    return target_layers(task.model, task.targets if lora.targets is None else lora.targets, heads)
 
 
 def matrix_of(linear: nn.Module) -> Float[Tensor, "d_out d_in"]:
@@ -501,13 +478,12 @@ def save(
     expected = "a new folder, or one with an adapter and nothing else"
     check(replaces or not path.exists(), "path", str(path), expected)
     model = task.model
-    heads = trained_modules(task, lora)
-    layers = adapted_layers(task, heads, lora)
+    heads = head_modules(model, task.head)
+    layers = target_layers(model, task.targets, heads)
     factors, stored = _plain_factors(values, layers, lora)
-    named = task.targets if lora.targets is None else lora.targets
     config = LoraConfig(
         r=stored.rank,
-        target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
+        target_modules=list(task.targets),
         modules_to_save=names_for_peft(heads) or None,
         use_rslora=stored.rslora,
         base_model_name_or_path=base_name(model, keep_path=not is_public),

@@ -1,7 +1,6 @@
 """The adapter (`Lora`) and the work (`Plan`): what is trained, and for how long."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -29,10 +28,8 @@ class Lora:
             and what B's noise does to the model stay as they are; A's own noise counts c^2 times
             less beside A. See ``Method.balance``, which chooses it.
         rslora: divides alpha by sqrt(rank) in place of the rank.
-        targets: in place of the task's targets: ends of the names of linear maps, one regular
-            expression for whole names, or "all-linear".
-        head: in place of the task's head: modules that are trained as a whole, by the ends of
-            their names, as of PEFT's ``modules_to_save``.
+
+    Which layers have adapters is the task's to say, see `fl.tasks.Layers`.
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: PEFT reads what is saved with the same numbers
@@ -48,8 +45,6 @@ class Lora:
     alpha: float = RunSettings.lora_alpha
     start_scale: float = 1.0
     rslora: bool = False
-    targets: str | tuple[str, ...] | None = None
-    head: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
@@ -57,22 +52,6 @@ class Lora:
         OPTIONS["lora_alpha"].check("alpha", self.alpha)
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
         check(isinstance(self.rslora, bool), "rslora", self.rslora, "True or False")
-        # Settings come back from JSON with lists in the place of tuples.
-        for name in ("targets", "head"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if isinstance(self.targets, str):
-            pattern = "a regular expression for names of linear maps"
-            check(bool(self.targets), "targets", self.targets, pattern)
-            try:
-                re.compile(self.targets)
-            except re.error as error:
-                check(False, "targets", self.targets, f"{pattern} ({error})")
-        elif self.targets is not None:
-            expected = "names of linear maps, a regular expression or 'all-linear'"
-            check(_are_names(self.targets), "targets", self.targets, expected)
-        if self.head is not None:
-            check(_are_names(self.head), "head", self.head, "names of modules")
 
     @cached_property
     def scaling(self) -> float:
@@ -97,11 +76,6 @@ def lora_of(value: object) -> Lora:
     """
     check(value is None or isinstance(value, Lora), "lora", value, "a Lora, or None")
     return value if isinstance(value, Lora) else Lora()
-
-
-def _are_names(value: object) -> bool:
-    listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
-    return listed and all(isinstance(name, str) and name for name in value)
 
 
 @dataclass(frozen=True)

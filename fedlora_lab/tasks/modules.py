@@ -1,7 +1,6 @@
 """The modules of a model: which are adapted, which are trained whole, and what is refused."""
 
 import copy
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from fedlora_lab._utils.validation import check, in_one_line
 
 Head = str | Sequence[str] | None
 """Names of modules that are trained in full, see `Layers.head`."""
-ALL_LINEAR = "all-linear"
-"""Targets that stand for every linear map, as in PEFT."""
 CLASSIFIERS = "classifier", "score"
 """Names of classifiers, as PEFT knows them too."""
 PARTS_OF_PEFT = (
@@ -118,42 +115,33 @@ def linear_names(model: nn.Module) -> str:
 
 
 def target_layers(
-    model: nn.Module, targets: str | Sequence[str], heads: Sequence[str]
+    model: nn.Module, targets: Sequence[str], heads: Sequence[str]
 ) -> tuple[str, ...]:
     """The full names of the linear maps that targets stand for, in the model's order.
 
     Args:
         model: the base.
-        targets: ends of names, as PEFT matches them; a regular expression for whole names; or
-            "all-linear", every map but those of the heads and the output layer of a language model.
+        targets: ends of names, as PEFT matches them.
         heads: full names of modules that are trained as a whole.
 
     Raises: ``ValueError`` for targets that match nothing, or anything but linear maps outside the
         heads.
     """
-    modules = dict(model.named_modules())
-    in_head = {name for name in modules if any(is_within(name, head) for head in heads)}
-    if targets == ALL_LINEAR:
-        # As PEFT reads it: all but what gives the scores of words, or is trained in full.
-        output = output_layer(model)
-        free = [name for name in modules if name not in in_head and modules[name] is not output]
-        return tuple(name for name in free if is_linear(modules[name]))
     layers: set[str] = set()
-    for target in [targets] if isinstance(targets, str) else targets:
-        if isinstance(targets, str):
-            matches = [name for name in modules if re.fullmatch(target, name)]
-        else:
-            matches = list(matching_modules(model, [target]))
+    for target in targets:
+        matches = matching_modules(model, [target])
         expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
         check(bool(matches), "targets", target, expected)
-        for name in matches:
-            kind = type(modules[name]).__name__
-            expected = f"nn.Linear or Conv1D, not {kind}: others have no exact gradients"
-            check(is_linear(modules[name]), "targets", name, expected)
+        for name, module in matches.items():
+            expected = (
+                f"nn.Linear or Conv1D, not {type(module).__name__}: others have no exact gradients"
+            )
+            check(is_linear(module), "targets", name, expected)
+            in_head = any(is_within(name, head) for head in heads)
             expected = "a module outside the head, which is trained in full"
-            check(name not in in_head, "targets", name, expected)
+            check(not in_head, "targets", name, expected)
         layers.update(matches)
-    return tuple(name for name in modules if name in layers)
+    return tuple(name for name, _ in model.named_modules() if name in layers)
 
 
 def output_layer(model: nn.Module) -> nn.Module | None:

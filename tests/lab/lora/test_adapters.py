@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -35,35 +36,31 @@ def test_every_layer_and_seed_starts_elsewhere():
             assert torch.equal(x, 0 * x if key.name == "B" else task.model.get_parameter(key.layer))
 
 
-def run(lora):
-    return fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=lora)
-
-
 def test_peft_s_config_has_the_same_numbers(tmp_path):
-    """From `Lora` to JSON and back, and to the folder of an adapter."""
-    lora = fl.Lora(rank=3, alpha=6, rslora=True, targets=("query",), head=("classifier",))
+    """From `Lora` to JSON and back, and with the task's layers to the folder of an adapter."""
+    lora = fl.Lora(rank=3, alpha=6, rslora=True)
     assert fl.Lora(**json.loads(json.dumps(lora.settings()))) == lora
     assert lora.scaling == pytest.approx(6 / 3**0.5)
-    *_, last = run(lora)
+    *_, last = fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=lora)
     folder = fl.save_adapter(last, tmp_path / "adapter")
     config: Any = peft.LoraConfig.from_pretrained(str(folder))
     assert (config.r, config.lora_alpha, config.use_rslora) == (3, 6, True)
-    assert {*config.target_modules} == {"query"} and config.modules_to_save == ["classifier"]
+    assert {*config.target_modules} == {"query", "value"}
+    assert config.modules_to_save == ["classifier"]
 
 
 REFUSED = {
-    "targets='v_proj'": {"targets": ("query", "v_proj")},
-    "targets='((('": {"targets": "((("},
-    "targets='bert.embeddings.word_embeddings'": {"targets": ".*word_embeddings"},
-    "head='no_such'": {"head": ("no_such",)},
-    "head='bert.embeddings.LayerNorm'": {"head": ("bert.embeddings.LayerNorm",)},
+    "targets='v_proj'": fl.tasks.Layers(("query", "v_proj")),
+    "targets='bert.embeddings.word_embeddings'": fl.tasks.Layers(("word_embeddings",)),
+    "head='no_such'": fl.tasks.Layers(("query",), "no_such"),
+    "head='bert.embeddings.LayerNorm'": fl.tasks.Layers(("query",), "bert.embeddings.LayerNorm"),
 }
 
 
-@pytest.mark.parametrize(("line", "fields"), REFUSED.items(), ids=REFUSED)
-def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
+@pytest.mark.parametrize(("line", "layers"), REFUSED.items(), ids=REFUSED)
+def test_what_is_not_plain_lora_is_refused_in_one_line(line, layers):
     with refused(f"^{re.escape(line)}.* expected "):
-        run(fl.Lora(rank=2, **fields))
+        replace(toy_hubs.task("bert"), layers=layers)
 
 
 def test_a_model_without_values_is_refused_in_one_line():

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 LORA = fl.Lora(rank=2, alpha=8.0)
-QUERY = fl.Lora(rank=2, alpha=8.0, targets=("query", "classifier"))
+QUERY: Options = {"head": None, "targets": ("query", "classifier")}
 
 
 def last_record(task, lora=LORA):
@@ -44,19 +44,19 @@ SAVED: dict[str, tuple[str, Options, fl.Lora]] = {
     "gpt2": (SEQ_CLS, {}, replace(LORA, start_scale=2.0)),
     "llama": (SEQ_CLS, {}, LORA),
     "bert with a frozen classifier": (SEQ_CLS, {"head": None}, LORA),
-    "bert with an adapted classifier": (SEQ_CLS, {"head": None}, QUERY),
+    "bert with an adapted classifier": (SEQ_CLS, QUERY, LORA),
     "vit": ("AutoModelForImageClassification", {}, LORA),
     "answers of llama": ("AutoModelForCausalLM", {}, LORA),
     "answers of gpt2": ("AutoModelForCausalLM", {}, LORA),
 }
 
 
-def loaders(auto, base, folder, options, lora):
+def loaders(auto, base, folder, options, adapts_classifier):
     """Name -> the adapted model, as people load it."""
     target = getattr(transformers, auto)
     yield peft.AutoPeftModel.from_pretrained(folder, **options)
     # PEFT has no class for images, and its own for texts would train an adapted classifier whole.
-    if auto != "AutoModelForImageClassification" and lora.targets is None:
+    if auto != "AutoModelForImageClassification" and not adapts_classifier:
         named = getattr(peft, auto.replace("AutoModel", "AutoPeftModel"))
         yield named.from_pretrained(folder, **options)
     yield peft.PeftModel.from_pretrained(target.from_pretrained(base, **options), folder)
@@ -84,7 +84,7 @@ def test_every_usual_loader_gives_the_run_s_numbers(name, tmp_path, monkeypatch)
     classes = {} if "answers" in name else {"num_labels": expected.shape[1]}
     frozen: Any = task.model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for model in loaders(auto, base, folder, classes, lora):
+        for model in loaders(auto, base, folder, classes, options is QUERY):
             # A classifier on a decoder finds a text's end by it, as the card says.
             model.config.pad_token_id = getattr(frozen.config, "pad_token_id", None)
             torch.testing.assert_close(forward(model.eval(), x), expected, rtol=1e-6, atol=1e-6)

@@ -46,15 +46,14 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
-def token_loss(outputs: Logits, y: Ids, shifted: bool = True) -> Float[Tensor, " n"]:
+def token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
     """Mean cross entropy of each text's labelled tokens; padding and -100 do not count.
 
-    Args:
-        outputs, y: of the model, and the label of each token.
-        shifted: an output is of the token after it, as a decoder's.
+    An output of a decoder is of the token after it.
+
     Guarantees: test_trainer.py::test_an_examples_gradient_is_pefts_own_of_that_row.
     """
-    y = y[:, int(shifted) : outputs.shape[1]]
+    y = y[:, 1 : outputs.shape[1]]
     logits = outputs[:, : y.shape[1]].mT
     losses = F.cross_entropy(logits, y, reduction="none", ignore_index=IGNORED)
     return losses.sum(1) / (y != IGNORED).sum(1).clamp(min=1)

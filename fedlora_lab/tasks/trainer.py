@@ -6,7 +6,6 @@ Files, tokens, templates and the order of classes are the caller's, by `datasets
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +58,8 @@ def from_trainer(
 ) -> Task:
     """Builds a task of the arguments of `transformers.Trainer`.
 
-    The loss of an example is the model's own of that row alone: cross entropy of its class, or the
-    mean over the tokens whose label is not -100.
+    The loss of an example is the model's own of that row alone: cross entropy of its class, or a
+    decoder's mean over the tokens whose label is not -100.
 
     Args:
         model: of Transformers, with its classes in ``config``; it is copied.
@@ -89,7 +88,6 @@ def from_trainer(
     (('north', 'south'), (4, 4))
     """
     base: Any = frozen_copy(model)
-    config: Any = getattr(base, "config", None)
     sites = names_of("by", train_dataset, by)
     persons = [] if person is None else names_of("person", train_dataset, person)
     if isinstance(person, str) and eval_dataset and person in eval_dataset[0]:
@@ -97,9 +95,8 @@ def from_trainer(
         check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
     reader = RowReader.of(base, data_collator, processing_class)
     x, y = reader.read(train_dataset)
-    writes = isinstance(y, Ragged) and bool(getattr(base, "can_generate", bool)())
-    writes = writes and not getattr(config, "is_encoder_decoder", False)
-    loss: Any = cross_entropy if y.ndim == 1 else partial(token_loss, shifted=writes)
+    writes = y.ndim > 1
+    loss: Any = token_loss if writes else cross_entropy
     classes = _check_labels(base, train_dataset, y)
     _check_tokens(base, reader.processing_class, x)
     if writes:
@@ -111,8 +108,8 @@ def from_trainer(
     for row, site in enumerate(sites):
         places.setdefault(site, []).append(row)
     names = tuple(sorted(places))
-    metrics: dict[str, Any] = {"perplexity": perplexity} if writes else {}
-    if y.ndim == 1:
+    metrics: dict[str, Any] = {"perplexity": perplexity}
+    if not writes:
         metrics = _metrics_of(compute_metrics or _accuracy, len(classes))
     trained = _classifiers(base) if head == "classifier of the model" else head
     task = Task(
@@ -270,20 +267,17 @@ def _classifiers(model: nn.Module) -> list[str] | None:
 def _check_labels(model: nn.Module, rows: Any, y: Any) -> tuple[str, ...]:
     """Refuses classes that the model does not have; returns their names."""
     config: Any = getattr(model, "config", None)
-    count = getattr(config, "num_labels", 0)
-    words = "num_labels"
-    if y.ndim > 1 and bool(getattr(model, "can_generate", bool)()):
-        count = config.vocab_size
-        words = "vocab_size"
-    numbers = y.values if isinstance(y, Ragged) else y
-    inside = (numbers >= 0) & (numbers < count)
     if y.ndim > 1:
-        inside |= numbers == IGNORED
-    expected = f"whole numbers in [0, {count - 1}], the model's {words}"
-    check(numbers.dtype == torch.int64 and bool(inside.all()), "labels", "others", expected)
-    check(count > 1, words, count, "at least 2 classes: regression is not learned here")
-    if y.ndim > 1:
+        is_decoder = isinstance(y, Ragged) and bool(getattr(model, "can_generate", bool)())
+        is_decoder = is_decoder and not config.is_encoder_decoder
+        expected = "one class a row, or a decoder's tokens"
+        check(is_decoder, "labels", f"several a row for a {type(model).__name__}", expected)
         return ()
+    count = getattr(config, "num_labels", 0)
+    inside = (y >= 0) & (y < count)
+    expected = f"whole numbers in [0, {count - 1}], the model's num_labels"
+    check(y.dtype == torch.int64 and bool(inside.all()), "labels", "others", expected)
+    check(count > 1, "num_labels", count, "at least 2 classes: regression is not learned here")
     names = tuple(str(config.id2label[i]) for i in range(count))
     features = getattr(rows, "features", None) or {}
     for column in ("label", "labels"):

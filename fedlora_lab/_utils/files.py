@@ -54,7 +54,6 @@ def write_atomically(
     content: "bytes | str",
     *,
     shared: bool = False,
-    through_links: bool = True,
 ) -> None:
     """Writes a file so that a reader finds the old content or the new one, at every moment.
 
@@ -63,25 +62,19 @@ def write_atomically(
         content: text is UTF-8 with its line ends as they are.
         shared: the modes of the file and its folders follow the umask, for files that are handed
             on. Otherwise only the owner can read it, at every moment.
-        through_links: a link is followed to its file. Otherwise the file takes its place: for what
-            is written into a folder that somebody else has made.
 
     Raises: `Unwritable`, an ``OSError``, where the disk or the folder does not allow it; the old
         file is then as it was and nothing else is left.
     Guarantees: test_a_failed_write_leaves_the_old_file, test_every_file_of_a_run_is_its_owner_s.
     """
     with writing(f"path={str(path)!r}"):
-        _write_atomically(path, content, shared, through_links)
+        _write_atomically(path, content, shared)
 
 
-def _write_atomically(
-    path: str | os.PathLike, content: "bytes | str", shared: bool, through_links: bool
-) -> None:
+def _write_atomically(path: str | os.PathLike, content: "bytes | str", shared: bool) -> None:
     # Through a link: its file would stay behind, as a ledger that states too little.
-    target = Path(path).expanduser()
     # `Path.resolve` raises at links in a circle; here the file takes the place of such a link.
-    real = Path(os.path.realpath(target if through_links else target.parent))
-    target = real if through_links else real / target.name
+    target = Path(os.path.realpath(Path(path).expanduser()))
     if shared:
         target.parent.mkdir(parents=True, exist_ok=True)
     else:

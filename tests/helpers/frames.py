@@ -55,8 +55,3 @@ def line_of(ax, colour):
 def marked(ax, marker):
     """The lines drawn with this marker."""
     return [line for line in ax.lines if line.get_marker() == marker]
-
-
-def words(figure):
-    texts = [text for ax in figure.axes for text in ax.texts] + figure.texts
-    return " ".join(text.get_text() for text in texts)

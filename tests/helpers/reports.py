@@ -3,8 +3,6 @@
 from html.parser import HTMLParser
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
-STRUCTURE = "html head meta title style body main div h1 h2 p ul li b span pre details summary dl"
-TAGS = set(f"{STRUCTURE} dt dd table thead tbody tr th td figure figcaption img".split())
 
 
 class Reader(HTMLParser):

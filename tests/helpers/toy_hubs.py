@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 import fedlora_lab as fl
 from fedlora_lab.tasks.modules import is_linear
 
-IMAGE = ("vit", "swin", "deit", "dinov2", "beit", "clip", "siglip")
+IMAGE = ("vit", "swin")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
 SMALL: Options = {
@@ -39,9 +39,7 @@ SMALL: Options = {
 PIXELS: Options = {"image_size": 8, "patch_size": 4, "num_channels": 3}
 SIZES: dict[str, Options] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
-    "mpnet": {"max_position_embeddings": 66},
     "distilbert": {"hidden_dim": 24},
-    "bart": {"encoder_layers": 2, "decoder_layers": 2},
     "llama": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "swin": {"embed_dim": 8, "depths": [2, 1], "num_attention_heads": [2, 2], "window_size": 2},
 }

@@ -124,10 +124,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: run(privacy=private("client"), plan=PLAN.replace(client_weights="size")),
         "client_weights='size': expected 'uniform'",
     ),
-    # files
-    "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected an unaltered file"),
     # a trained model
-    "adapter": (lambda: fl.save_adapter(last(), "file"), "path='.*file': expected a new folder"),
     "inputs": (lambda: fl.predict(regression(), last(), torch.zeros(2, 99).double()), r"x=\(2, 99"),
     "lesson": (lambda: course.lesson(99), "number=99"),
 }
@@ -144,7 +141,7 @@ for entry, options in OPTIONS.items():
 def test_bad_calls_are_one_line_and_lose_nothing(call, begins, tmp_path, monkeypatch):
     """At the call itself, not at the first look at what it returns."""
     monkeypatch.chdir(tmp_path)
-    contents = {"broken.json": b"{", "file": b"mine"}
+    contents = {"file": b"mine"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refusal:

@@ -62,6 +62,13 @@ def test_guarantees_name_tests_that_exist():
         assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
 
 
+def heading_links(text):
+    """The places that GitHub and the site give the headings of a page."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    heads = [re.sub(r"[^\w -]", "", head.lower()) for head in re.findall(r"^#+ (.*)$", prose, re.M)]
+    return {head.strip().replace(" ", "-") for head in heads}
+
+
 PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results|studies)/[\w./-]*)`"
 
 
@@ -73,40 +80,15 @@ def test_links_paths_and_names_of_a_page_exist(path):
     home = ROOT if path.stem == "index" else path.parent
     links = re.findall(r"\]\((?!https?:|api/)([^)#\s]+)", text)
     assert [link for link in links if not (home / link).exists()] == []
+    for place, anchor in re.findall(r"\]\(([^):#\s]*)#([^)\s]+)\)", text):
+        target = home / place if place else path
+        if target.suffix == ".md":
+            assert anchor in heading_links(target.read_text("utf-8")), (place, anchor)
     if path.name == "logbook.md":
         return
     assert [place for place in re.findall(PLACES, text) if not (ROOT / place).exists()] == []
     for name in re.findall(r"`(?:fl|fedlora_lab)\.([\w.]*\w)", text):
         pkgutil.resolve_name(f"fedlora_lab.{name}")
-
-
-def words(text):
-    return [word for word in text.split() if re.search(r"\w", word)]
-
-
-def test_the_pages_are_few_and_short():
-    """Fault: twenty-six pages of 47,000 words, most of which told how we came to know."""
-    pages = {path.stem: len(words(path.read_text("utf-8"))) for path in DOCS.glob("*.md")}
-    assert len(pages) <= 14 and sum(pages.values()) <= 30_000
-    assert pages["rates"] <= 1500 and pages["own_model"] <= 1000
-    prose = [row for row in (DOCS / "table.md").read_text("utf-8").splitlines() if row[:1] != "|"]
-    assert len(words("\n".join(prose))) <= 800
-
-
-def heading_links(text):
-    """The places that GitHub and the site give the headings of a page."""
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    heads = [re.sub(r"[^\w -]", "", head.lower()) for head in re.findall(r"^#+ (.*)$", prose, re.M)]
-    return {head.strip().replace(" ", "-") for head in heads}
-
-
-@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_link_into_a_page_finds_its_heading(path):
-    home = ROOT if path.stem == "index" else path.parent
-    for place, anchor in re.findall(r"\]\(([^):#\s]*)#([^)\s]+)\)", path.read_text("utf-8")):
-        target = home / place if place else path
-        if target.suffix == ".md":
-            assert anchor in heading_links(target.read_text("utf-8")), (place, anchor)
 
 
 def run_page(page, **names):

@@ -41,18 +41,6 @@ def test_the_eight_lines_print_what_stands_below_them(capsys):
         assert broken < 0.6 < 0.66 < 0.72 < unbroken
 
 
-def words(text):
-    """The words of a page; a link's address counts as a part of one."""
-    return [word for word in text.split() if re.search(r"\w", word)]
-
-
-def test_the_page_is_short_and_fits_its_column():
-    assert len(README.split()) <= 1100
-    code = re.findall(r"```\w+\n(.*?)```", README, re.S)
-    assert max(len(line) for block in code for line in block.splitlines()) <= 88
-    assert (ROOT / "docs" / "figures" / "playground.gif").stat().st_size <= 1_500_000
-
-
 def test_the_second_example_is_that_of_the_script():
     """Which test_finetune.py runs: the same calls, with the same names of arguments."""
     script = (ROOT / "examples" / "finetune.py").read_text("utf-8")

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from fedlora_course import drawing
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.plots import style
 from fedlora_lab.theory import first_step
 
@@ -17,6 +20,8 @@ THIN = 0.12
 """Width of a vector."""
 BYTES = 4
 """Of a number in single precision."""
+DRAWS = 100
+"""Starts of A whose first steps are measured."""
 WHOLE = 8.0
 """Length of the bar of all bytes of the weight."""
 
@@ -147,3 +152,19 @@ def _step(ax: Axes, x: float, y: float, colour: str, **line: Any) -> None:
     """Draws a step from the origin."""
     look: Any = {"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0, "shrinkB": 0, **line}
     ax.annotate("", (x, y), (0, 0), arrowprops=look)
+
+
+def first_steps_along(
+    gradient: Float[Tensor, "d_out d_in"], rank: int, seed: int = 0
+) -> Float[np.ndarray, " draws"]:
+    """Measures how far W moves along -G in an adapter's first step, over random starts of A.
+
+    The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
+
+    Args: gradient: G; rank: r >= 1; seed: of the draws of a Kaiming A.
+    """
+    G = gradient.double()
+    draws = Streams(seed).uniform((DRAWS, rank, G.shape[1]), "first steps", rank)
+    A = (draws * 2 - 1) / G.shape[1] ** 0.5
+    # <G A^T A, G> = ||G A^T||^2: no (d_out, d_in) move is formed.
+    return ((G @ A.mT).square().sum((1, 2)) / G.square().sum()).numpy()

@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from scipy.fft import idct
 
+from fedlora_course.lesson_08.figures import spectrum
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab import theory
-from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 
 CHANNELS = 64

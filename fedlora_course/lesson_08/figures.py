@@ -4,14 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from scipy.fft import idct
+from jaxtyping import Float
+from scipy.fft import dct, idct
 from torch import nn
 
 from fedlora_lab import theory
+from fedlora_lab._utils.validation import check_number, check_one_of
+from fedlora_lab.lora.source import Trained, require_source
+from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.methods import LALoRA
 from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import HeldOut, Layers, Task
 
@@ -121,3 +128,41 @@ def sensors(shuffle: bool = False) -> Task:
         loss=squared_error,
         metrics={"loss": squared_error},
     )
+
+
+def spectrum(tensor: "torch.Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " n"]:
+    """Computes the energy at each frequency along the long axis of a factor.
+    Shapes are (..., r, n) for A and (..., n, r) for B.
+
+    Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
+    """
+    check_one_of("factor", factor, ("A", "B"))
+    rows = np.moveaxis(np.asarray(tensor, float), -1 if factor == "A" else -2, -1)
+    energy = np.square(np.asarray(dct(rows, norm="ortho", axis=-1)))
+    return energy.reshape(-1, rows.shape[-1]).sum(0)
+
+
+def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> pd.DataFrame:
+    """Computes spectra of the mean clipped gradient over all private examples, by layer.
+
+    One factor moves at a time, as in LA-LoRA. It reads private values: never for a release.
+
+    Returns: columns layer, factor, frequency (0 to 1), energy.
+    Guarantees: those of the mean gradient
+        (test_lesson_08.py::test_gradient_spectra_are_those_of_the_mean_gradient).
+    """
+    check_number("clip_norm", clip_norm, 0, open_low=True)
+    origin = require_source(record)
+    frames = []
+    for factor in "AB":
+        totals: TensorDict = {}
+        for rows in private_gradients(origin, factor):
+            owner = torch.zeros(len(next(iter(rows.values()))), dtype=torch.int64)
+            sums, _ = clip_sum(rows, clip_norm, owner, 1)
+            totals = {key: x[0] + totals.get(key, 0) for key, x in sums.items()}
+        for key, total in totals.items():
+            energy = spectrum(total / sum(origin[0].sizes), factor)
+            place = np.arange(len(energy)) / len(energy)
+            columns = {"layer": key.layer, "factor": factor, "frequency": place, "energy": energy}
+            frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)

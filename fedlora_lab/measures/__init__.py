@@ -12,7 +12,6 @@ from fedlora_lab.measures.deviation import (
     Deviation,
     Exchange,
     layer_rows,
-    mean_spectrum,
     noise_energies,
     product_deviation,
     product_norm,
@@ -20,12 +19,8 @@ from fedlora_lab.measures.deviation import (
     server_deviation,
 )
 from fedlora_lab.measures.gradients import (
-    FirstSteps,
     Gradients,
     full_updates,
-    gradient_spectra,
     gradients,
-    sample_first_steps,
-    spectrum,
 )
 from fedlora_lab.measures.runs import find_collapsed, run_ends, t_interval

@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,6 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.aggregation import ServerRule, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors, times_core
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FactorPair = tuple[Tensor, Tensor]
 
@@ -261,12 +258,3 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
     return product_deviation(
         inputs.server(layer), made, inputs.factors(layer), inputs.weights, added
     )
-
-
-def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
-    """Computes singular values of the mean of the clients' products of a layer.
-
-    Guarantees: notebook 09 compares its ranks and its tail with those of the full matrix.
-    """
-    mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
-    return torch.linalg.svdvals(mean).numpy()

@@ -1,9 +1,8 @@
-"""Gradients of an adapted layer: by autograd, in full, their and their spectra."""
+"""Gradients of an adapted layer, of its weight in full training, and of single examples."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch.func import functional_call
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.lora import adapters, per_example
-from fedlora_lab.lora.source import Source, Trained, adapted_for, require_source
-from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
-from fedlora_lab.privacy.privatizer import clip_sum
+from fedlora_lab.lora.source import Source, adapted_for
+from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.tasks.modules import matching_modules
 from fedlora_lab.tasks.task import (
     Examples,
@@ -27,7 +25,7 @@ from fedlora_lab.tasks.task import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 class Gradients(NamedTuple):
@@ -36,17 +34,6 @@ class Gradients(NamedTuple):
     A: Tensor
     B: Tensor
     W: Tensor
-
-
-FIRST_DRAWS = 100
-"""Starts of A whose first steps are measured."""
-
-
-class FirstSteps(NamedTuple):
-    """For each draw, (draws,): the move of W along its gradient, and the move's squared size."""
-
-    along: np.ndarray
-    energy: np.ndarray
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
@@ -125,45 +112,6 @@ def full_updates(
     return {n: x if isinstance(layers[n], torch.nn.Linear) else x.T for n, x in moves.items()}
 
 
-def sample_first_steps(
-    gradient: Float[Tensor, "d_out d_in"], rank: int, seed: int = 0
-) -> FirstSteps:
-    """Measures how W would move in an adapter's first step, over many random starts of A.
-
-    The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
-
-    Args: gradient: G; rank: r >= 1; seed: of the draws of a Kaiming A.
-    """
-    check_whole("rank", rank, 1)
-    G = gradient.double().cpu()
-    start = Streams(seed).uniform((FIRST_DRAWS, rank, G.shape[1]), "first steps", rank) * 2 - 1
-    A = start / G.shape[1] ** 0.5
-    left = G @ A.mT
-    size = G.square().sum()
-    # <G A^T A, G> = ||G A^T||^2 and ||G A^T A||^2 = <(G A^T)^T (G A^T), A A^T>: no (d_out, d_in)
-    # move is formed.
-    along = left.square().sum((1, 2)) / size
-    energy = ((left.mT @ left) * (A @ A.mT)).sum((1, 2)) / size
-    return FirstSteps(along.numpy(), energy.numpy())
-
-
-# ---- spectra
-
-
-def spectrum(tensor: "Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " n"]:
-    """Computes the energy at each frequency along the long axis of a factor.
-    Shapes are (..., r, n) for A and (..., n, r) for B.
-
-    Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
-    """
-    from scipy.fft import dct
-
-    check_one_of("factor", factor, ("A", "B"))
-    rows = np.moveaxis(np.asarray(tensor, float), -1 if factor == "A" else -2, -1)
-    energy = np.square(np.asarray(dct(rows, norm="ortho", axis=-1)))
-    return energy.reshape(-1, rows.shape[-1]).sum(0)
-
-
 def private_gradients(origin: Source, factors: str = "AB") -> Iterator[Tensors]:
     """Computes every private example's gradient of some factors, before any clip, in parts.
 
@@ -182,34 +130,3 @@ def private_gradients(origin: Source, factors: str = "AB") -> Iterator[Tensors]:
             task, adapted, state.tensors, moving, (take(x, index), y[index])
         )
         yield {key: row.cpu() for key, row in rows.items()}
-
-
-def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
-    """Computes spectra of the mean clipped gradient over all private examples, by layer.
-
-    One factor moves at a time, as in LA-LoRA. As `private_gradients` it is never for a release.
-
-    Returns: columns layer, factor, frequency (0 to 1), energy.
-    Guarantees: those of the mean gradient
-        (test_lesson_08.py::test_gradient_spectra_are_those_of_the_mean_gradient).
-    """
-    import pandas as pd
-
-    check_number("clip_norm", clip_norm, 0, open_low=True)
-    origin = require_source(record)
-    frames = []
-    for factor in "AB":
-        totals: TensorDict = {}
-        for rows in private_gradients(origin, factor):
-            owner = torch.zeros(len(next(iter(rows.values()))), dtype=torch.int64)
-            sums, _ = clip_sum(rows, clip_norm, owner, 1)
-            totals = {key: x[0] + totals.get(key, 0) for key, x in sums.items()}
-        for key, total in totals.items():
-            energy = spectrum(total / sum(origin[0].sizes), factor)
-            place = np.arange(len(energy)) / len(energy)
-            frames.append(
-                pd.DataFrame(
-                    {"layer": key.layer, "factor": factor, "frequency": place, "energy": energy}
-                )
-            )
-    return pd.concat(frames, ignore_index=True)

@@ -8,9 +8,8 @@ import torch
 
 import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.lesson_08 import dials
+from fedlora_course.lesson_08 import dials, figures
 from fedlora_lab import theory
-from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 
 
@@ -40,10 +39,10 @@ def test_gradient_spectra_are_those_of_the_mean_gradient():
     task = fl.tasks.digits(clients=4, seed=3)
     plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.1)
     *_, record = fl.run(task, "la-lora", None, plan, seed=0)
-    frame: Any = fl.measures.gradient_spectra(record, clip_norm=1e9)
+    frame: Any = figures.gradient_spectra(record, clip_norm=1e9)
     direct = course.lesson(3).example_gradients(record).mean(0)
     assert frame["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)
-    cut: Any = fl.measures.gradient_spectra(record, clip_norm=0.01)
+    cut: Any = figures.gradient_spectra(record, clip_norm=0.01)
     assert cut.groupby("factor")["energy"].sum().max() <= 0.01**2
 
 
@@ -54,7 +53,7 @@ def test_the_worth_is_the_best_steps_gain():
     for g in (rng.standard_normal(40), np.ones(40), np.cos(np.arange(40) / 5)):
         filtered = (g @ matrix @ g) ** 2 / np.sum(matrix**2)
         plain = (g @ g) ** 2 / 40
-        energy = fl.measures.spectrum(g[None], "A")
+        energy = figures.spectrum(g[None], "A")
         assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
 
 
@@ -64,7 +63,7 @@ def test_the_worth_is_the_best_steps_gain():
 def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
     """Fault: it showed the energy that is kept, which does not tell whether a filter helps."""
     panels, words = dials._filter_scene(5, smoothness, 1.0, shuffle)
-    energy = spectrum(dials._signal(smoothness, shuffle), "A")
+    energy = figures.spectrum(dials._signal(smoothness, shuffle), "A")
     worth = theory.filter_worth(energy, 5)
     assert (worth > 1) == (said == "pays")
     assert f"{said}: f²/w = {worth:.2g}" in str(panels) and said in "".join(words)

@@ -303,12 +303,9 @@ class Calls(Reader):
             several = isinstance(right[0], list)
             what = "each of your results" if several else "your result"
             return f"{what} is the right one transposed"
-        if any(isinstance(part, list) for part in right):
-            orders = [self.order(*pair) for pair in pairs]
-            if all(orders):
-                opposite = all(order == sorted(order, reverse=True) for order in orders)
-                which = "the opposite" if opposite else "another"
-                return f"your results are right, but stand in {which} order"
+        several = any(isinstance(part, list) for part in right)
+        if several and all(self.reordered(*pair) for pair in pairs):
+            return "your results are right, but stand in another order"
         forms = [tuple(map(_form, pair)) for pair in pairs]
         odd = [i for i, (returned, expected) in enumerate(forms) if returned != expected]
         if not odd:
@@ -321,18 +318,13 @@ class Calls(Reader):
             where = f" where {self.call_in_words(self.cases[place])}"
         return f"{expected} should come out of your function, not {returned}{where}"
 
-    def order(self, result: Result, right: Result) -> list[int]:
-        """Finds where the parts of the right result stand in another; [] if one is missing."""
-        places: list[int] = []
-        if not _count(right) or _count(result) != _count(right):
-            return places
-        for part in right:
-            others = (i for i in range(len(result)) if i not in places)
-            place = next((i for i in others if self.same(result[i], part)), None)
-            if place is None:
-                return []
-            places.append(place)
-        return places
+    def reordered(self, result: Result, right: Result) -> bool:
+        """Tells whether a result has the parts of the right one and no others."""
+        if _count(result) != _count(right):
+            return False
+        found = (any(self.same(part, other) for other in result) for part in right)
+        known = (any(self.same(part, other) for other in right) for part in result)
+        return all(found) and all(known)
 
     def call_in_words(self, case: tuple) -> str:
         """Names the arguments of a call, such as "n = 3 and C = 0.5"."""

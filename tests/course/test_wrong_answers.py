@@ -160,18 +160,11 @@ def test_a_function_that_stops_is_told_its_own_error(key):
     assert told.startswith(f"your function of {words} stops with NameError in its line 2: name,")
 
 
-@pytest.mark.parametrize(
-    ("key", "places", "order"),
-    [
-        ("02.1", (1, 0, 2), "another"),
-        ("02.1", (2, 1, 0), "the opp"),
-    ],
-)
-def test_right_results_in_another_order_are_told_so(key, places, order):
+def test_right_results_in_another_order_are_told_so():
     """Fault: 3 parts should come out, not 3 parts."""
-    moved = with_results_changed(key, lambda parts: [parts[i] for i in places])
-    told = all_exercises()[key].judge(moved).message
-    assert told.startswith(f"your results are right, but stand in {order}")
+    moved = with_results_changed("02.1", lambda parts: [parts[i] for i in (1, 0, 2)])
+    told = all_exercises()["02.1"].judge(moved).message
+    assert told.startswith("your results are right, but stand in another order")
 
 
 # ---- right answers, written otherwise

@@ -7,13 +7,13 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.measures.runs import (
     COLUMNS,
@@ -137,33 +137,6 @@ def format_deviation(value: float) -> str:
     return "0" if value <= 1e-6 else format_number(value, infinite="∞")
 
 
-def observer_phrase(trust: str | None) -> str:
-    """Returns words that name the observer of an ε; "" without privacy (``None``)."""
-    return "" if trust is None else f" against {TRUST[trust].observer}"
-
-
-def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Formats the summary for people, row by row."""
-    rows: Any = table.to_dict("records")
-    return [
-        {
-            "method": str(row["method"]),
-            "settings": {name: setting_text(row[name]) for name in table.attrs.get("settings", ())},
-            "seeds": str(row["seeds"]),
-            "before": format_number(row["before"], infinite="∞"),
-            "score": format_number(row["score"], infinite="∞")
-            # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
-            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else ""),
-            "deviation": format_deviation(row["deviation"]),
-            "epsilon": epsilon_text(row["epsilon"]),
-            "up": bytes_text(row["bytes_up"]),
-            "down": bytes_text(row["bytes_down"]),
-            "seconds": format_number(row["seconds"], 1),
-        }
-        for row in rows
-    ]
-
-
 def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
@@ -181,23 +154,32 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     """
     table = summary(frame, measure)
     measure = table.attrs["measure"]
-    heads = {name: name for name in table.attrs["settings"]} | {
-        "seeds": "seeds",
-        "before": f"{measure} before",
-        "score": f"{measure} after",
-        "deviation": "deviation",
-        "epsilon": "ε",
-        "up": "sent up",
-        "down": "sent down",
-        "seconds": "seconds",
+    columns = {
+        **{name: table[name].map(setting_text) for name in table.attrs["settings"]},
+        "seeds": table["seeds"].astype(str),
+        f"{measure} before": table["before"].map(partial(format_number, infinite="∞")),
+        f"{measure} after": table.apply(_score_text, axis=1),
+        "deviation": table["deviation"].map(format_deviation),
+        "ε": table["epsilon"].map(epsilon_text),
+        "sent up": table["bytes_up"].map(bytes_text),
+        "sent down": table["bytes_down"].map(bytes_text),
+        "seconds": table["seconds"].map(partial(format_number, digits=1)),
     }
-    rows = display_rows(table)
-    shown = pd.DataFrame([{**row, **row["settings"]} for row in rows])
-    shown["score"] += [f" ({count} collapsed)" if count else "" for count in table["collapsed"]]
-    shown = shown.set_index("method").rename(index=style.name)
-    shown = shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
+    shown = pd.DataFrame(columns).set_axis(table["method"].map(style.name))
+    shown = shown.rename_axis(index=None, columns="method")
     shown.attrs["privacy"] = describe_unequal_privacy(frame)
     return shown
+
+
+def _score_text(row: Any) -> str:
+    """The score of a row of the summary, its interval, and how many runs collapsed."""
+    text = format_number(row["score"], infinite="∞")
+    # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
+    if row["interval"] > 1e-9:
+        text += f" ± {format_number(row['interval'])}"
+    if row["collapsed"]:
+        text += f" ({row['collapsed']} collapsed)"
+    return text
 
 
 # ---- two methods

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import runpy
 import warnings
 from importlib.metadata import PackageNotFoundError, requires, version
 from inspect import signature
@@ -14,18 +13,16 @@ import click
 from fedlora_lab._utils.environment import __version__, install_command
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.run_settings import OPTIONS
-from fedlora_lab._utils.validation import check, check_one_of, few, in_one_line
+from fedlora_lab._utils.trust import TRUST
+from fedlora_lab._utils.validation import check, check_one_of, in_one_line
 
 if TYPE_CHECKING:
-    from fedlora_lab.methods.method import Method
     from fedlora_lab.methods.plan import Lora, Plan
     from fedlora_lab.privacy.plan import Privacy
     from fedlora_lab.tasks.task import Task
 
 SIX = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
 """Methods that are compared if none is named."""
-OF_FILE = ".py:"
-"""Stands in the name of a row that is in a file of the reader's own: ``FILE.py:NAME``."""
 PLAN = {"rounds": int, "local_steps": int, "batch": int, "participation": float}
 PRIVACY = {"epsilon": float, "delta": float, "unit": str, "trust": str, "clip_norm": float}
 LORA = {"rank": int, "lora_alpha": float}
@@ -81,12 +78,7 @@ def run_options(command: Any) -> Any:
 
 @commands.command("compare")
 @click.argument("task")
-@click.option(
-    "--methods",
-    default=SIX,
-    metavar="A,B",
-    help="Methods, and rows FILE.py:NAME of your own.",
-)
+@click.option("--methods", default=SIX, metavar="A,B", help=f"Published methods.  [{SIX}]")
 @click.option("--seeds", default=3, type=click.IntRange(1), help="How many, from 0 on.  [3]")
 @click.option("--lr", metavar="X,Y", help="Rates to try.  [for each method from public numbers]")
 @run_options
@@ -106,42 +98,25 @@ def compare_command(
     Prints a table, and writes DIR/frame.csv. The same command goes on where it was stopped.
     """
     import fedlora_lab as fl
-    from fedlora_lab.report import display_table, observer_phrase
+    from fedlora_lab.report import display_table
 
-    names = [name.strip() for name in methods.split(",")]
-    rows = [load_row(name, "--methods") if OF_FILE in name else name for name in names]
+    slugs = [name.strip() for name in methods.split(",")]
     asked = {name: value for name, value in options.items() if value is not None}
     made, privacy, plan, lora = build_parts(task, asked)
     plans: Any = plan
     rates = None
     if lr is None:
-        plans = suggested_plans(rows, made, privacy, plan, lora)
+        plans = suggested_plans(slugs, made, privacy, plan, lora)
     else:
         with in_one_line(f"lr={lr!r}: expected numbers joined by commas, but"):
             rates = [float(rate) for rate in lr.split(",")]
     out = Path("runs") / task if out is None else out
     frame = fl.compare(
-        made, rows, privacy, plans, range(seeds), lora=lora, lr=rates, jobs=jobs, out=out
+        made, slugs, privacy, plans, range(seeds), lora=lora, lr=rates, jobs=jobs, out=out
     )
     write_atomically(out / "frame.csv", frame.to_csv(index=False))
     click.echo("\n" + display_table(frame).to_string())
-    click.echo(f"ε:{observer_phrase(privacy.trust)}")
-
-
-def load_row(text: str, argument: str) -> "Method":
-    """Runs a file of the reader's own and takes a row of it.
-
-    Args: text: ``FILE.py:NAME``. argument: that it was given as.
-    """
-    from fedlora_lab.methods.method import Method
-
-    path, _, name = text.rpartition(":")
-    check(Path(path).is_file(), argument, text, f"a file {path} with the row")
-    with in_one_line(f"{argument}={text!r}: expected a file that runs, but"):
-        content = runpy.run_path(path)
-    rows = [key for key, value in content.items() if isinstance(value, Method)]
-    check(name in rows, argument, text, "a row of the file: " + (few(rows, 8) or "it has none"))
-    return content[name]
+    click.echo(f"ε: against {TRUST[privacy.trust].observer}")
 
 
 def build_parts(name: str, asked: dict[str, Any]) -> "tuple[Task, Privacy, Plan, Lora]":
@@ -168,22 +143,21 @@ def build_parts(name: str, asked: dict[str, Any]) -> "tuple[Task, Privacy, Plan,
 
 
 def suggested_plans(
-    rows: "list[str | Method]", task: "Task", privacy: "Privacy", plan: "Plan", lora: "Lora"
+    slugs: list[str], task: "Task", privacy: "Privacy", plan: "Plan", lora: "Lora"
 ) -> "dict[str, Plan]":
     """Gives each method the rate that public numbers suggest, and says where it comes from.
 
-    Args: rows: methods. task, privacy, plan, lora: of all runs.
+    Args: slugs: of methods. task, privacy, plan, lora: of all runs.
     """
     import fedlora_lab as fl
 
     plans = {}
-    for row in rows:
-        slug = row if isinstance(row, str) else row.slug
+    for slug in slugs:
         plans[slug] = plan
         origin = "the default; --lr tries others"
         # In the other units no rate follows from the noise.
         if privacy.releases_steps:
-            suggested = fl.suggest_lr(task, row, privacy, plan, lora)
+            suggested = fl.suggest_lr(task, slug, privacy, plan, lora)
             origin = suggested.origin
             plans[slug] = plan.replace(lr=float(f"{suggested.lr:.2g}"))
         click.echo(f"{slug}: learning rate {plans[slug].lr:g}, {origin}")

@@ -46,7 +46,6 @@ MISTAKES = [
     ("compare nothing", "task='nothing': expected one of"),
     ("compare regression --methods rolara", "; did you mean 'rolora'?"),
     ("compare regression --methods fedsa,fedsa", "methods=['fedsa', 'fedsa']: expected each once"),
-    ("compare regression --methods mine.py:Row", "='mine.py:Row': expected a file mine.py with"),
     ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
     ("compare regression --dirichlet 1", "--dirichlet=1.0: expected not given, since regression"),
     ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),
@@ -109,23 +108,11 @@ def test_a_learning_rate_that_was_not_asked_for_is_suggested_and_said(capsys):
 
 
 @pytest.mark.slow
-def test_a_row_of_a_file_is_compared_at_several_rates(tmp_path, capsys, monkeypatch):
-    """In workers, which cannot import the file. A row that is not there is named with those that
-    are, before anything is trained."""
-    monkeypatch.chdir(tmp_path)
-    text = "from fedlora_lab import methods\nmine = methods.FFA.replace(name='Own', note='mine')\n"
-    (tmp_path / "rows.py").write_text(text + "mine = mine.replace(filter=lambda x, *_: 0 * x)\n")
-    rates = ["--lr=0.1,0.2", "--seeds=1", *(x for x in SMALL if not x.startswith("--lr"))]
-    names = "--methods=rows.py:mine,fedlora"
-    assert call("compare", "regression", names, *rates, "--jobs=2", "--out=runs") == 0
-    shown = capsys.readouterr().out
-    assert re.search(r"^Own +0.2 +1 ", shown, re.M)
-    frame = pd.read_csv(tmp_path / "runs" / "frame.csv")
-    assert list(frame.columns) == [*COLUMNS, "lr"] and set(frame["lr"]) == {0.1, 0.2}
-    ends = frame.query("method == 'own' and measure == 'loss'")["value"]
-    assert ends.nunique() == 1, "its filter leaves the model as it was"
-    assert call("compare", "regression", "--methods=rows.py:other", *rates, "--out=runs") == 2
-    assert "a row of the file: mine" in capsys.readouterr().err
+def test_methods_are_compared_at_several_rates(tmp_path, capsys):
+    words = "--methods=rolora,fedlora", "--lr=0.1,0.2", "--seeds=1", "--jobs=2"
+    assert compare(*words, out=tmp_path) == 0
+    assert re.search(r"^RoLoRA +0.2 +1 ", capsys.readouterr().out, re.M)
+    assert set(read(tmp_path)["lr"]) == {0.1, 0.2}
 
 
 ONE = "--methods=la-lora", "--seeds=1"

@@ -10,6 +10,7 @@ output has the variance 0.35. results/table/predicted.csv had it before any run.
 """
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from fedlora_lab import methods
 from fedlora_lab._utils.files import to_json, write_atomically
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check
-from fedlora_lab.cli import load_row
 from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.plots import style
 from scripts.page_blocks import fill_blocks, markdown_table
@@ -72,7 +72,8 @@ def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
 
     Args: place: FILE.py:ROW. only_try: one round at two rates, and no card. jobs: runs at once.
     """
-    row = load_row(place, "row")
+    file, _, name = place.rpartition(":")
+    row = runpy.run_path(file)[name]
     path = Path("cards") / f"{row.slug}.json"
     check(only_try or not path.exists(), "card", str(path), "a folder without a card of this row")
     options: Any = {"settings": protocol.QUICK, "seeds": protocol.SEEDS[:1]}

@@ -116,6 +116,7 @@ def compare_command(
     )
     write_atomically(out / "frame.csv", frame.to_csv(index=False))
     click.echo("\n" + display_table(frame).to_string())
+    assert privacy.trust is not None  # set by `calibrate`
     click.echo(f"ε: against {TRUST[privacy.trust].observer}")
 
 

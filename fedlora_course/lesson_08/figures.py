@@ -10,6 +10,8 @@ from jaxtyping import Float
 from scipy.fft import dct, idct
 from torch import nn
 
+import fedlora_lab as fl
+from fedlora_course.lesson_04.figures import accuracy_of, drawn_gradients
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number, check_one_of
 from fedlora_lab.lora.source import Trained, require_source
@@ -21,8 +23,10 @@ from fedlora_lab.plots import style
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import HeldOut, Layers, Task
+from fedlora_lab.theory.products import FactorA, FactorB
 
 CHANNELS = 64
+Gradients = Callable[[FactorB, FactorA], tuple[np.ndarray, np.ndarray]]
 TURNS = style.look("la-lora").colour
 
 
@@ -73,6 +77,29 @@ def coupling(
     right.set_title(finding)
     style.label_ends(right, labels)
     return figure
+
+
+def three_clients() -> tuple[Callable[[int], Gradients], Callable[[FactorB, FactorA], float]]:
+    """Returns what a client's local steps ask of three clients' digits, for one layer at γ = 1.
+
+    Returns: gradients_of(k) -> a function of (B, A), the gradients g_B (n, d_out, r) and g_A
+        (n, r, d_in) of a batch of about 32 that client k draws; accuracy(B, A) -> a share.
+    """
+    task = fl.tasks.digits(clients=3, dirichlet=0.5, targets=("blocks.1.value",))
+    start = next(fl.run(task, "fedlora", None, fl.Plan(), lora=fl.Lora(rank=4, alpha=4), seed=0))
+    rng = np.random.default_rng(0)
+
+    def gradients_of(k: int) -> Gradients:
+        def gradients(B: FactorB, A: FactorA) -> tuple[np.ndarray, np.ndarray]:
+            g_B, g_A = drawn_gradients(start, B, A, batch=32, rng=rng)
+            return g_B[k], g_A[k]
+
+        return gradients
+
+    def accuracy(B: FactorB, A: FactorA) -> float:
+        return accuracy_of(start, B, A)
+
+    return gradients_of, accuracy
 
 
 def filtered_by(

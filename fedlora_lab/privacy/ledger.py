@@ -84,10 +84,15 @@ def as_floats(name: str, value: object, high: float = math.inf) -> PerClient:
     """
     value = as_plain(value)
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        ordered = not isinstance(value, (Set, Mapping))
-        check(ordered, name, value, "numbers in the order of the clients: a set has none")
+        _check_ordered(name, value)
         return tuple(_as_float(f"{name}[{k}]", x, high) for k, x in enumerate(value))
     return _as_float(name, value, high)
+
+
+def _check_ordered(name: str, value: Iterable) -> None:
+    """Refuses a set: whose a number is would be arbitrary."""
+    ordered = not isinstance(value, (Set, Mapping, str))
+    check(ordered, name, value, "numbers in the order of the clients")
 
 
 def _as_float(name: str, value: Any, high: float) -> float:
@@ -135,6 +140,7 @@ class LedgerEntry:
         clients = self.clients
         if clients is not None:
             check(isinstance(clients, Iterable), "clients", clients, "client numbers, or None")
+            _check_ordered("clients", clients)
             clients = tuple(_as_count("clients", client) for client in clients)
             check(len(set(clients)) == len(clients), "clients", clients, "every client once")
         # Noise that is not given is no noise, whose epsilon is infinite: it never looks private.
@@ -145,9 +151,6 @@ class LedgerEntry:
         }
         for name, value in numbers.items():
             # Without clients not even an empty list fits: such an entry would count for nobody.
-            # The order of a set is arbitrary: a number would be any client's.
-            ordered = not isinstance(value, tuple) or not isinstance(self.clients, Set)
-            check(ordered, "clients", self.clients, f"a sequence, in the order of {name}")
             fits = not isinstance(value, tuple) or (
                 clients is not None and len(value) == len(clients)
             )
@@ -157,24 +160,20 @@ class LedgerEntry:
             object.__setattr__(self, name, value)
 
     def at(self, round: int, ids: Sequence[int] | None = None) -> "LedgerEntry":
-        """The same releases in another round, by some of the clients; they are checked already.
+        """The same releases in another round, by some of the clients.
 
         Args:
             round: from 1.
             ids: who takes part, by the place in ``clients``; ``None``: all.
         """
-        changes: dict[str, Any] = {"round": round}
-        if self.clients is not None and ids is not None:
-            clients = tuple(self.clients)
-            changes["clients"] = tuple(clients[k] for k in ids)
-            for name in ("sample_rate", "noise_multiplier"):
-                value = getattr(self, name)
-                if isinstance(value, tuple):
-                    changes[name] = tuple(value[k] for k in ids)
-        entry = copy(self)
-        for name, value in changes.items():
-            object.__setattr__(entry, name, value)
-        return entry
+        if self.clients is None or ids is None:
+            return replace(self, round=round)
+        chosen: dict[str, Any] = {}
+        for name in ("clients", "sample_rate", "noise_multiplier"):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                chosen[name] = tuple(value[k] for k in ids)
+        return replace(self, round=round, **chosen)
 
     def rows(self) -> list[tuple[int | None, tuple[float, float]]]:
         """(client, (noise multiplier, sample rate)) for each client it counts for."""
@@ -381,15 +380,12 @@ class Ledger:
         sample_rate: PerClient | Numbers,
         noise_multiplier: PerClient | Numbers | None,
         limit: float | None = None,
-        earlier: "Sequence[Ledger]" = (),
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used; see `append`.
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
             limit: the largest epsilon that may be spent with these releases; ``None``: any.
-            earlier: ledgers of other runs on the same data, of any delta, which count towards the
-                limit as in `compose`.
 
         Raises: `BudgetExceeded`, and nothing is recorded, where the limit would not hold.
         Guarantees: test_ledger.py::test_a_release_beyond_the_limit_is_refused_and_not_recorded.
@@ -398,15 +394,11 @@ class Ledger:
         limit = as_plain(limit)
         if limit is not None:
             check_number("limit", limit, 0, open_low=True)
-            after = self.after([entry])
-            total = Ledger.compose(*earlier, after, delta=self.delta) if earlier else after
-            spent = total.epsilon_or_inf()
+            spent = self.after([entry]).epsilon_or_inf()
             if spent > limit:
                 needed = f"expected at least {round_up(spent, '.4g')}, which would be spent after"
                 advice = "it is not recorded, so it must not be released"
                 raise BudgetExceeded(f"limit={limit:g}: {needed} round {round}; {advice}")
-        else:
-            check(not earlier, "earlier", earlier, "a limit towards which they count")
         self.append(entry)
 
     def append(self, entry: LedgerEntry) -> None:

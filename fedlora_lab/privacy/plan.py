@@ -42,7 +42,7 @@ class NoiseLevels(NamedTuple):
     Args:
         each: added by every uploading client; one per client when the noise multiplier is.
         server: added once, by a trusted server.
-        shares: number of honest clients whose noise together makes up sigma C; 0 with a trusted
+        shares: number of clients whose noise together makes up sigma C; 0 with a trusted
             server. Under secure aggregation a round with fewer uploads than
             ``shares + colluding_clients`` must not be released.
 
@@ -83,11 +83,9 @@ class Privacy:
             is protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
             uploads and adds the noise.
-        honest_clients: under "secagg": how many clients' noise shares are relied on. A round with
-            fewer uploads than ``honest_clients + colluding_clients`` is not released. ``None``: the
-            1 % quantile of the number of uploads less ``colluding_clients``, at least 1.
         colluding_clients: under "secagg": how many clients may upload and tell the server their
-            noise.
+            noise. A round is released where as many upload as do in 99 % of the rounds, and the
+            noise of the others makes up sigma C.
         target_epsilon: the epsilon it was calibrated for; a plan that would spend more is refused.
 
     Sampling of clients amplifies privacy under "central" only, for an observer of the released
@@ -119,7 +117,6 @@ class Privacy:
     delta: float = RunSettings.delta
     accountant: str = RunSettings.accountant
     trust: str | None = None
-    honest_clients: int | None = None
     colluding_clients: int = 0
     target_epsilon: float | None = None
 
@@ -147,10 +144,6 @@ class Privacy:
         if not (self.releases_steps or TRUST[trust].hides_participants) and rate is not None:
             reason = "uploads, or the noise of their sum, tell who takes part"
             check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {reason}")
-        if self.honest_clients is not None:
-            check_whole("honest_clients", self.honest_clients, 1)
-            shared = TRUST[trust].clients_share_noise
-            check(shared, "honest_clients", self.honest_clients, "None unless trust='secagg'")
         check_whole("colluding_clients", self.colluding_clients, 0)
         # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
         shared = TRUST[trust].clients_share_noise or not self.colluding_clients
@@ -200,10 +193,10 @@ class Privacy:
         on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
-        if changes.keys() - {"clip_norm", "honest_clients", "colluding_clients"}:
+        if changes.keys() - {"clip_norm", "colluding_clients"}:
             changes = {"target_epsilon": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
-            changes = {"trust": None, "honest_clients": None, "colluding_clients": 0, **changes}
+            changes = {"trust": None, "colluding_clients": 0, **changes}
         return replace(self, **changes)
 
     # ---- for a task and a plan
@@ -217,7 +210,7 @@ class Privacy:
             plan: the work.
 
         Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
-            the wrong length; more honest and colluding clients than there are; delta >= 1 / number
+            the wrong length; as many colluding clients as there are; delta >= 1 / number
             of units; a plan that spends more than the target; public test rows
             that are private ones, see `Task.check_public`.
         Guarantees: refuses what contradicts the plan (test_resolve_refuses_contradictions), a delta
@@ -348,18 +341,15 @@ class Privacy:
         return expected[0] if len(set(expected)) == 1 else expected
 
     def _check_shares(self, clients: int) -> None:
-        if self.honest_clients is not None:
-            check_whole("honest_clients", self.honest_clients, 1, clients)
-        most = clients - (self.honest_clients or 1)
-        limit = f"at most {most}: the others are honest"
-        check(self.colluding_clients <= most, "colluding_clients", self.colluding_clients, limit)
+        limit = f"at most {clients - 1}: another is honest"
+        check(self.colluding_clients < clients, "colluding_clients", self.colluding_clients, limit)
 
     def noise_levels(self, clients: int, plan: "Plan") -> NoiseLevels:
         """The noise on the sum of clipped contributions, see `NoiseLevels`.
 
         Args:
             clients: number of clients, >= 1.
-            plan: the work; its participation sets the default of ``honest_clients``.
+            plan: the work; of its participation depends how many uploads are relied on.
 
         Guarantees: the noise on the sum has the standard deviation sigma C
             (test_exchange.py::test_noise_in_the_mean_has_the_stated_size).
@@ -384,7 +374,7 @@ class Privacy:
         counts = range(clients + 1)
         sure = next((k for k in counts if bdtr(k, clients, chance) >= 0.01), clients)
         # Colluders know their own noise: the honest clients' shares alone must make up sigma C.
-        shares = self.honest_clients or max(1, sure - self.colluding_clients)
+        shares = max(1, sure - self.colluding_clients)
         # Variances of independent shares add up: each of n shares is sigma C / sqrt(n).
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 
@@ -420,9 +410,6 @@ class Privacy:
                 check(public, "sample_rate", None, "a number, or call resolve first")
                 rate = 1.0
             sigma = self.noise_multiplier
-            # Of one alone everyone's: pooled examples are of every client of another run.
-            rate = rate[0] if isinstance(rate, tuple) and len(rate) == 1 else rate
-            sigma = sigma[0] if isinstance(sigma, tuple) and len(sigma) == 1 else sigma
             several = [value for value in (rate, sigma) if isinstance(value, tuple)]
             clients = range(len(several[0])) if several else None
             ledger.record(0, clients, releases, sample_rate=rate, noise_multiplier=sigma)

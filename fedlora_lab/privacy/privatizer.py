@@ -341,28 +341,9 @@ def gaussian_noise(
         drawn *= drawn.new_tensor(std)[:, None]
     if like is not None:
         # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
-        drawn = drawn.to(like.dtype)
-        if not like.is_cpu:
-            return _on_device(drawn, shapes, sizes, like.device)
+        drawn = drawn.to(like)
     pairs = zip(shapes.items(), drawn.split(sizes, dim=1), strict=True)
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
-
-
-def _on_device(
-    drawn: Float[Tensor, "owners numbers"],
-    shapes: Mapping[ParamKey, torch.Size],
-    sizes: list[int],
-    device: torch.device,
-) -> TensorDict:
-    """The noise there, each tensor's without gaps: only such tensors share a kernel."""
-    flat = torch.cat([numbers.flatten() for numbers in drawn.split(sizes, dim=1)])
-    # One copy for all tensors, and from pinned memory, so that nobody waits for it.
-    flat = flat.pin_memory() if device.type == "cuda" else flat
-    there = flat.to(device, non_blocking=True).split([len(drawn) * size for size in sizes])
-    return {
-        key: numbers.view(-1, *shape)
-        for (key, shape), numbers in zip(shapes.items(), there, strict=True)
-    }
 
 
 def add_noise(sums: Tensors, drawn: Tensors, metric: Metric) -> tuple[TensorDict, TensorDict]:

@@ -5,7 +5,6 @@ Every number is computed from the ledger itself, so that a stored one is checked
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.trust import TRUST
-from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import RELATION, Ledger
 
 UNITS = {
@@ -45,15 +44,12 @@ SAME_CLIENTS = (
 """Caveat of a sum over runs in the client unit."""
 
 
-def statement(ledger: Ledger, observer: str | None = None) -> str:
+def statement(ledger: Ledger) -> str:
     """States epsilon, delta, unit, neighbours, observer, what attackers reach, and a seed.
 
-    Args:
-        ledger: of a run, or a composition.
-        observer: of ``ledger.observers``; ``None``: the first, of a composition each part's own.
+    The observer is the first of ``ledger.observers``, of a composition each part's own.
 
-    Raises: ``ValueError`` for an observer whom this trust does not protect from.
-
+    Args: ledger: of a run, or a composition.
     Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
         no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).
 
@@ -63,8 +59,6 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     >>> statement(ledger)[:70]
     'epsilon = 4.378 at delta = 1e-05 against the server, which sees every '
     """
-    expected = f"{' or '.join(map(repr, ledger.observers))} under trust={ledger.trust!r}"
-    check(observer is None or observer in ledger.observers, "observer", observer, expected)
     reason = ledger.uncertified
     value = f"not certified: {reason},"
     if not reason:
@@ -72,7 +66,7 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     counted = "persons of each" if ledger.unit == "person" else "examples"
     delta = round_up(ledger.delta, "g")
     sentences = [
-        f"epsilon = {value} at delta = {delta} against {_against(ledger, observer)}, for "
+        f"epsilon = {value} at delta = {delta} against {_against(ledger)}, for "
         f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({RELATION}: "
         f"how many clients and {counted} there are is public)."
     ]
@@ -94,12 +88,12 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     return " ".join(sentences)
 
 
-def _against(ledger: Ledger, observer: str | None) -> str:
+def _against(ledger: Ledger) -> str:
     """The observer, in words."""
-    defaults = sorted({part.observers[0] for part in ledger.parts or (ledger,)})
-    if observer is None and len(defaults) > 1:
-        return f"each part's own observer ({' or '.join(defaults)})"
-    if (observer or defaults[0]) == "released":
+    observers = sorted({part.observers[0] for part in ledger.parts or (ledger,)})
+    if len(observers) > 1:
+        return f"each part's own observer ({' or '.join(observers)})"
+    if observers == ["released"]:
         return "whoever sees the released models only"
     views = {TRUST[part.trust].view for part in ledger.parts or (ledger,)}
     view = views.pop() if len(views) == 1 else "uploads or sums"
@@ -120,10 +114,10 @@ def privacy_page(ledger: Ledger | None) -> str:
     """Writes the page that lies beside an adapter; ``None``: it was trained without privacy."""
     if ledger is None:
         return f"# Privacy\n\n{NO_PRIVACY}\n"
-    promises = "\n\n".join(statement(ledger, observer) for observer in ledger.observers)
     lines = "\n".join(f"- {line}" for line in caveats(ledger))
     again = '`fl.privacy.privacy_page(fl.Ledger.load("ledger.json"))` computes this page again.'
+    promise = statement(ledger)
     return (
-        f"# Privacy\n\n{promises}\n\nMode: {ledger.mode}. Accountant: {ledger.accountant}.\n\n"
+        f"# Privacy\n\n{promise}\n\nMode: {ledger.mode}. Accountant: {ledger.accountant}.\n\n"
         f"## What this does not say\n\n{lines}\n\n{again}\n"
     )

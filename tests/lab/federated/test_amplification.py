@@ -40,7 +40,7 @@ CASES: Options = {
     ),
     "along directions": ("fed-zo", "example", {}, {}),
     "trusted server": ("rolora", "client", {"participation": 0.5}, {}),
-    "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest_clients": 2}),
+    "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg"}),
     "every upload": ("fedlora", "client", TURNS, {"trust": "local"}),
     "a frozen A": ("ffa-lora", "example", RATES, {}),
     "a start chosen by its noise": ("balanced-lora", "example", {}, {}),

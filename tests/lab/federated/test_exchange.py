@@ -55,8 +55,8 @@ def mean_change(received, clients):
         ("central", {}, SIGMA * CLIP / 6),
         ("central", {"ids": (0, 2)}, SIGMA * CLIP / 6),
         ("local", {}, SIGMA * CLIP / math.sqrt(6)),
-        ("secagg", {"honest_clients": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
-        ("secagg", {"honest_clients": 2, "ids": (0, 2)}, SIGMA * CLIP / 6),
+        ("secagg", {"colluding_clients": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
+        ("secagg", {}, SIGMA * CLIP / 6),
     ],
 )
 def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
@@ -85,8 +85,8 @@ def test_the_noise_of_an_update_is_that_of_no_step():
 
 
 def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
-    privacy = private("client", trust="secagg", honest_clients=3)
-    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, participation=0.7))
+    privacy = private("client", trust="secagg", colluding_clients=1)
+    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, participation=0.5))
     still = [now for before, now in pairwise(records) if gap(before, now) == 0]
     assert 0 < len(still) < 8 and all(math.isnan(record.deviation) for record in still)
     assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))

@@ -157,7 +157,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     client = 2
     for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
         plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
-        privacy = noised("client", trust, honest_clients=2 if trust == "secagg" else None)
+        privacy = noised("client", trust)
         run, change = released(row, privacy, plan, seed, t)
         ids = run.everyone.ids
         assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)

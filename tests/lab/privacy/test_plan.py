@@ -46,7 +46,6 @@ def noised(**fields):
         {"trust": "everyone"},
         {"trust": "central"},
         {"target_epsilon": 0},
-        {"honest_clients": 3},
         {"colluding_clients": 3},
         {"colluding_clients": -1, **SECAGG},
         {"noise_multiplier": (1.0, 2.0), "unit": "client"},
@@ -61,10 +60,10 @@ def test_privacy_refuses_bad_values(fields):
 
 
 def test_a_changed_plan_forgets_what_no_longer_holds():
-    shared = client(trust="secagg", honest_clients=3)
+    shared = client(trust="secagg", colluding_clients=3)
     assert shared.replace(unit="example").trust == "local"
     assert Privacy().replace(unit="client").trust == "central"
-    assert shared.replace(clip_norm=2.0).honest_clients == 3
+    assert shared.replace(clip_norm=2.0).colluding_clients == 3
     aimed = Privacy(noise_multiplier=1.0, target_epsilon=8)
     assert aimed.replace(clip_norm=2.0).target_epsilon == 8
     assert (
@@ -115,14 +114,9 @@ def test_calibrate_meets_its_target_in_the_client_unit(trust, q):
         (noised(sample_rate=(0.5, 0.5)), {}, "sample_rate=.*: expected 5 numbers, one per client"),
         (client(sample_rate=0.2), {"participation": 0.5}, "sample_rate=0.2: .* 0.5 = particip"),
         (
-            client(trust="secagg", honest_clients=6),
+            client(trust="secagg", colluding_clients=5),
             {},
-            r"honest_clients=6: expected a whole number in \[1, 5\]",
-        ),
-        (
-            client(trust="secagg", honest_clients=3, colluding_clients=3),
-            {},
-            "colluding_clients=3: expected at most 2",
+            "colluding_clients=5: expected at most 4",
         ),
     ],
 )
@@ -155,7 +149,7 @@ def test_honest_shares_come_in_nearly_always():
     assert fewer.shares == shares - 3
     assert fewer.each == pytest.approx(1 / math.sqrt(fewer.shares))
     assert summed.replace(colluding_clients=49).noise_levels(50, PLAN).shares == 1
-    assert summed.replace(honest_clients=4, colluding_clients=6).noise_levels(16, PLAN).each == 0.5
+    assert summed.replace(colluding_clients=12).noise_levels(16, PLAN).each == 0.5
 
 
 def test_a_plan_longer_than_its_calibration_is_refused():

@@ -73,10 +73,7 @@ def test_bounds_are_rounded_to_their_own_side():
 def test_a_statement_names_its_observer():
     summed, trusted = ledger("secagg"), ledger("central")
     assert "the server, which sees the sum of the uploads" in fl.privacy.statement(summed)
-    assert "whoever sees the released models only" in fl.privacy.statement(summed, "released")
     assert "whoever sees the released models only" in fl.privacy.statement(trusted)
-    with refused(r"^observer='server': expected 'released' under trust='central'"):
-        fl.privacy.statement(trusted, "server")
     both = fl.privacy.statement(Ledger.compose(summed, trusted))
     assert "each part's own observer (released or server)" in both
     twice = "sees two runs of one seed, which share their noise"

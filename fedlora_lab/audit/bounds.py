@@ -11,13 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.optimize import brentq
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import beta, binom
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.theory.gaussian_dp import gdp_delta, gdp_epsilon
+from fedlora_lab.privacy.accounting import noise_multiplier
+from fedlora_lab.theory.gaussian_dp import gdp_epsilon
 
 Guesses = tuple[int, int]
 """How many canaries are guessed in, and how many out; all others are left open."""
@@ -293,17 +293,13 @@ def threshold_lower_bound(
 DELTA = 1e-5
 
 
-@lru_cache(maxsize=256)
 def gaussian_noise_multiplier(epsilon: float) -> float:
-    """Returns the sigma at which one Gaussian release spends exactly epsilon, at delta = 0.00001.
+    """Returns the sigma at which one Gaussian release spends epsilon, at delta = 0.00001.
 
     Guarantees: test_lesson_12.py::test_the_game_errs_as_seldom_as_it_says.
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
-    # In logarithms, over which delta is smooth; mu = 1 / sigma.
-    ends = math.log(1e-6), math.log(60.0)
-    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, *ends, xtol=1e-12)
-    return math.exp(-float(log_mu))  # type: ignore[arg-type]
+    return noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
 
 
 @dataclass(frozen=True)

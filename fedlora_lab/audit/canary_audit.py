@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_down, round_up
-from fedlora_lab._utils.validation import check, check_number, error_text
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.audit.planting import (
@@ -25,75 +25,41 @@ from fedlora_lab.audit.planting import (
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
 from fedlora_lab.federated.config import EXACT, Execution
 from fedlora_lab.federated.make_config import check_parts, make_config
-from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
-INVALID_NOTE = "the release itself is the finding, nothing is proved about epsilon"
 UNPROMISED_DELTA = 1e-5
 """Delta of an audit of a run without privacy."""
 
 
-class Observed(NamedTuple):
-    """What is seen of a run with canaries.
+def observe(run: Recorder, planted: Canaries) -> dict[str, np.ndarray]:
+    """Makes a run and scores its canaries: view -> (m,), see `Audit`.
 
-    Args:
-        scores: view -> (m,), see `Audit`; empty where the audit is invalid.
-        rounds: that were made.
-        invalid: why nothing can be said; ``None``: valid.
+    Raises: ``ValueError`` where a release is not finite: it is a finding by itself.
     """
-
-    scores: dict[str, np.ndarray]
-    rounds: int
-    invalid: str | None = None
-
-
-def observe(run: Recorder, planted: Canaries) -> Observed:
-    """Makes a run and scores its canaries; ends with the first release that is not finite."""
+    records = run.records()
+    record = next(records)
+    before = canary_losses(record, planted)
     traced: dict[str, Tensor] = {}
-    before = None
-    last = None
-    rounds = 0
-    try:
-        for record in run.records():
-            rounds = record.index
-            # Looked at first: no score of such a release means anything.
-            if not run.finite:
-                return Observed({}, rounds, f"the release of round {rounds} is not finite")
-            if before is None:
-                before = canary_losses(run, record, planted)
-            last = record
-            _add_traces(traced, run, planted)
-            if not all(bool(total.isfinite().all()) for total in traced.values()):
-                return Observed({}, rounds, f"the traces of round {rounds} are not finite")
-        assert before is not None and last is not None
-        views = {"loss": before - canary_losses(run, last, planted)}
-    except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
-        reason = f"what follows round {rounds} cannot be computed ({error_text(error, 100)})"
-        if not run.finite:
-            reason = f"the release of round {rounds + 1} is not finite"
-        return Observed({}, rounds, reason)
-    if not views["loss"].isfinite().all():
-        reason = f"the model of round {rounds} gives losses that are not finite"
-        return Observed({}, rounds, reason)
+    for record in records:
+        trace = trace_round(run, planted)
+        if trace is None:
+            continue
+        for name, score in trace_scores(run, trace).items():
+            nothing = torch.zeros(len(planted.owner), dtype=torch.float64)
+            traced.setdefault(name, nothing)[trace.who] += score
+    views = {"loss": before - canary_losses(record, planted)}
     if traced:
         views["update"] = torch.stack(list(traced.values())).sum(0)
     if len(traced) > 1:
         views |= {f"update {name}": traced[name] for name in sorted(traced)}
-    return Observed({view: values.numpy() for view, values in views.items()}, rounds)
-
-
-def _add_traces(traced: dict[str, Tensor], run: Recorder, planted: Canaries) -> None:
-    """Adds the canaries' traces in the last round to the scores of each factor, and of the head."""
-    trace = trace_round(run, planted)
-    if trace is None:
-        return
-    for name, score in trace_scores(run, trace).items():
-        nothing = torch.zeros(len(planted.owner), dtype=torch.float64)
-        traced.setdefault(name, nothing)[trace.who] += score
+    for view, values in views.items():
+        expected = "finite releases: the release is the finding, nothing is proved about epsilon"
+        check(bool(values.isfinite().all()), "scores", f"not finite: {view}", expected)
+    return {view: values.numpy() for view, values in views.items()}
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -101,40 +67,38 @@ class Audit:
     """The result of an audit.
 
     Args:
-        guesses: numbers of guesses, in and out, among which the bounds choose.
         included: (m,), the canaries' coins.
         scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white
             box, everything released; "update A", "update B", ...: the same of one factor, or of the
             head, alone.
         lower: view -> lower bound on epsilon; together they hold with the stated confidence.
-        epsilon_lower: the largest of them; NaN where the audit is invalid.
         ceiling: what as many canaries would show if every guess were right.
         epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
         epsilon_nominal: what the ledger would state of the same releases if it were certified.
-        rounds: that were made; an invalid audit ends early.
         bug: the injected one, in words; ``None`` without.
-        invalid: why nothing can be said, with the round: a release is not finite, or a score of a
-            finite one is not. Then ``scores`` and ``lower`` are empty. ``None``: valid.
     """
 
     method: str
-    task: str
     unit: str
-    seed: int
     delta: float
     confidence: float
-    canaries: int
-    guesses: tuple[bounds.Guesses, ...]
     included: Bool[np.ndarray, " m"]
     scores: dict[str, Float[np.ndarray, " m"]]
     lower: dict[str, float]
-    epsilon_lower: float
     ceiling: float
     epsilon_upper: float
     epsilon_nominal: float
-    rounds: int
     bug: str | None = None
-    invalid: str | None = None
+
+    @property
+    def canaries(self) -> int:
+        """How many there were, in or out."""
+        return len(self.included)
+
+    @property
+    def epsilon_lower(self) -> float:
+        """The largest lower bound."""
+        return max(self.lower.values())
 
     @property
     def claimed(self) -> float:
@@ -143,13 +107,11 @@ class Audit:
 
     @property
     def holds(self) -> bool:
-        """The audit is valid and its lower bound does not exceed what is claimed."""
-        return self.invalid is None and self.epsilon_lower <= self.claimed
+        """Whether the lower bound does not exceed what is claimed."""
+        return self.epsilon_lower <= self.claimed
 
     def __str__(self) -> str:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
-        if self.invalid is not None:
-            return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
         lower = round_down(self.epsilon_lower, ".3g")
         bound = f"shown is epsilon >= {lower} at delta {round_down(self.delta, 'g')}"
         power = f"{self.canaries} canaries can show {round_up(self.ceiling, '.3g')} at most"
@@ -187,8 +149,7 @@ def run_audit(
     In the example unit canaries are further examples of the clients, in the person unit further
     persons, in the client unit further clients, of one example. Each has a fair coin. Sizes, and
     with them sample rates, count every canary, in or out: epsilon_upper is that of the run as
-    audited, a little below that of the same plan without canaries. A release that is not finite
-    ends the audit, which is then invalid.
+    audited, a little below that of the same plan without canaries.
 
     Args:
         task, method, privacy, plan, lora: see `fl.run`.
@@ -200,8 +161,9 @@ def run_audit(
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
         chunk_examples, device, matmul_precision: see `fl.run`.
 
+    Raises: ``ValueError`` where a release is not finite: nothing is proved about epsilon then.
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
-        test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
+        test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_refused.
     Source: arXiv:2305.08846.
 
     >>> import fedlora_lab as fl
@@ -231,7 +193,7 @@ def run_audit(
         bug=bug,
         **setup,
     )
-    return judge(run, planted, observe(run, planted), confidence, seed)
+    return judge(run, planted, observe(run, planted), confidence)
 
 
 def plant(
@@ -280,37 +242,29 @@ def open_audited(
 
 
 def judge(
-    run: Recorder, planted: Canaries, observed: Observed, confidence: float, seed: int
+    run: Recorder, planted: Canaries, scores: dict[str, np.ndarray], confidence: float
 ) -> Audit:
-    """Bounds epsilon by what was observed. Args: confidence, seed: see `run_audit`."""
+    """Bounds epsilon by what was observed. Args: confidence: see `run_audit`."""
     privacy = run.config.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
     included = planted.included.numpy()
     m = len(included)
     guesses = bounds.default_guesses(m)
-    views = max(1, len(observed.scores))
-    share = (1 - confidence) / views  # Bonferroni over the views
+    share = (1 - confidence) / len(scores)  # Bonferroni over the views
     lower = {
-        view: bounds.one_run_best_bound(scores, included, delta, share, guesses)
-        for view, scores in observed.scores.items()
+        view: bounds.one_run_best_bound(of_view, included, delta, share, guesses)
+        for view, of_view in scores.items()
     }
     return Audit(
         method=run.config.method.slug,
-        task=planted.task.name,
         unit="example" if privacy is None else privacy.unit,
-        seed=seed,
         delta=delta,
         confidence=confidence,
-        canaries=m,
-        guesses=guesses,
         included=included,
-        scores=observed.scores,
+        scores=scores,
         lower=lower,
-        epsilon_lower=max(lower.values(), default=math.nan),
-        ceiling=bounds.one_run_ceiling(m, delta, 1 - confidence, guesses, views),
+        ceiling=bounds.one_run_ceiling(m, delta, 1 - confidence, guesses, len(scores)),
         epsilon_upper=math.inf if run.ledger is None else run.ledger.epsilon_or_inf(),
         epsilon_nominal=math.inf if run.ledger is None else run.ledger.nominal_epsilon(),
-        rounds=observed.rounds,
         bug=run.prepared.privatizer.uncertified,
-        invalid=observed.invalid,
     )

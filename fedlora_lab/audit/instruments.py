@@ -12,7 +12,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.run import RoundResult, Run
 from fedlora_lab.methods.state import TensorDict
@@ -103,8 +102,6 @@ class Recorder(Run):
 
     Args:
         everyone: the clients at the end of the round, all that moved stacked over them.
-        group: the clients that train now, or trained last.
-        received: what the server received, before its rule acted on it.
         result: what was sent, and what the server received.
         personal: what clients kept for themselves before the round, key -> (all clients, ...).
 
@@ -113,8 +110,6 @@ class Recorder(Run):
 
     absent: frozenset[int] = frozenset()
     everyone: ClientBatch | None = None
-    group: ClientBatch | None = None
-    received: Received | None = None
     result: RoundResult | None = None
     personal: TensorDict = field(default_factory=dict)
 
@@ -128,13 +123,7 @@ class Recorder(Run):
     def participants(self, t):
         return tuple(k for k in super().participants(t) if k not in self.absent)
 
-    def start_clients(self, ids, sent):
-        self.group = super().start_clients(ids, sent)
-        return self.group
-
     def finish_round(self, opened, received, everyone):
-        # First: the server's rule may fail on what is not finite.
-        self.received = received
         self.everyone = everyone
         self.personal = dict(self.state.personal)
         return super().finish_round(opened, received, everyone)
@@ -142,13 +131,3 @@ class Recorder(Run):
     def record(self, result):
         self.result = result
         return super().record(result)
-
-    @property
-    def finite(self) -> bool:
-        """Tells whether all that is released now is finite; each step too, where steps are."""
-        released = [self.state.server.tensors]
-        released += [] if self.received is None else [self.received.uploads]
-        if self.config.releases_steps:
-            released += [part.params for part in (self.group, self.everyone) if part is not None]
-        tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
-        return all(bool(x.isfinite().all()) for x in tensors)

@@ -22,26 +22,14 @@ from fedlora_lab.tasks.task import take
 Indices = Int[Tensor, " n"]
 
 
-def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
-    """Computes each canary's loss under the released model, by example with its client's part.
+def canary_losses(record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
+    """Computes each canary's loss under the released model.
 
-    Args: run: the audited one. record: of the round that released the model. canaries: all m.
+    Args: record: of the round that released the model. canaries: all m.
     """
-    task = canaries.task
     x, plain = canaries.examples
-    y = encode_marks(plain)
-    personal = run.state.personal
-    if not personal or not run.config.releases_steps:
-        return task.loss(predict(task, record, x).cpu(), y).detach().double()
-    # A client's own tensors belong to its model: each canary is judged by its client's.
-    losses = torch.zeros(len(y), dtype=torch.float64)
-    for k in canaries.owner.unique().tolist():
-        of_client = (canaries.owner == k).nonzero().squeeze(1)
-        values = dict(run.state.server.tensors)
-        values |= {key: tensor[k] for key, tensor in personal.items()}
-        outputs = per_example.model_outputs(task, run.prepared.adapted, values, take(x, of_client))
-        losses[of_client] = task.loss(outputs.cpu(), y[of_client]).double()
-    return losses
+    outputs = predict(canaries.task, record, x).cpu()
+    return canaries.task.loss(outputs, encode_marks(plain)).detach().double()
 
 
 class Released(NamedTuple):

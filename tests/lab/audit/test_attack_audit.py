@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from calls import refused
 from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
@@ -36,42 +35,29 @@ def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
 
 
 @pytest.mark.parametrize(
-    ("lr", "options", "invalid"),
+    ("lr", "options"),
     [
-        # By steps of 1e9, and where a server's rule fails on it. Noise alone cannot be too large.
-        (1e9, {"noise_multiplier": 100.0}, "the release of round 1 is not finite"),
-        (1e9, {"row": "fedsvd", "noise_multiplier": 0.01}, "not finite"),
+        (1e9, {"noise_multiplier": 100.0}),
         # Finite tensors, whose model gives no finite loss.
-        (
-            0.2,
-            {"bug": clips_nothing, "clip_norm": 1.0},
-            "the model of round 6 gives losses that are not",
-        ),
+        (0.2, {"bug": clips_nothing, "clip_norm": 1.0}),
     ],
 )
-def test_a_release_that_is_not_finite_is_invalid(lr, options, invalid):
-    result = audited(lr, **{"clip_norm": 1e30, **options})
-    assert result.invalid is not None and invalid in result.invalid
-    assert np.isnan(result.epsilon_lower) and not result.holds
-    assert result.scores == result.lower == {}
-    assert f"invalid: {result.invalid} (the release itself is the finding" in str(result)
-    assert (REASON in str(result)) == ("bug" in options) and "\n" not in str(result)
+def test_a_release_that_is_not_finite_is_refused(lr, options):
+    """Fault: no score of such a release means anything, and some bound was made of them."""
+    with refused("^scores='not finite: loss': expected finite releases"):
+        audited(lr, **{"clip_norm": 1e30, **options})
 
 
 def test_traces_of_a_large_finite_release_do_not_overflow():
     """Without a clip, inputs of 1e17 give gradients near the end of float32. Products that leave it
-    do not count as 0, which would hide the bug; a release that leaves it is invalid in its round.
+    do not count as 0, which would hide the bug.
     """
     clients = tuple((1e17 * x, y) for x, y in WIDE.clients)
     held_out = fl.tasks.HeldOut((1e17 * WIDE.test[0], WIDE.test[1]))
     task = replace(WIDE, clients=clients, held_out=held_out)
-    result, late = (
-        audited(lr, task=task, clip_norm=1e-4, bug=clips_nothing) for lr in (1e-38, 1e-37)
-    )
-    assert result.invalid is None and not result.holds
+    result = audited(1e-38, task=task, clip_norm=1e-4, bug=clips_nothing)
+    assert not result.holds
     assert result.lower["update A"] > result.epsilon_nominal and result.lower["update"] > 0.5
-    assert 1 < late.rounds < PLAN.rounds
-    assert late.invalid == f"the release of round {late.rounds} is not finite"
 
 
 def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():

@@ -41,17 +41,18 @@ def observe(run: Recorder, planted: Canaries) -> dict[str, np.ndarray]:
     Raises: ``ValueError`` where a release is not finite: it is a finding by itself.
     """
     records = run.records()
-    record = next(records)
-    before = canary_losses(record, planted)
+    last = next(records)
+    before = canary_losses(last, planted)
     traced: dict[str, Tensor] = {}
     for record in records:
+        last = record
         trace = trace_round(run, planted)
         if trace is None:
             continue
         for name, score in trace_scores(run, trace).items():
             nothing = torch.zeros(len(planted.owner), dtype=torch.float64)
             traced.setdefault(name, nothing)[trace.who] += score
-    views = {"loss": before - canary_losses(record, planted)}
+    views = {"loss": before - canary_losses(last, planted)}
     if traced:
         views["update"] = torch.stack(list(traced.values())).sum(0)
     if len(traced) > 1:

@@ -1,7 +1,6 @@
 """Lesson 00: what a client reaches alone, and what noise costs and couples."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -64,36 +63,3 @@ def test_alone_one_client_gains_a_few_points_and_another_loses_more(task):
         start, *_, end = fl.run(alone, "fedlora", None, plan, seed=0, evaluate_every=8)
         gains.append(end.metrics["accuracy"] - start.metrics["accuracy"])
     assert gains[0] > 0.03 and gains[1] < -0.05
-
-
-@pytest.mark.further
-@pytest.mark.slow
-def test_half_of_what_noise_costs_is_the_rate_that_it_forbids(train):
-    """The text: clip without noise ends 3 points above the private run at its rate, by chance, and
-    another 3 at twice that rate; at four times it reads 0.81, so that its fall there is noise."""
-    slow, fast = ends(train("quiet", 0.4)), ends(train("quiet", 0.8))
-    same_rate = fl.theory.mean_band(slow - ends(train("private", 0.4)), 4.303)
-    larger_rate = fl.theory.mean_band(fast - slow, 4.303)
-    assert same_rate.low < 0 < larger_rate.low
-    assert 0.35 < larger_rate.mean / (same_rate.mean + larger_rate.mean) < 0.65
-    assert 77 < ends(train("quiet", 1.6)).mean() < 85
-
-
-@pytest.mark.further
-@pytest.mark.slow
-@pytest.mark.parametrize(("lr", "noisy", "quiet"), [(0.4, 0.11, 0.01), (1.6, 0.21, 0.10)])
-def test_the_coupling_at_epsilon_8_is_mostly_noise_at_the_smaller_rate(task, lr, noisy, quiet):
-    """The text's four shares of the term for which neither gradient accounts, median step."""
-    plan = fl.Plan(rounds=24, local_steps=1, batch=8, lr=lr)
-    private = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    for privacy, told in ((private, noisy), (private.replace(noise_multiplier=0.0), quiet)):
-        steps = list(fl.run(task, "fedlora", privacy, plan, seed=0, evaluate_every=24))
-        shares = []
-        for before, after in itertools.pairwise(steps):
-            asked = extra = 0.0
-            for layer, (A, B) in before.adapter.items():
-                dA, dB = after.adapter[layer][0] - A, after.adapter[layer][1] - B
-                asked += float((dB @ A + B @ dA).square().sum())
-                extra += float((dB @ dA).square().sum())
-            shares.append((extra / asked) ** 0.5)
-        assert np.median(shares) == pytest.approx(told, rel=0.2)

@@ -84,17 +84,6 @@ def test_the_layer_is_described_with_its_own_numbers(capsys):
     assert "2048 numbers, 8,192 bytes; all of W: 65,536 bytes" in shown
 
 
-def test_shapes_that_do_not_fit_are_told_in_words():
-    """Fault: a student read NumPy's "core dimension 0, with gufunc signature"."""
-
-    def transposed(x, W0, B, A, gamma):
-        return W0 @ x + gamma * B @ A @ x
-
-    told = course.exercises.check("01.1", transposed).message
-    assert "as many columns as the right side has rows, and here 2 meet 1" in told
-    assert told.endswith("Shapes: x (1, 2), W0 (1, 2), B (1, 1), A (1, 2).")
-
-
 # ---- Adam's first step
 
 

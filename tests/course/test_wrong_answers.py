@@ -143,11 +143,6 @@ def test_what_is_no_result_is_refused_in_a_line(key):
             assert any(words in verdict.message for words in TOLD), f"{returned}: {verdict}"
 
 
-def test_a_number_in_place_of_several_results_is_told_what_should_come_out():
-    told = all_exercises()["02.1"].judge(lambda B, A, n: (B @ A).sum()).message
-    assert "should come out of your function, not a number where B = [[[1.]]" in told
-
-
 @pytest.mark.parametrize("key", FUNCTIONS)
 def test_a_function_that_stops_is_told_its_own_error(key):
     """Fault: 10.1 told of a zip() in the course's code."""
@@ -158,13 +153,6 @@ def test_a_function_that_stops_is_told_its_own_error(key):
     told = all_exercises()[key].judge(stops).message
     words = FUNCTIONS[key].reader.words
     assert told.startswith(f"your function of {words} stops with NameError in its line 2: name,")
-
-
-def test_right_results_in_another_order_are_told_so():
-    """Fault: 3 parts should come out, not 3 parts."""
-    moved = with_results_changed("02.1", lambda parts: [parts[i] for i in (1, 0, 2)])
-    told = all_exercises()["02.1"].judge(moved).message
-    assert told.startswith("your results are right, but stand in another order")
 
 
 # ---- right answers, written otherwise
@@ -231,20 +219,3 @@ def test_a_function_is_used_with_the_types_that_the_check_gave_it():
     assert type(move) is np.ndarray and move.dtype == float
     assert move == pytest.approx(solution("01.3")(G, A, 3, 1)) and (G == 1).all()
     assert used(torch.tensor(G), A, 3, 1) == pytest.approx(move)
-
-
-def test_a_function_among_the_arguments_takes_tensors():
-    def by_torch(B, A, gradient, combine, eta, gamma, S, T):
-        B, A = torch.tensor(B), torch.tensor(A)
-        for t in range(T):
-            b, a = B, A
-            for _ in range(S):
-                G = torch.tensor(gradient(gamma * b @ a))
-                b, a = (
-                    (b - eta * gamma * G @ a.T, a) if t % 2 == 0 else (b, a - eta * gamma * b.T @ G)
-                )
-            B = B + torch.tensor(combine(b - B, A)) if t % 2 == 0 else B
-            A = A + torch.tensor(combine(a - A, B)) if t % 2 else A
-        return B, A
-
-    assert FUNCTIONS["06.1"].judge(by_torch)

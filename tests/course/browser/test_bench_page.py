@@ -87,16 +87,3 @@ def test_a_reader_trains_two_methods_sweeps_and_copies(bench):
         assert accessibility_faults(notebook.page, ".fl-bench", rules) == []
         assert faintest_line(notebook.page, ".fl-bench") >= 3
         assert cut_off(output) == []
-
-
-def test_a_run_stops(bench):
-    notebook, output = bench
-    output.locator("summary").first.click()
-    output.locator("[data-knob=rounds]").focus()
-    notebook.page.keyboard.press("End")
-    output.locator("[data-do=train]").click()
-    output.locator(".act .state").filter(has_text="s left").wait_for()
-    assert output.locator("[data-do=sweep]").is_disabled()
-    output.locator("[data-do=stop]").click()
-    output.locator(".act .state").filter(has_text="stopped").wait_for()
-    assert "stopped" in output.locator("tr").nth(1).inner_text()

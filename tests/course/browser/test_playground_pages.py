@@ -296,72 +296,6 @@ def test_a_round_that_is_drawn_in_pieces_is_a_round_at_once(page):
     assert page.evaluate(equal) == [True, True]
 
 
-def test_nothing_is_trained_before_a_reader_is_answered(page):
-    """In words a frame after a knob has moved, in pictures a frame later, and then training goes
-    on."""
-    trained = page.evaluate(
-        """async () => {
-            const step = pg.Run.prototype.localStep;
-            let trained = 0;
-            pg.Run.prototype.localStep = function (...values) {
-                trained += 1;
-                return step.apply(this, values);
-            };
-            const frame = () => new Promise(requestAnimationFrame);
-            const rates = [];
-            const seen = () => {
-                rates.push(document.querySelector('.say b:last-of-type').textContent);
-                return trained;
-            };
-            pg.change({rate: 3});
-            pg.play(true);
-            while (pg.lanes[1].round < 3) await frame();
-            const counts = [];
-            for (let rate = 4; rate < 12; rate++) {
-                trained = 0;
-                pg.change({rate});
-                await frame();
-                counts.push(seen());
-            }
-            while (pg.lanes[1].round < 3) await frame();
-            pg.play(false);
-            pg.Run.prototype.localStep = step;
-            return {counts, rates};
-        }"""
-    )
-    rates = [f"{0.05 * 2 ** (rate / 2):.2g}" for rate in range(4, 12)]
-    assert trained == {"counts": [0] * 8, "rates": rates}
-
-
-def test_a_round_draws_what_it_changed_and_no_axis_and_no_other_digit_anew(page):
-    """A picture of rounds equals one that is drawn as a whole."""
-    seen = page.evaluate(
-        """async () => {
-            const frames = async () => {
-                for (let i = 0; i < 4; i++) await new Promise(requestAnimationFrame);
-            };
-            const all = name => [...document.querySelectorAll(name)];
-            const walls = () => String(all('.wall').map(wall => wall.toDataURL()));
-            pg.change({seed: 5});
-            await frames();
-            const axes = all('[data-chart=accuracy] .grid');
-            const pictures = [];
-            for (let round = 0; round < 3; round++) {
-                pg.step();
-                await frames();
-                pictures.push(walls());
-            }
-            const kept = axes.map(line => line.isConnected);
-            document.body.dataset.theme = 'any'; // all is drawn anew
-            await frames();
-            delete document.body.dataset.theme;
-            return {kept, moved: pictures[0] !== pictures[2], same: walls() === pictures[2]};
-        }"""
-    )
-    assert seen["kept"] and all(seen["kept"])
-    assert seen["moved"] and seen["same"]
-
-
 def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
     page.evaluate("pg.act(0, 0); pg.play(false)")
     page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")
@@ -479,34 +413,6 @@ def test_the_picture_that_is_saved_is_the_one_that_is_seen(page):
     pixels = np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)
     colours = {f"#{bytes(colour).hex().upper()}" for colour in pixels}
     assert {COLOURS[name] for name in (*lesson.COLOURS.values(), "red")} <= colours
-
-
-@pytest.mark.further
-def test_a_small_rate_shows_what_notebook_05_says(browser, tmp_path):
-    """Of seed 0; a browser whose last digits differ may read a few of 360 digits otherwise."""
-    path = tmp_path / "playground.html"
-    path.write_text(playground.page("small rate"), encoding="utf-8")
-    page = browser.new_page()
-    page.goto(path.as_uri())
-    page.evaluate("window.pg = document.querySelector('[data-fedlora-playground]').playground")
-    words = [page.locator(f"[data-words={knob}]").inner_text() for knob in ("rate", "noise")]
-    assert words == ["0.1", "1"]
-    seen = page.evaluate(
-        """() => [[2, 7], [4, 7], [6, 7], [8, 7], [4, 0], [4, 15]].map(([rate, rank]) => {
-            pg.change({rate, rank});
-            while (pg.lanes[0].round < pg.problem.rounds) pg.step();
-            return pg.lanes.flatMap(({history, known}) => [history.at(-1).accuracy, known.v]);
-        })"""
-    )
-    start = page.evaluate("pg.lanes[0].history[0].accuracy")
-    page.close()
-    first, double, fourfold, most, low, high = np.array(seen)  # accuracy and v of each method
-    assert min(first[0], first[2]) > start + 0.02 and abs(first[0] - first[2]) < 0.02
-    assert double[0] < start - 0.02 and double[2] > start + 0.01
-    assert abs(fourfold[2] - start) < 0.02 and most[2] < start - 0.02
-    gains = high - low
-    assert [gains[0], gains[2]] == pytest.approx([-0.18, 0.04], abs=0.02)
-    assert min(gains[1], gains[3]) > 0
 
 
 def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):

@@ -5,8 +5,7 @@ the client unit clip and noise are here, on the change of all sent tensors toget
 that the trust model names.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -263,98 +262,51 @@ class Traffic(NamedTuple):
     bytes_down: float = 0
 
 
-class TrafficCounter:
-    """Counts the numbers and bytes of rounds, over all their clients.
+def changed_at_start(method: Method, tensors: Tensors) -> dict[ParamKey, int]:
+    """What a client needs before the first round: what the broadcast alters of the common start."""
+    coded = [key for key in tensors if rule_for(key, method.broadcast) != full]
+    return dict.fromkeys(coded, 0)
 
-    Down: what the server changed since a client last received it. The start is known to all and
-    costs nothing, unless the broadcast alters it: then a client's first copy is sent. A residual
-    goes down as factors of the rank by which it changed, or whole where that is less. Up: what the
-    server's rule asks for in place of the keys that are sent. Of a row that measures differences:
-    the numbers along its directions, both ways, where there are fewer of them.
+
+def count_traffic(
+    config: Config, state: RunState, receivers: int, senders: int, keys: Keys
+) -> Traffic:
+    """Counts the round that starts in a state.
+
+    Up: what the server's rule asks for in place of the keys that are sent. Down: ``state.changed``;
+    a residual goes down as factors of the rank by which it changed, or whole where that is less. Of
+    a row that measures differences: the numbers along its directions, both ways, where there are
+    fewer of them.
 
     Args:
-        config: of the run.
-        tensors: the server's, whose shapes count.
+        config, state: of the run.
+        receivers, senders: how many take part, and how many uploads are not lost.
+        keys: what is sent up.
 
     Guarantees: tests/lab/methods/test_quantization.py::test_traffic_by_hand.
     """
-
-    def __init__(self, config: Config, tensors: Tensors) -> None:
-        self.config = config
-        rule = config.method.aggregate
-        # A function that is no `ServerRule` is sent what a mean is sent.
-        self.rule = rule if isinstance(rule, ServerRule) else MeanUpdate()
-        coding = config.method.broadcast
-        self.coded = {key for key in tensors if rule_for(key, coding) != full}
-        # Numbers of one client along the directions of a round; 0 where a row has none.
-        measured = config.method.differences
-        self.along = 0 if measured is None else measured.directions * config.plan.local_steps
-        # A mean of steps that are linear in these numbers follows from the mean of the numbers.
-        linear = config.method.aggregate == mean and not config.plan.optimizer.nonlinear
-        self.follows = bool(self.along) and linear and not self.coded
-        self.shapes = {key: tuple(x.shape) for key, x in tensors.items()}
-        # Bytes that each tensor takes down, and numbers that go down beside them.
-        self.bytes_down = {
-            key: bytes_of(prod(shape), rule_for(key, coding))
-            for key, shape in self.shapes.items()
-            if key.kind.sent_down
-        }
-        self.beside = sum(self.rule.extra_download_sizes(self.shapes))
-
-    def numbers_up(self, keys: Keys) -> int:
-        """Counts what a client sends. Args: keys: what is sent."""
-        numbers = sum(self.rule.upload_sizes(self.shapes, keys))
+    method = config.method
+    # A function that is no `ServerRule` is sent what a mean is sent.
+    rule = method.aggregate if isinstance(method.aggregate, ServerRule) else MeanUpdate()
+    shapes = {key: tuple(x.shape) for key, x in state.server.tensors.items()}
+    up = sum(rule.upload_sizes(shapes, keys))
+    down = sum(rule.extra_download_sizes(shapes))
+    size = FLOAT_BYTES * down
+    for key, rank in state.changed.items():
+        if key.kind.sent_down:
+            numbers = prod(shapes[key])
+            if key.name == "W":
+                numbers = min(numbers, rank * sum(shapes[key]))
+            down += numbers
+            size += bytes_of(numbers, rule_for(key, method.broadcast))
+    if method.differences is not None:
         # The directions are known: what was moved along them follows from the numbers.
-        return min(numbers, self.along) if self.along else numbers
-
-    def numbers_and_bytes_down(
-        self, missed: Mapping[ParamKey, int], first: bool, rounds: int = 1
-    ) -> tuple[int, int]:
-        """Counts what a client receives.
-
-        Args:
-            missed: what has changed since it last received something, each by which rank.
-            first: it has nothing yet.
-            rounds: in how many rounds that was.
-        """
-        numbers = self.beside
-        size = FLOAT_BYTES * numbers
-        for key, size_of_key in self.bytes_down.items():
-            if key in missed or (first and key in self.coded):
-                shape = self.shapes[key]
-                count = prod(shape)
-                if key.name == "W":
-                    count = min(count, missed[key] * sum(shape))
-                    size_of_key = FLOAT_BYTES * count
-                numbers += count
-                size += size_of_key
-        if self.follows and rounds * self.along < numbers:
-            numbers = rounds * self.along
-            size = FLOAT_BYTES * numbers
-        return numbers, size
-
-    def count(
-        self, state: RunState, clients: Sequence[int], senders: Sequence[int], keys: Keys
-    ) -> Traffic:
-        """Counts the round that starts in ``state``.
-
-        Args:
-            state: of the run.
-            clients, senders: who takes part, and whose upload is not lost, by number.
-            keys: what is sent up.
-        """
-        # A lost upload reached nobody and is not counted.
-        up = len(senders) * self.numbers_up(keys)
-        numbers_down = 0
-        bytes_down = 0
-        receivers = Counter(state.seen[k] for k in clients)
-        for seen, count in receivers.items():
-            # Changes of the rounds in which it did not take part come down with the next broadcast.
-            missed: Counter[ParamKey] = Counter()
-            changes = state.changed[max(seen, 0) :]
-            for change in changes:
-                missed.update(change)
-            numbers, size = self.numbers_and_bytes_down(missed, seen < 0, len(changes))
-            numbers_down += count * numbers
-            bytes_down += count * size
-        return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)
+        along = method.differences.directions * config.plan.local_steps
+        up = min(up, along)
+        # A mean of steps that are linear in these numbers follows from the mean of the numbers.
+        linear = method.aggregate == mean and not config.plan.optimizer.nonlinear
+        if linear and method.broadcast == full:
+            rounds = 1 if config.plan.participation == 1 else state.server.round
+            down = min(down, rounds * along)
+            size = FLOAT_BYTES * down
+    return Traffic(senders * up, FLOAT_BYTES * senders * up, receivers * down, receivers * size)

@@ -9,6 +9,7 @@ round's t.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from fedlora_lab.federated.config import (
     RoundKeys,
     Visibility,
 )
-from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
+from fedlora_lab.federated.exchange import Received, Traffic
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast
@@ -200,7 +201,6 @@ class Run:
         self.config = self.prepared.config
         self.visible = self.config.visibility(self.remote)
         self._foreseen = NoiseForecast(self.config, self.prepared.adapted.weights).table()
-        self._traffic = TrafficCounter(self.config, self.state.server.tensors)
         for t in range(min(self.config.period, self.config.plan.rounds, MAX_TURNS)):
             keys = local_training.round_keys(self.config, self.state.server.tensors, t)
             schedule = self.config.method.schedule
@@ -250,8 +250,8 @@ class Run:
         folder = store.run_folder(out)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
         ledger = config.ledger(prepared.uncertified)
-        # No client has received anything.
-        fresh = RunState(initial_server(prepared), {}, [-1] * len(config.task.sizes))
+        begin = initial_server(prepared)
+        fresh = RunState(begin, {}, exchange.changed_at_start(config.method, begin.tensors))
         self = cls(prepared, ledger, fresh, folder, remote=remote)
         if folder is None:
             return self
@@ -429,15 +429,17 @@ class Run:
         """
         state = self.state
         before = opened.before
-        # Before the state moves on: bytes down depend on what each client last received.
-        traffic = self._traffic.count(state, opened.ids, everyone.ids, opened.keys.uploaded)
+        count = len(everyone.ids)
+        # Before the state moves on: it says what has changed.
+        traffic = exchange.count_traffic(
+            self.config, state, len(opened.ids), count, opened.keys.uploaded
+        )
         after = before
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             after = self._aggregate(self.config.method.aggregate, before, received)
         self._keep_personal(opened, everyone)
         self._advance(opened, after, received)
-        count = len(everyone.ids)
         return RoundResult(opened, received, everyone.clip_counts, traffic, count)
 
     def _advance(self, opened: OpenRound, after: ServerState, received: Received) -> None:
@@ -461,9 +463,12 @@ class Run:
             # A tensor that no rule replaced costs no bytes on the way down.
             if x is not before.tensors[key]:
                 changed[key] = self.config.lora.rank * products if key.name == "W" else 0
-        state.changed.append(changed)
-        for k in opened.ids:
-            state.seen[k] = before.round
+        if self.config.plan.participation < 1:
+            # Who takes part by chance is taken to keep nothing from one time to the next.
+            ranks = Counter(state.changed)
+            ranks.update(changed)
+            changed = dict(ranks)
+        state.changed = changed
         # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
         state.server = replace(after, tensors=tensors, round=before.round + 1)

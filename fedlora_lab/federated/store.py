@@ -1,8 +1,7 @@
 """A run's folder: its ledger, its rows, and its state, each written whole or not at all.
 
 Ledger and rows tell what records show. The state lies in the subfolder ``private/``: what clients
-keep carries no noise, and what each one last received tells who took part. A state is one sealed
-file: tensors by safetensors, and beside them a JSON text.
+keep carries no noise. It is one sealed file: tensors by safetensors, and beside them a JSON text.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +50,14 @@ class RunState:
     Args:
         server: the server's tensors, and the number of rounds done.
         personal: key -> (all clients, ...), what moved and was not sent.
-        seen: rounds done when each client last received the server's state; -1: never.
-        changed: for each round done, the server's tensors that it changed, and the rank of the
-            change (0: the tensor is new as a whole).
+        changed: the server's tensors that a client of the next round needs, and by which rank they
+            changed (0: new as a whole): those of the last round. Clients who take part by chance
+            are taken to keep nothing, and need all that changed since the start.
     """
 
     server: ServerState
     personal: TensorDict
-    seen: list[int]
-    changed: list[dict[ParamKey, int]] = field(default_factory=list)
+    changed: dict[ParamKey, int]
 
 
 # ---- the folder
@@ -188,8 +186,7 @@ def write(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     about = {
         "round": round,
         "settings": settings,
-        "seen": state.seen,
-        "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
+        "changed": [[*key, rank] for key, rank in state.changed.items()],
     }
     tensors = {
         f"{group}/{key.name}/{key.layer}": x.detach().cpu().contiguous()
@@ -228,8 +225,7 @@ def read(folder: Path) -> tuple[RunState, JsonObject]:
     state = RunState(
         server=ServerState(groups["server"], round),
         personal=groups["personal"],
-        seen=about["seen"],
-        changed=[{ParamKey(*key): rank for *key, rank in x} for x in about["changed"]],
+        changed={ParamKey(*key): rank for *key, rank in about["changed"]},
     )
     return state, settings
 
@@ -285,7 +281,7 @@ def _stored_ledger(
     charge = config.charge
     assert charge is not None  # as the ledger, it is there under privacy
     for entry in ledger.releases:
-        exist = all(k < len(state.seen) for k in entry.clients or ())
+        exist = all(k < len(config.task.sizes) for k in entry.clients or ())
         check(exist, "ledger", entry, "clients of this run")
         ours = charge.at(entry.round, None if entry.clients is None else tuple(entry.clients))
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")

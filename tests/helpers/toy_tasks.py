@@ -122,7 +122,7 @@ def opened(
     """A run that stands before round t with these values on the server."""
     run = kind.open(make_config(task, row, privacy, plan.replace(rounds=t + 1), LORA, seed))
     values = replace(values, round=t)
-    run.state = RunState(values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
+    run.state = RunState(values, {}, {})
     run.resumed = True
     return run
 

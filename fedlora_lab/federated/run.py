@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
@@ -25,7 +24,6 @@ from fedlora_lab._utils.torch_state import steps_with_default_modes, with_defaul
 from fedlora_lab._utils.validation import (
     check,
     error_text,
-    warn,
 )
 from fedlora_lab.federated import exchange, local_training, store
 from fedlora_lab.federated.config import (
@@ -48,7 +46,7 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import full
-from fedlora_lab.methods.state import ParamKey, ServerState, Tensors
+from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
@@ -124,10 +122,6 @@ def run(
     return opened.records()
 
 
-DEVIATION_OF_EXACT = 1e-5
-"""Relative deviation up to which rounding may be all there is: exact rows stay below 1e-6."""
-
-
 class Diverged(ValueError):
     """Raised where a server rule decomposes matrices that are not finite."""
 
@@ -180,7 +174,6 @@ class Run:
         state: between two rounds.
         folder: of state, rows and ledger; ``None``: nothing is stored.
         resumed: the state was read from a folder, so that the first record was made before.
-        contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
         config: the checked arguments.
         visible: what the records show besides released values.
@@ -191,7 +184,6 @@ class Run:
     state: RunState
     folder: Path | None = None
     resumed: bool = False
-    contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
     config: Config = field(init=False)
     visible: Visibility = field(init=False)
@@ -206,8 +198,6 @@ class Run:
             schedule = self.config.method.schedule
             expected = "a tensor that moves at each step"
             check(all(keys.steps), f"schedule, round {t + 1}", schedule, expected)
-        self._warned = False
-        self._copies: dict[ParamKey, tuple[Tensor, Tensor]] = {}
         self._settings = {}
         if self.folder is not None:
             self._settings = {**store.settings_of(self.config), **self._replay_settings()}
@@ -253,14 +243,17 @@ class Run:
         begin = initial_server(prepared)
         fresh = RunState(begin, {}, exchange.changed_at_start(config.method, begin.tensors))
         self = cls(prepared, ledger, fresh, folder, remote=remote)
-        if folder is None:
-            return self
-        # Looked at before it is read: `lock` finds whoever writes in between.
-        self.contents = store.contents(folder)
-        if self.contents != ([], None):
-            self.state, self.ledger = store.restore(folder, config, self._settings, fresh, ledger)
-            self.resumed = True
+        # Now, so that a folder of another run is refused before anything is trained.
+        self._restore()
         return self
+
+    def _restore(self) -> None:
+        """Goes on from what lies in the folder, if anything does."""
+        if self.folder is not None and store.has_run(self.folder):
+            self.state, self.ledger = store.restore(
+                self.folder, self.config, self._settings, self.state, self.ledger
+            )
+            self.resumed = True
 
     def _replay_settings(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
@@ -296,17 +289,13 @@ class Run:
 
     @contextmanager
     def lock(self) -> "Iterator[None]":
-        """Locks the folder; refuses if another run wrote to it since this run last read it.
+        """Locks the folder, and goes on from what lies there now.
 
-        Its rounds and its ledger are compared with what this run last read or wrote.
-        Guarantees:
-            test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
+        Guarantees: no release of a run that wrote there meanwhile is forgotten
+            (test_attack_spending.py::test_what_another_run_wrote_meanwhile_is_not_forgotten).
         """
         with lock_folder(self.folder):
-            # Two runs that go on from one ledger would each state its own releases only.
-            untouched = self.folder is None or store.contents(self.folder) == self.contents
-            expected = "a folder in which no other run has written meanwhile"
-            check(untouched, "out", str(self.folder), expected)
+            self._restore()
             yield
 
     def record_state(self) -> Round:
@@ -403,7 +392,6 @@ class Run:
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
             ledger.save(self.folder / store.LEDGER)
-            self.contents = self.contents[0], store.contents(self.folder)[1]
 
     def start_clients(self, ids: ClientIds, sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
@@ -521,7 +509,6 @@ class Run:
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
         done = state.server.round
         foreseen = [(*name, float(curve[done])) for name, curve in self._foreseen.items()]
-        self._warn_of_claim(deviation)
         return Round(
             index=state.server.round,
             method=config.method.slug,
@@ -547,31 +534,8 @@ class Run:
         Whoever wrote into the run's own tensors would change a private run past clip and noise.
         Guarantees: test_run.py::test_writing_into_a_record_changes_no_run.
         """
-        copies = {}
-        for key, x in self.state.server.tensors.items():
-            held, copied = self._copies.get(key, (None, x))
-            # What no client trains may be as large as the model, and is shown in no adapter: while
-            # it stays the same, records share one copy.
-            copies[key] = (x, copied if x is held and not key.kind.trained else x.clone())
-        self._copies = copies
-        return self.state.server.replace_tensors({key: x for key, (_, x) in copies.items()})
-
-    def _warn_of_claim(self, deviation: float) -> None:
-        """Warns once where a row claims to be exact and the record's deviation says otherwise.
-
-        No error: the round is spent, and its model is as good as without the claim.
-        """
-        method = self.config.method
-        # NaN, where nothing is seen, is no evidence.
-        if self._warned or not method.exact:
-            return
-        if deviation > DEVIATION_OF_EXACT:
-            self._warned = True
-            warn(
-                f"exact=True of {method.slug!r}: expected exact=False, since in round "
-                f"{self.state.server.round} the server's product is {deviation:.2g} of its size "
-                "away from the mean of the clients' products"
-            )
+        server = self.state.server
+        return server.replace_tensors({key: x.clone() for key, x in server.tensors.items()})
 
     def _layers(self, result: RoundResult) -> tuple[list[tuple[str, str, float]], float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""

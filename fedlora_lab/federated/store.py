@@ -21,7 +21,6 @@ from fedlora_lab._utils.files import (
     append_line,
     parse_json,
     private_folder,
-    read_bytes,
     read_lines,
     read_sealed,
     write_sealed,
@@ -70,10 +69,9 @@ def run_folder(out: "str | Path | None") -> Path | None:
     return Path(out).expanduser() if out else None
 
 
-def contents(folder: Path) -> tuple[list[int], bytes | None]:
-    """The rounds in a folder, and the bytes of its ledger."""
-    path = folder / LEDGER
-    return rounds_in(folder), read_bytes(path) if os.path.lexists(path) else None
+def has_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return bool(rounds_in(folder)) or os.path.lexists(folder / LEDGER)
 
 
 def rounds_in(folder: Path) -> list[int]:
@@ -245,7 +243,7 @@ def restore(
     Args:
         folder, config: the folder, and the run that goes on from it.
         settings: of that run, as its states hold them.
-        fresh, opened: state and ledger of that run if it began anew.
+        fresh, opened: state and ledger of that run as it was opened.
 
     Raises: ``ValueError`` where the folder is of another run, its state lost or damaged, or its
         ledger not the one that this run would have written.

@@ -345,7 +345,6 @@ def test_chunks_change_nothing(row, unit, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:exact=True of")  # the claim of one is false, and told
 @pytest.mark.parametrize("name", broken_rows.BROKEN)
 def test_broken_rows_fail_the_contract(name):
     """Each broken row fails the clause that is there for it; where only its step is broken, the row

@@ -122,7 +122,7 @@ def calibrated():
     return fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=3, task=tokens(), plan=FOUR)
 
 
-def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
+def test_what_another_run_wrote_meanwhile_is_not_forgotten(tmp_path):
     """Opened after two rounds, it must not forget the third, which another released meanwhile."""
 
     config = make_config(tokens(), "fedlora", calibrated(), FOUR, LORA, None)
@@ -131,9 +131,8 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     second = Run.open(config, out=tmp_path)
     with second.lock():
         second.begin_round()
-    with refused(r"^out='.*': expected a folder in which no other run has written mean"):
-        next(first.records())
-    assert counted(tmp_path) == [1, 2, 3]
+    assert [record.index for record in first.records()] == [2, 3, 4]
+    assert counted(tmp_path) == [1, 2, 3, 3, 4]
 
 
 def test_a_table_states_what_killed_rounds_spent(tmp_path):

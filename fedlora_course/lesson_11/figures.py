@@ -196,18 +196,13 @@ def messages(clients: int = 3) -> tasks.Task:
     return replace(task, metrics={"exact_match": word_for_word, **task.metrics})
 
 
-@cache
-def _encoded_codes(task: tasks.Task) -> Any:
-    """Encodes all codes as answers, once for a task: every round asks for them."""
-    return task.origin.reader.read([text_row(START, code) for code in CODES])
-
-
 def _code_losses(record: Round) -> Float[Tensor, " codes"]:
     """The loss of every code as an answer to `START`: the likeliest has the least."""
     task, _, _ = require_source(record)
-    x, y = _encoded_codes(task)
+    codes = padded([text_row(START, code) for code in CODES])
+    labels = codes.pop("labels")
     with torch.inference_mode():
-        return task.loss(predict(task, record, x), y.to("cpu"))
+        return task.loss(predict(task, record, codes), labels)
 
 
 def secret_rank(record: Round) -> int:

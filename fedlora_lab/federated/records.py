@@ -181,8 +181,8 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     # loaders of PEFT find the base by its whole path.
     is_public = record.ledger is not None and not record.ledger.reproducible
     folder = adapters.save(task, lora, state.tensors, path, beside, is_public)
-    if processing_class := getattr(task.origin.reader, "processing_class", None):
-        processing_class.save_pretrained(folder)
+    if task.origin.processing_class is not None:
+        task.origin.processing_class.save_pretrained(folder)
     return folder
 
 

@@ -63,12 +63,13 @@ def _loading_code(task: Task, base: str, place: str) -> str:
     """Writes the code that loads the adapter, and its base where that has a name."""
     model: Any = task.model
     imports = ["from peft import PeftModel"]
+    classes_used = []  # of Transformers
     code = []
     if getattr(model, "name_or_path", ""):
         kind = type(model).__name__
-        imports.append(f"from transformers import {kind}")
+        classes_used.append(kind)
         options = ""
-        if classes := getattr(task.origin.reader, "classes", ()):
+        if classes := task.origin.classes:
             # PEFT has no place for the names of classes.
             names = dict(enumerate(classes))
             numbers = {name: number for number, name in names.items()}
@@ -83,10 +84,12 @@ def _loading_code(task: Task, base: str, place: str) -> str:
             # A classifier on a decoder finds a text's end by it; the base's own may be another.
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
     code.append(f"model = PeftModel.from_pretrained(base, {place!r}).eval()  # this folder")
-    if (processor := getattr(task.origin.reader, "processing_class", None)) is not None:
+    if (processor := task.origin.processing_class) is not None:
         is_tokenizer = hasattr(processor, "pad_token_id")
         kind = "AutoTokenizer" if is_tokenizer else type(processor).__name__
-        imports.append(f"from transformers import {kind}")
+        classes_used.append(kind)
         name = "tokenizer" if is_tokenizer else "processor"
         code.append(f"{name} = {kind}.from_pretrained({place!r})")
+    if classes_used:
+        imports.append(f"from transformers import {', '.join(sorted(classes_used))}")
     return "\n".join([*imports, "", *code])

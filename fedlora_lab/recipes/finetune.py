@@ -74,7 +74,7 @@ class Finetuned:
             model: Any = PeftModel.from_pretrained(copy.deepcopy(self.task.model), str(adapter))
             whole = Path(scratch) / "whole"
             model.merge_and_unload().save_pretrained(whole)
-            processing_class = getattr(self.task.origin.reader, "processing_class", None)
+            processing_class = self.task.origin.processing_class
             if processing_class is not None:
                 processing_class.save_pretrained(whole)
             for name in ("PRIVACY.md", "ledger.json"):

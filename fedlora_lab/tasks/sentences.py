@@ -16,7 +16,7 @@ from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.task import Origin, Task
+from fedlora_lab.tasks.task import Task
 from fedlora_lab.tasks.trainer import from_trainer
 
 FOLDER = Path(__file__).with_name("data") / "sentences"
@@ -63,7 +63,7 @@ def sentences(
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.sentences(clients=4, dirichlet=None)
-    >>> task.sizes, task.origin.reader.classes
+    >>> task.sizes, task.origin.classes
     ((1400, 1400, 1400, 1400), ('negative', 'positive'))
     """
     # JSON, in which arguments are stored, has neither infinity nor tuples.
@@ -125,7 +125,7 @@ def sentences(
         task,
         name="sentences",
         clients=tuple(task.clients),
-        origin=Origin(arguments, task.origin.reader),
+        origin=replace(task.origin, arguments=arguments),
     )
 
 

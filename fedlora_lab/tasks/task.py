@@ -194,11 +194,13 @@ class Origin:
     Args:
         arguments: with which `tasks.build` makes a built-in task of this name again, JSON-able;
             empty where it cannot.
-        reader: how rows become inputs, see `trainer.RowReader`; ``None``: tensors are given.
+        classes: their names, in the order of the outputs, where they are known.
+        processing_class: tokenizer or image processor, which is saved beside the adapter.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    reader: Any = None
+    classes: tuple[str, ...] = ()
+    processing_class: Any = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,7 +6,7 @@ Files, tokens, templates and the order of classes are the caller's, by `datasets
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,14 @@ from fedlora_lab.tasks.names import names_of
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import (
     Clients,
+    Examples,
     HeldOut,
     Layers,
     Origin,
     Task,
+    concatenate,
     forward,
     move_to_model,
-    named_tensors,
     take,
 )
 
@@ -87,22 +88,27 @@ def from_trainer(
     >>> task.client_names, task.sizes
     (('north', 'south'), (4, 4))
     """
+    from transformers import default_data_collator  # slow to import
+
     base: Any = frozen_copy(model)
     sites = names_of("by", train_dataset, by)
     persons = [] if person is None else names_of("person", train_dataset, person)
     if isinstance(person, str) and eval_dataset and person in eval_dataset[0]:
         shared = {*persons} & {*names_of("person", eval_dataset, person)}
         check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
-    reader = RowReader.of(base, data_collator, processing_class)
-    x, y = reader.read(train_dataset)
+    collator = data_collator or default_data_collator
+    processing_class = processing_class or getattr(collator, "tokenizer", None)
+    x, y = _read(base, train_dataset, collator, processing_class)
     writes = y.ndim > 1
     loss: Any = token_loss if writes else cross_entropy
     classes = _check_labels(base, train_dataset, y)
-    _check_tokens(base, reader.processing_class, x)
+    _check_tokens(base, processing_class, x)
     if writes:
         _check_answers(x, y)
-    scored = reader.read(eval_dataset) if eval_dataset else _made_up_rows(base, x, y)
-    _check_tokens(base, reader.processing_class, scored[0])
+    scored = _made_up_rows(base, x, y)
+    if eval_dataset:
+        scored = _read(base, eval_dataset, collator, processing_class)
+    _check_tokens(base, processing_class, scored[0])
     _check_loss(base, scored, loss)
     places: dict[str, list[int]] = {}
     for row, site in enumerate(sites):
@@ -124,7 +130,7 @@ def from_trainer(
         held_out=HeldOut(scored, public=bool(eval_dataset)),
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
-        origin=Origin(reader=reader._replace(classes=classes)),
+        origin=Origin(classes=classes, processing_class=processing_class),
     )
     task.check_public()
     return task
@@ -133,81 +139,59 @@ def from_trainer(
 # ---- rows to tensors
 
 
-class RowReader(NamedTuple):
-    """How rows become a model's inputs, and what is saved beside its adapter.
+def _read(model: nn.Module, rows: Any, collator: Any, processing_class: Any) -> Examples:
+    """Makes inputs and labels of rows: tensors (n, ...), of texts `Ragged` columns.
 
-    Args:
-        collator: makes tensors of a list of rows.
-        columns: what the model and the loss read of a row.
-        pad_token: fills up texts.
-        processing_class: tokenizer or image processor, or ``None``.
-        classes: their names, in the order of the outputs; none of a language model.
+    Args: model, processing_class: which know the token that fills up texts; rows, collator: see
+        `from_trainer`.
+    Raises: ValueError for a collator that fails, packs rows or draws at random.
     """
-
-    collator: Callable[[list[dict]], Mapping[str, Tensor]]
-    columns: frozenset[str]
-    pad_token: int
-    processing_class: Any
-    classes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, model: nn.Module, collator: Any, processing_class: Any) -> "RowReader":
-        """Reads rows for a model. Args: see `from_trainer`."""
-        from transformers import default_data_collator
-
-        given = collator or default_data_collator
-        processing_class = processing_class or getattr(given, "tokenizer", None)
-        columns = {*inspect.signature(model.forward).parameters, "labels", "label", "label_ids"}
-        pad = getattr(processing_class, "pad_token_id", None)
-        pad = getattr(getattr(model, "config", None), "pad_token_id", None) if pad is None else pad
-        return cls(given, frozenset(columns), pad or 0, processing_class)
-
-    def read(self, rows: Any) -> tuple[dict[str, Any], Any]:
-        """Makes inputs and labels of rows: tensors (n, ...), of texts `Ragged` columns.
-
-        Raises: ValueError for a collator that fails, packs rows or draws at random.
-        """
-        parts = [self._collated(rows, start) for start in range(0, len(rows), ROWS_AT_ONCE)]
-        columns = {name: [part[name] for part in parts] for name in parts[0]}
-        x = {
-            name: Ragged.joined(column) if isinstance(column[0], Ragged) else torch.cat(column)
-            for name, column in columns.items()
-        }
-        return x, x.pop("labels")
-
-    def _collated(self, rows: Any, start: int) -> dict[str, Any]:
-        for name in {"label", "labels"} & {*rows[0]}:
-            # The text itself may be a private row's.
-            expected = "whole numbers: cast_column(name, ClassLabel(names=[...]))"
-            check(not isinstance(rows[0][name], str), name, "texts", expected)
+    pad = getattr(processing_class, "pad_token_id", None)
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None) if pad is None else pad
+    read = {*inspect.signature(model.forward).parameters, "labels", "label", "label_ids"}
+    parts = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
         chosen = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-        kept = [{k: v for k, v in rows[i].items() if k in self.columns} for i in chosen]
-        with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
-            batch = dict(self.collator([dict(row) for row in kept]))
-            again = self.collator([dict(row) for row in kept]) if start == 0 else batch
-        expected = "one named label, as rows.rename_column(yours, 'label') makes it"
-        check("labels" in batch, "columns", ", ".join(sorted(rows[0])), expected)
-        sizes = {name: len(column) for name, column in batch.items()}
-        fits = {*sizes.values()} == {len(kept)}
-        fits = fits and all(torch.equal(batch[name], again[name]) for name in batch)
-        expected = f"labels, and {len(kept)} rows of each: not packed, and nothing drawn at random"
-        check(fits, "data_collator", sizes, expected)
-        mask = batch.get("attention_mask")
-        return batch if mask is None or mask.ndim != 2 else self._without_padding(batch, mask)
+        kept = [{k: v for k, v in rows[i].items() if k in read} for i in chosen]
+        x = _collated(rows[0], kept, collator)
+        mask = x.get("attention_mask")
+        if mask is not None and mask.ndim == 2:
+            x = _without_padding(x, mask, pad or 0)
+        y = x.pop("labels")
+        parts.append((x, y))
+    return concatenate(parts)
 
-    def _without_padding(self, batch: dict[str, Tensor], mask: Tensor) -> dict[str, Any]:
-        """Keeps of each text what is attended to: positions then begin at its first token."""
-        first = mask.bool().int().argmax(1, keepdim=True)
-        order = (torch.arange(mask.shape[1]) + first) % mask.shape[1]
-        width = torch.arange(1, mask.shape[1] + 1)
-        lengths = (mask.gather(1, order).bool() * width).amax(1).clamp(min=1)
-        fill = {"input_ids": self.pad_token, "labels": IGNORED}
-        return {
-            name: Ragged.of_padded(column.gather(1, order), lengths, fill.get(name, 0))
-            if column.shape == mask.shape
-            else column
-            for name, column in batch.items()
-        }
+
+def _collated(first: Mapping[str, Any], kept: list[dict], collator: Any) -> dict[str, Any]:
+    for name in {"label", "labels"} & {*first}:
+        # The text itself may be a private row's.
+        expected = "whole numbers: cast_column(name, ClassLabel(names=[...]))"
+        check(not isinstance(first[name], str), name, "texts", expected)
+    with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
+        batch, again = (dict(collator([dict(row) for row in kept])) for _ in range(2))
+    expected = "one named label, as rows.rename_column(yours, 'label') makes it"
+    check("labels" in batch, "columns", ", ".join(sorted(first)), expected)
+    sizes = {name: len(column) for name, column in batch.items()}
+    fits = {*sizes.values()} == {len(kept)}
+    fits = fits and all(torch.equal(batch[name], again[name]) for name in batch)
+    expected = f"labels, and {len(kept)} rows of each: not packed, and nothing drawn at random"
+    check(fits, "data_collator", sizes, expected)
+    return batch
+
+
+def _without_padding(batch: dict[str, Tensor], mask: Tensor, pad: int) -> dict[str, Any]:
+    """Keeps of each text what is attended to: positions then begin at its first token."""
+    first = mask.bool().int().argmax(1, keepdim=True)
+    order = (torch.arange(mask.shape[1]) + first) % mask.shape[1]
+    width = torch.arange(1, mask.shape[1] + 1)
+    lengths = (mask.gather(1, order).bool() * width).amax(1).clamp(min=1)
+    fill = {"input_ids": pad, "labels": IGNORED}
+    return {
+        name: Ragged.of_padded(column.gather(1, order), lengths, fill.get(name, 0))
+        if column.shape == mask.shape
+        else column
+        for name, column in batch.items()
+    }
 
 
 # ---- scores
@@ -304,7 +288,7 @@ def _check_tokens(model: nn.Module, processing_class: Any, x: Mapping[str, Any])
     )
 
 
-def _check_answers(x: Mapping[str, Any], y: Ragged) -> None:
+def _check_answers(x: Mapping[str, Any], y: Any) -> None:
     """Refuses labels of a decoder that teach it nothing, or the wrong token."""
     learned = y.values != IGNORED
     same = bool((y.values == x["input_ids"].values)[learned].all())
@@ -345,12 +329,8 @@ def _check_loss(model: Any, scored: tuple[dict, Any], loss: Callable[..., Tensor
     knows = "labels" in inspect.signature(model.forward).parameters
     for i in range(min(TRIED, len(y)) * knows):
         one = torch.tensor([i])
-        row = {
-            name: column.to("cpu") for name, column in named_tensors((take(x, one), y[one])).items()
-        }
-        inputs = {name[3:-2]: column for name, column in row.items() if name != "y"}
-        inputs = move_to_model(inputs, model)
-        label = row["y"].to(next(model.parameters()).device)
+        inputs = move_to_model(take(x, one), model)
+        label = move_to_model(y[one], model)
         with in_one_line("model: expected one that takes such rows, but"):
             logits = forward(model, inputs)
             ours = float(loss(logits, label))

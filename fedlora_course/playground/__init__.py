@@ -5,16 +5,14 @@ tests/course/browser/test_playground_pages.py holds to `fl.run`; ``tables.json``
 scripts/playground.py from what the library says.
 """
 
-import json
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anywidget
 import traitlets
 
 from fedlora_course.widgets.dial import HERE as WIDGETS, classic_script
-from fedlora_lab._utils.validation import check
 
 HERE = Path(__file__).parent
 PAGE = """<!doctype html>
@@ -38,7 +36,7 @@ header p {{ margin: 4px 0 2px; }}
 <p>Several clients teach one network their handwriting. Each trains a small adapter, B times A,
 hides every digit in noise, and sends it. Two methods, side by side.</p>
 </header>
-<main {mark} data-lessons="{lessons}"></main>
+<main data-fedlora-playground data-lessons="{lessons}"></main>
 <script>
 {script}
 </script>
@@ -47,32 +45,12 @@ hides every digit in noise, and sends it. Two methods, side by side.</p>
 """
 
 
-class Start(NamedTuple):
-    """What the page begins with, and a picture of where that leads."""
-
-    settings: dict[str, Any]
-    """Places of the sliders that differ from `FIRST` of playground.js."""
-    still: Path
-    """The page at the end of its runs, a screenshot."""
-    finding: str
-
-
-STARTS = {
-    "large rate": Start(
-        {},
-        HERE / "still.png",
-        "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: "
-        "its adapter, most of it noise times noise, is 17 times as large as the layer, FFA-LoRA's "
-        "twice",
-    ),
-    "small rate": Start(
-        {"noise": 1, "rate": 2},
-        HERE / "small_rate.png",
-        "At ε = 1 and a learning rate of 0.1 FedLoRA and FFA-LoRA are level: the adapters, though "
-        "mostly noise, are about as large as the layer and half as large",
-    ),
-}
-"""By name; the first is how the page begins where nothing else is said."""
+STILL = HERE / "still.png"
+"""The page at the end of its first runs, a screenshot."""
+FINDING = (
+    "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: its "
+    "adapter, most of it noise times noise, is 17 times as large as the layer, FFA-LoRA's twice"
+)
 ABOUT = "ten clients with real handwritten digits train in the browser."
 
 
@@ -85,43 +63,27 @@ def module() -> str:
     return f"{drawing}\nconst TABLES = {tables};\nconst LOOK = `{look}`;\n{code}"
 
 
-def mark(begins: Start) -> str:
-    """The attribute of an element that becomes the playground, with what it begins with.
-
-    >>> print(mark(STARTS["small rate"]))
-    data-fedlora-playground='{"noise": 1, "rate": 2}'
-    """
-    settings = f"='{json.dumps(begins.settings)}'" if begins.settings else ""
-    return f"data-fedlora-playground{settings}"
-
-
-def page(start: str = "large rate", lessons: str = "../notebooks/*.ipynb") -> str:
+def page(lessons: str = "../notebooks/*.ipynb") -> str:
     """Returns the whole page: one file, to be opened by a double click.
 
-    Args: start: of `STARTS`; lessons: where they lie as seen from the page, * for the name of one.
+    Args: lessons: where they lie as seen from the page, * for the name of one.
 
     >>> "http" in page()
     False
     """
-    script = classic_script(module())
-    return PAGE.format(mark=mark(STARTS[start]), lessons=lessons, script=script)
+    return PAGE.format(lessons=lessons, script=classic_script(module()))
 
 
 class Playground(anywidget.AnyWidget):
     """The playground in a notebook: the same file as the page, which asks nothing of the kernel."""
 
-    def __init__(self, start: str) -> None:
-        check(start in [*STARTS], "start", start, " or ".join(map(repr, STARTS)))
-        self.begins = STARTS[start]
-        self.add_traits(
-            _esm=traitlets.Unicode(module()).tag(sync=True),
-            start=traitlets.Dict(self.begins.settings).tag(sync=True),
-        )
+    def __init__(self) -> None:
+        self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
         super().__init__()
 
     def picture(self) -> "Still":
         """Returns a picture of the page at the end of its runs."""
-        return Still(self.begins)
+        return Still()
 
     def __repr__(self) -> str:
         return f"Playground: {ABOUT}"
@@ -129,16 +91,12 @@ class Playground(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle, *metadata = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         about = f"<p><b>Playground:</b> {ABOUT} Run this cell to use it.</p>"
-        html = f"<div {mark(self.begins)}>{about}</div>"
+        html = f"<div data-fedlora-playground>{about}</div>"
         return {**bundle, "text/plain": repr(self), "text/html": html}, *metadata
 
 
 class Still:
     """A picture of the page, which a notebook shows where no widget is."""
 
-    def __init__(self, begins: Start) -> None:
-        self.begins = begins
-
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        words = f"Picture: {self.begins.finding}"
-        return {"image/png": self.begins.still.read_bytes(), "text/plain": words}
+        return {"image/png": STILL.read_bytes(), "text/plain": f"Picture: {FINDING}"}

@@ -468,7 +468,7 @@ function skeleton(id, knobs, {methods, stories}, why) {
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
 
-export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fedloraPlayground || "{}")) {
+export function mountPlayground(home, tables) {
   const problem = unpack(tables);
   const knobs = knobsOf(problem);
   const id = `fl-playground-${Math.random().toString(36).slice(2)}`; // a cell has a module of its own
@@ -483,7 +483,7 @@ export function mountPlayground(home, tables, start = JSON.parse(home.dataset.fe
   };
   home.classList.add("fl-dial", "fl-playground");
   home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem, why)}`;
-  const state = {...FIRST, ...start, ...(isPage && stateIn(location.hash))}; // what a page begins with
+  const state = {...FIRST, ...(isPage && stateIn(location.hash))}; // what a page begins with
   let lanes = [];
   let earlier = [];
   let story = null;
@@ -921,4 +921,4 @@ export function mountAll() {
   }
 }
 
-export default {render: ({model, el}) => mountPlayground(el, TABLES, model.get("start")).close};
+export default {render: ({el}) => mountPlayground(el, TABLES).close};

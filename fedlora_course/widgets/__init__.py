@@ -25,11 +25,8 @@ __all__ = ["live", "playground"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 
-def playground(start: str = "large rate") -> "Playground":
+def playground() -> "Playground":
     """Returns a page in which two methods train side by side, in the browser alone.
-
-    Args: start: what it begins with: "large rate" is 1.6 at ε = 8, "small rate" 0.1 at ε = 1.
-    Raises: ``ValueError`` for any other start.
 
     >>> import fedlora_course as course
     >>> import fedlora_lab as fl
@@ -38,4 +35,4 @@ def playground(start: str = "large rate") -> "Playground":
     """
     from fedlora_course.playground import Playground
 
-    return Playground(start)
+    return Playground()

@@ -7,7 +7,6 @@ import playground as script
 import pytest
 from PIL import Image
 
-import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course import playground
 from fedlora_course.lesson_04 import figures as lesson
@@ -33,23 +32,11 @@ def test_the_page_that_is_opened_by_a_double_click_is_the_package_s():
 @pytest.mark.slow
 def test_pictures_of_the_page_keep_the_colours_of_the_parts():
     """Fault: among few colours the noise on A was drawn in the red of wrong answers."""
-    stills = [start.still for start in playground.STARTS.values()]
-    for path in (*stills, script.ROOT / "docs" / "figures" / "playground.gif"):
+    for path in (playground.STILL, script.ROOT / "docs" / "figures" / "playground.gif"):
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         drawn = {f"#{bytes(colour).hex().upper()}" for colour in np.unique(pixels, axis=0)}
         assert {COLOURS[name] for name in lesson.COLOURS.values()} <= drawn, path.name
-
-
-def test_a_start_is_known_to_the_widget_and_to_the_site():
-    widget = course.widgets.playground("small rate")
-    start = widget.get_state("start")["start"]
-    assert start == {"noise": 1, "rate": 2}
-    html = widget._repr_mimebundle_()[0]["text/html"]
-    widget.close()
-    assert f"""data-fedlora-playground='{json.dumps(start)}'""" in html
-    with pytest.raises(ValueError, match="start='none': expected 'large rate' or 'small rate'"):
-        course.widgets.playground("none")
 
 
 @pytest.mark.slow

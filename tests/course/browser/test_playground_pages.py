@@ -492,10 +492,10 @@ def test_the_page_is_one_small_file(page):
 
 
 def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
-    cells = ["import fedlora_course as course", 'course.widgets.playground("small rate")']
+    cells = ["import fedlora_course as course", "course.widgets.playground()"]
     with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:
         output = notebook.run(1)
-        output.locator("[data-words=rate]", has_text="0.1").wait_for()
+        output.locator("[data-words=rate]", has_text="1.6").wait_for()
         output.locator(PLAY).click()
         output.locator("[data-round]").filter(has_text=re.compile(r"^[3-9] /")).wait_for()
         output.locator(PLAY).click()

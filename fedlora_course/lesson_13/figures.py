@@ -21,9 +21,9 @@ KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
 SEEN = {
     "local": ("u + noise", "every upload, noised", "σC each"),
     "secagg": ("u + noise + masks", "the sum, noised", "σC / √K each"),
-    "central": ("u", "every update, clear", "none"),
+    "central": ("u", "every update, clear", "σC, by the server"),
 }
-"""Trust -> what a client uploads, what the server sees, what noise a client adds."""
+"""Trust -> what a client uploads, what the server sees, how much noise is added."""
 
 
 @style.paper()
@@ -35,15 +35,14 @@ def who_sees_what() -> style.Picture:
         for y in (0.2, 0.5, 0.8):
             ax.add_patch(Circle((0.1, y), 0.06, fc=style.CARD, ec=style.INK, lw=1.4))
             ax.text(0.1, y, "u", ha="center", va="center", fontsize=9)
-            drawing.arrow(ax, (0.18, y), (0.52, 0.5))
+            drawing.arrow(ax, (0.18, y), (0.52, 0.5 + 0.25 * (y - 0.5)))
         ax.text(0.02, 0.98, f"sends {upload}", fontsize=9, va="top")
         ax.text(0.02, 0.02, f"noise: {noise}", fontsize=9, color=style.GREY)
         look = {"fc": style.CARD, "ec": colour, "lw": 2.2, "color": style.INK}
         drawing.box(ax, 0.53, 0.36, 0.2, 0.28, "server", **look)
         ax.text(0.66, 0.73, f"sees {server}", ha="center", fontsize=9, color=colour, weight="bold")
         drawing.arrow(ax, (0.75, 0.5), (0.98, 0.5))
-        words = "model" if trust != "central" else "model\n+ noise σC"
-        ax.text(0.98, 0.44, words, ha="right", va="top", fontsize=9)
+        ax.text(0.98, 0.44, "model", ha="right", va="top", fontsize=9)
         ax.set(
             xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=(), title=f"{trust}: trusts {TRUSTS[trust]}"
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
-from toy_tasks import LORA, PLAN, regression
+from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -30,14 +30,16 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet():
         compare(["fedlora", methods.FedLoRA])
 
 
-def test_a_run_of_a_sweep_is_the_run_that_its_rate_says():
+def test_a_run_of_a_comparison_is_the_run_that_its_plan_and_rate_say():
     """To the last bit."""
-    task, rates, rows = regression(), np.array([0.1, 0.2]), ["fedlora", "rolora"]
-    frame = fl.compare(task, rows, None, PLAN, [3], lora=LORA, progress=False, lr=rates)
+    task, privacy, rates = regression(), private("example"), np.array([0.1, 0.2])
+    plans = {"fedlora": PLAN, "rolora": PLAN.replace(local_steps=1)}
+    frame = fl.compare(task, [*plans], privacy, plans, [3], lora=LORA, progress=False, lr=rates)
     runs = frame[frame["measure"] != "seconds"].groupby(["lr", "method"])
     assert len(runs) == 4
     for (lr, method), part in runs:
-        alone = fl.to_frame(fl.run(task, method, None, PLAN.replace(lr=lr), lora=LORA, seed=3))
+        plan = plans[method].replace(lr=lr)
+        alone = fl.to_frame(fl.run(task, method, privacy, plan, lora=LORA, seed=3))
         alone = alone[alone["measure"] != "seconds"]
         assert part["value"].equals(alone["value"].set_axis(part.index)), lr
 

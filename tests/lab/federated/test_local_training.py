@@ -52,27 +52,20 @@ def test_draws_belong_to_round_client_and_step():
     assert torch.equal(draw(0, 0, (2,))[0], first[2])
 
 
-@pytest.mark.parametrize("ids", [(0,), (0, 1)], ids=["alone", "beside others"])
-def test_an_empty_batch_still_adds_noise(ids):
-    """The release of a client who draws nothing is noise alone, over the expected batch."""
-    ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
-    config = nothing_of_the_first(ready.config)
-    ready = replace(ready, config=config)
-    group = replace(group, ids=ids)
-    released = contract_clauses.released(ready, group, 0, 0, local_training.local_step)
-    std = 2.0 * contract_clauses.CLIP
-    xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], config.streams, [(0, 0, 0)])
-    for key, noise in xi.items():
-        torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
-
-
-def test_each_step_of_a_seeded_run_has_noise_of_its_own():
-    """By round, step and client: two releases under one noise would tell their difference."""
+def test_an_empty_batch_adds_noise_of_its_own():
+    """The release of a client who draws nothing is noise alone, over the expected batch: that of
+    its round, step and number. Two releases under one noise would tell their difference.
+    """
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
     ready = replace(ready, config=nothing_of_the_first(ready.config))
+    std = 2.0 * contract_clauses.CLIP
     noises = []
     for t, s in product(range(2), range(3)):
         released = contract_clauses.released(ready, group, t, s, local_training.local_step)
+        where = [(t, 0, s)]
+        xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], ready.config.streams, where)
+        for key, noise in xi.items():
+            torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
         value = torch.cat([x.flatten(1) for x in released.values()], dim=1)
         noises += [*value / value.norm(dim=1, keepdim=True)]
     cosines = torch.stack(noises) @ torch.stack(noises).T - torch.eye(len(noises))

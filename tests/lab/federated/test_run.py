@@ -3,14 +3,12 @@
 import math
 from functools import partial
 
-import pandas as pd
 import pytest
 from calls import refused
 from toy_tasks import (
     KEEPS_B,
     LORA,
     PLAN,
-    frame,
     is_binomial,
     play,
     private,
@@ -120,20 +118,6 @@ def test_release_mode_shows_nothing_private(row, unit):
         assert not any(name.startswith("noise_") for _, name, _ in record.rows)
         assert all(map(math.isnan, (record.seconds, record.clipped, record.nonfinite)))
         assert all(map(math.isnan, record.metrics.values())) == (row == "local")
-
-
-@pytest.mark.slow
-def test_compare_is_the_runs_one_after_the_other():
-    """The bits of single runs; rows and names together; a plan for each name."""
-    task = tokens()
-    privacy = private("example").calibrate(epsilon=50, task=task, plan=PLAN)
-    mine = methods.FedLoRA.replace(name="mine")
-    plans = {"mine": PLAN.replace(lr=0.1), "local": PLAN}
-    table = compare(task, [mine, "local"], privacy, plans, (0, 1))
-    assert list(dict.fromkeys(table["method"])) == ["mine", "local"]
-    single = frame(play(task, mine, privacy, plans["mine"], seed=1)).assign(lr=0.1)
-    part = table.query("method == 'mine' and seed == 1 and measure != 'seconds'")
-    pd.testing.assert_frame_equal(part.reset_index(drop=True), single, check_exact=True)
 
 
 def test_compare_refuses_everything_before_the_first_run():

@@ -77,10 +77,7 @@ def test_any_changed_argument_trains_anew(tmp_path):
         {"task": replace(regression(), loss=other_loss)},
         {"task": replace(regression(), metrics={"loss": other_loss})},
         {"task": replace(regression(), layers=Layers(("map", "map")))},
-        {"privacy": private("example", sigma=1.5)},
         {"plan": PLAN.replace(rounds=3)},
-        {"lora": fl.Lora(rank=2, alpha=4.0)},
-        {"seed": 1},
     ]
 
     def settings(change, out=tmp_path, execution=EXACT):

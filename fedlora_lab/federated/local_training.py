@@ -466,7 +466,6 @@ def _descend(
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly
-        # In the place of the parameters: weight decay shrinks the noise in them as well.
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply_updates(old, steps))

@@ -132,8 +132,6 @@ class NoiseForecast:
             return f"{rule_name(method.precondition)} shapes the noise on {factor} by {peer}"
         if self.config.releases_steps and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
-        if getattr(plan.optimizer, "weight_decay", 0.0):
-            return f"{plan.optimizer} shrinks {factor}, and the noise in it"
         return None
 
     # ---- variance

@@ -11,7 +11,7 @@ All arithmetic is element by element: a client's bits do not depend on who else 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedlora_lab._utils.validation import check, check_number, is_number
@@ -32,7 +32,8 @@ class Optimizer(ABC):
     Attributes:
         name: in tables, on the command line and in settings files.
         nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
-            linear: the noise alone then moves by the same `update`, with a state of its own.
+            linear in the gradients, and reads nothing else: the noise alone then moves by the same
+            `update`, with a state of its own.
 
     A new one has `init` and `step`, both of one tensor; callers use `update`.
 
@@ -89,26 +90,22 @@ def _check_share(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent with heavy-ball momentum and weight decay, as `torch.optim.SGD`.
+    """Gradient descent with heavy-ball momentum, as `torch.optim.SGD`.
 
-    Args:
-        momentum: coefficient of the velocity, in [0, 1).
-        weight_decay: times the weights, is added to the gradient (coupled), >= 0.
+    Args: momentum: coefficient of the velocity, in [0, 1).
 
     Guarantees: the steps of `torch.optim.SGD` (test_steps_are_those_of_torch).
     Source: heavy ball, Polyak 1964.
 
     >>> SGD(momentum=0.9)
-    SGD(momentum=0.9, weight_decay=0.0)
+    SGD(momentum=0.9)
     """
 
     name: str = field(default="sgd", init=False, repr=False)
     momentum: float = 0.0
-    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _check_share("sgd momentum", self.momentum)
-        check_number("sgd weight_decay", self.weight_decay, 0, 1e9)
 
     def init(self, param: "Tensor") -> Moments:
         return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
@@ -116,9 +113,7 @@ class SGD(Optimizer):
     def step(
         self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
     ) -> "tuple[Tensor, Moments]":
-        # Without momentum and decay nothing but one product is computed: the bare step's bits.
-        if self.weight_decay:
-            grad = grad + self.weight_decay * param
+        # Without momentum nothing but one product is computed: the bare step's bits.
         if not self.momentum:
             return -lr * grad, moments
         velocity = self.momentum * moments["momentum"] + grad
@@ -148,10 +143,8 @@ class AdamW(Optimizer):
     nonlinear = "a step divides by the root of mean squares, in which noise and signal are one"
 
     def __post_init__(self) -> None:
-        pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
+        pair = isinstance(self.betas, tuple) and len(self.betas) == 2
         check(pair, f"{self.name} betas", self.betas, "two numbers in [0, 1)")
-        # A settings file has lists in the place of tuples.
-        object.__setattr__(self, "betas", tuple(self.betas))
         for i, beta in enumerate(self.betas):
             _check_share(f"{self.name} betas[{i}]", beta)
         check_number(f"{self.name} eps", self.eps, 0, 1e9, open_low=True)
@@ -195,26 +188,18 @@ def apply_updates(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Ten
 def optimizer_of(value: object) -> Optimizer:
     """Returns the optimiser that an argument stands for.
 
-    Args:
-        value: an `Optimizer`; its name, which has the default settings; or what a settings file
-            holds, {"name": "sgd", "momentum": 0.9}, as `dataclasses.asdict` gives it.
+    Args: value: an `Optimizer`, or its name, which has the default settings.
+    Raises: ``ValueError`` for another one.
 
-    Raises: ``ValueError`` for another one, and a setting unknown or out of range.
-    Guarantees: what `dataclasses.asdict` gives is read back, anything else refused
-        (test_settings_are_read_back_or_refused).
-
-    >>> optimizer_of({"name": "sgd", "momentum": 0.9})
-    SGD(momentum=0.9, weight_decay=0.0)
+    >>> optimizer_of("sgd")
+    SGD(momentum=0.0)
     """
     names = ", ".join(map(repr, OPTIMIZERS))
     expected = f"one of {names}, or an optimiser such as fl.SGD(momentum=0.9)"
-    if isinstance(value, Optimizer):
-        check(OPTIMIZERS.get(value.name) is type(value), "optimizer", value, expected)
-        return value
-    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
-    kind = settings.pop("name", None)
-    check(isinstance(kind, str) and kind in OPTIMIZERS, "optimizer", value, expected)
-    allowed = [f.name for f in fields(OPTIMIZERS[kind]) if f.init]
-    fits = set(settings) <= set(allowed)
-    check(fits, "optimizer", value, f"settings of {kind} among {', '.join(allowed)}")
-    return OPTIMIZERS[kind](**settings)
+    if isinstance(value, str) and value in OPTIMIZERS:
+        return OPTIMIZERS[value]()
+    # One that is not in the table could not be named in a settings file.
+    listed = isinstance(value, Optimizer) and OPTIMIZERS.get(value.name) is type(value)
+    check(listed, "optimizer", value, expected)
+    assert isinstance(value, Optimizer)
+    return value

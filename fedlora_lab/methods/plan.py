@@ -122,7 +122,7 @@ class Plan:
             check_number("lr['head']", self.rate("head"), 0, 1e9)
         else:
             check_number("lr", self.lr, 0, 1e9)
-        # Names, and what a settings file holds, become the optimiser itself.
+        # A name becomes the optimiser itself.
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
 
     def rate(self, name: str) -> float:

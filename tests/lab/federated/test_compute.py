@@ -56,7 +56,7 @@ ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan"
 def test_a_local_step_reads_nothing_from_the_device(slug):
     """On the device "meta" there are no values: a step that looked at one would fail."""
     row = methods.get(slug)
-    rule = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())[ROWS.index(slug) % 2]
+    rule = (fl.SGD(momentum=0.5), fl.AdamW())[ROWS.index(slug) % 2]
     task = tokens()
     plan = PLAN.replace(optimizer=rule)
     prepared = Run.open(make_config(task, row, private("example"), plan, LORA, None)).prepared

@@ -52,7 +52,7 @@ from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import forward
 
-CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
+CLIENTS = (fl.SGD(momentum=0.5), fl.AdamW())
 
 
 ROWS = [*methods.ALL.values(), *WRITTEN]

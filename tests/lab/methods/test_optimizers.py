@@ -1,7 +1,5 @@
 """Optimisers: held against torch.optim, against a few lines by hand, and against their promises."""
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -45,12 +43,12 @@ def turns(seed=0):
     ("rule", "torch_rule"),
     [(SGD, torch.optim.SGD), (AdamW, torch.optim.AdamW)],
 )
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("memory", [0.0, 0.8])
-def test_steps_are_those_of_torch(rule, torch_rule, memory, weight_decay):
+def test_steps_are_those_of_torch(rule, torch_rule, memory):
     """Two tensors of several clients with a rate each, together and by turns, in torch and here."""
-    settings: Any = {"weight_decay": weight_decay}
-    settings |= {"momentum": memory} if rule is SGD else {"betas": (memory, 0.9), "eps": 1e-6}
+    settings: Any = {"momentum": memory}
+    if rule is AdamW:
+        settings = {"betas": (memory, 0.9), "eps": 1e-6, "weight_decay": 0.1}
     rates = {"A": 0.05, "B": 0.2}
     weights = {key: x.clone().requires_grad_() for key, x in start().items()}
     oracle = torch_rule([{"params": [x], "lr": rates[k]} for k, x in weights.items()], **settings)
@@ -63,10 +61,7 @@ def test_steps_are_those_of_torch(rule, torch_rule, memory, weight_decay):
     torch.testing.assert_close(found, {key: x.detach() for key, x in weights.items()}, **CLOSE)
 
 
-def test_settings_are_read_back_or_refused():
-    adamw = AdamW(betas=(0.5, 0.9), eps=1e-4, weight_decay=0.3)
-    for rule in (SGD(momentum=0.8, weight_decay=0.1), adamw):
-        assert optimizer_of(json.loads(json.dumps(asdict(rule)))) == rule
-    for bad in ("adam", {"name": "sgd", "betas": 0.9}, {"name": "sgd", "momentum": "0.9"}):
-        with refused("expected"):
+def test_what_is_no_optimizer_is_refused():
+    for bad in ("adam", {"name": "sgd"}, SGD):
+        with refused("^optimizer=.*: expected one of 'sgd', 'adamw'"):
             optimizer_of(bad)

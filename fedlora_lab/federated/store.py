@@ -100,7 +100,7 @@ def settings_of(config: Config) -> JsonObject:
     settings = {
         "method": {x.name: rule_identity(getattr(config.method, x.name)) for x in fields(Method)},
         "plan": {name: x for name, x in asdict(config.plan).items() if name not in free},
-        "lora": config.lora.settings(),
+        "lora": asdict(config.lora),
         "seed": config.seed,
         "privacy": {name: x for name, x in privacy.items() if name not in free} or None,
         "task": f"{task.fingerprint} {rule_identity(task.loss)}",

@@ -485,7 +485,6 @@ def save(
         r=stored.rank,
         target_modules=list(task.targets),
         modules_to_save=names_for_peft(heads) or None,
-        use_rslora=stored.rslora,
         base_model_name_or_path=base_name(model, keep_path=not is_public),
         auto_mapping=_auto_mapping(model),
         inference_mode=True,
@@ -610,5 +609,5 @@ def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[
     if rank != lora.rank:
         # PEFT divides alpha by the stored rank: the product must keep its scale.
         alpha = lora.scaling * rank
-        lora = replace(lora, rank=rank, alpha=alpha, start_scale=1.0, rslora=False)
+        lora = replace(lora, rank=rank, alpha=alpha, start_scale=1.0)
     return factors, lora

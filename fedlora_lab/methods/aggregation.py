@@ -18,11 +18,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check_number
 from fedlora_lab.methods.state import MODES, ParamKey, ServerState, Tensors, pad_to_rank, with_signs
 
 Uploads = Tensors
 Shapes = Mapping[ParamKey, Sequence[int]]
+SCORE_KEPT = 0.9
+"""Weight of a layer's old score in its new one, in `ByLayer`."""
 
 
 class ServerRule(ABC):
@@ -138,42 +139,24 @@ class NormWeighted(ServerRule):
         return mean(state, broadcast, heads, weights).replace_tensors(changed)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ByLayer(ServerRule):
     """Averages what was sent, then draws which factor each layer moves in the next round.
 
-    All layers alternate, B first, for the first ``warmup`` of the planned rounds. After that a
-    layer moves A with probability sigmoid(d / T), where d = (S_A - S_B) / (|S_A| + |S_B|) and T =
-    max(coldest, cooling^rounds since the warm-up); a factor that never moved comes first. S is the
+    All layers alternate, B first, in the first tenth of the planned rounds. After that a layer
+    moves A with probability sigmoid(d / T), where d = (S_A - S_B) / (|S_A| + |S_B|) and T =
+    max(0.1, 0.95^rounds since the warm-up); a factor that never moved comes first. S is the
     exponential mean of a score of the factor that moved. The draw is public.
 
     The score is read from released values only: the mean inner product of two clients' changes,
     whose expectation is free of their noise; of a single sum, its squared norm.
 
-    Args:
-        warmup: share of the planned rounds that alternate, in [0, 1].
-        memory: weight of the old score in the new, in [0, 1).
-        cooling, coldest: of the temperature, in (0, 1].
-
     Source: arXiv:2605.05769 (AS-LoRA), schedule; the published score reads raw losses in its
         curvature, these do not.
     """
 
-    warmup: float = 0.1
-    memory: float = 0.9
-    cooling: float = 0.95
-    coldest: float = 0.1
     writes = ("mode", "score A", "score B")
     averages_a = True
-
-    def __post_init__(self) -> None:
-        check_number("warmup", self.warmup, 0, 1)
-        check_number("memory", self.memory, 0, 1 - 1e-9)
-        check_number("cooling", self.cooling, 0, 1, open_low=True)
-        check_number("coldest", self.coldest, 0, 1, open_low=True)
-
-    def __repr__(self) -> str:
-        return f"by_layer(warmup={self.warmup:g})"
 
     def initial_state(self, state: ServerState) -> ServerState:
         like = next(iter(state.tensors.values()))
@@ -194,7 +177,7 @@ class ByLayer(ServerRule):
             old = state.tensors[score]
             if moved in uploads:
                 new = mean_inner_product(uploads[moved] - broadcast.tensors[moved]).to(old)
-                changed[score] = new if old.isnan() else self.memory * old + (1 - self.memory) * new
+                changed[score] = new if old.isnan() else SCORE_KEPT * old + (1 - SCORE_KEPT) * new
             keys = ParamKey("score A", layer), ParamKey("score B", layer)
             a, b = (float(changed.get(key, state.tensors[key])) for key in keys)
             mode = float(self._next_mode(after, layer, a, b))
@@ -204,13 +187,13 @@ class ByLayer(ServerRule):
     def _next_mode(self, after: ServerState, layer: str, a: float, b: float) -> int:
         """The layer's mode for the round that comes: 0 moves B, 1 moves A."""
         coming = after.round + 1
-        warm = math.ceil(self.warmup * after.planned - 1e-9)
+        warm = math.ceil(0.1 * after.planned - 1e-9)
         if coming < warm:  # alternating, B first
             return coming % 2
         if math.isnan(a) or math.isnan(b):  # this factor never moved
             return int(math.isnan(a) and not math.isnan(b))
         lead = (a - b) / (abs(a) + abs(b) + 1e-8)
-        heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
+        heat = max(0.1, 0.95 ** (coming + 1 - warm))
         chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
         # From the run's own stream of this round and layer; what was drawn is released.
         return int(after.random(layer).random() < chance)
@@ -358,15 +341,17 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
     return left_vectors, s[:rank], right_vectors
 
 
-def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
-    """Both factors, padded to the rank: a product has no more directions than its smaller side."""
-    return dict(zip("AB", pad_to_rank(a, b, rank), strict=True))
+def even_factors(left: Tensor, right: Tensor, rank: int) -> dict[str, Tensor]:
+    """The best approximation of left @ right as B = U sqrt(S), A = sqrt(S) V^T; none of a zero.
 
-
-def _even_factors(u: Tensor, s: Tensor, v: Tensor, rank: int) -> dict[str, Tensor]:
-    """Both factors of U S V^T, each with the roots of its singular values."""
+    Args: left, right: (d_out, q) and (q, d_in). rank: of the factors, which zeros fill up.
+    """
+    u, s, v = leading_svd(left, right, rank)
+    # Singular vectors of a zero product are arbitrary: A would be lost with nothing gained.
+    if not s[0] > 0:
+        return {}
     root = s.sqrt()
-    return _factors(root.unsqueeze(1) * v, u * root, rank)
+    return dict(zip("AB", pad_to_rank(root.unsqueeze(1) * v, u * root, rank), strict=True))
 
 
 class ProductRule(ServerRule, ABC):
@@ -393,7 +378,7 @@ class ProductRule(ServerRule, ABC):
 
         Args:
             after: the state with the mean of what was sent.
-            left, right: (d_out, q) and (q, d_in), whose product is the mean of the products.
+            left, right: (d_out, q) and (q, d_in), as `mean_product` gives them.
             layer: its name.
         """
 
@@ -443,11 +428,9 @@ class SplitProduct(ProductRule):
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, w = (after.tensors[ParamKey(name, layer)] for name in "AW")
-        rank = len(a)
-        u, s, v = leading_svd(left, right, rank)
-        if not s[0] > 0:
+        factors = even_factors(left, right, len(a))
+        if not factors:
             return {}
-        factors = _even_factors(u, s, v, rank)
         # The residual is taken from the factors as they are sent, rounded to their precision.
         kept = factors["B"].to(a).double() @ factors["A"].to(a).double()
         return {**factors, "W": w.double() + left @ right - kept}
@@ -484,11 +467,12 @@ class TruncatedSVD(ProductRule):
     writes = ("A", "B")
     orthonormal_a = True
 
-    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+    def layer(
+        self, after: ServerState, left: Tensor, right: Tensor, layer: str
+    ) -> Mapping[str, Tensor]:
         rank = after.tensors[ParamKey("A", layer)].shape[0]
         u, s, v = leading_svd(left, right, rank)
-        # Singular vectors of a zero product are arbitrary: A would be lost with nothing gained.
-        return _factors(v, u * s, rank) if s[0] > 0 else {}
+        return dict(zip("AB", pad_to_rank(v, u * s, rank), strict=True)) if s[0] > 0 else {}
 
 
 @dataclass(frozen=True)
@@ -516,10 +500,8 @@ class Retraction(ServerRule):
             new_a, new_b = (after.tensors[key].double() for key in keys)
             # B (A + dA) + dB A: both moves along the tangent, without the term dB dA.
             left, right = torch.cat([b, new_b - b], 1), torch.cat([new_a, a])
-            u, s, v = leading_svd(left, right, len(a))
-            if s[0] > 0:
-                factors = _even_factors(u, s, v, len(a))
-                changed |= {key: factors[key.name].to(state.tensors[key]) for key in keys}
+            for name, factor in even_factors(left, right, len(a)).items():
+                changed[ParamKey(name, layer)] = factor.to(state.tensors[keys[0]])
         return after.replace_tensors(changed)
 
 
@@ -599,8 +581,7 @@ class Sketch(ProductRule):
         omega = torch.from_numpy(after.random(layer).standard_normal((size, rank)))
         # Sums of sketches are sketches of the sum: secure aggregation would show no single one.
         basis, _ = torch.linalg.qr(left @ (right @ omega))
-        u, s, v = leading_svd(basis, (basis.T @ left) @ right, rank)
-        return _even_factors(u, s, v, rank) if s[0] > 0 else {}
+        return even_factors(basis, (basis.T @ left) @ right, rank)
 
     def _sizes(self, shapes: Shapes, layer: str) -> tuple[int, int]:
         """Numbers of Y or Q, and of P."""
@@ -623,32 +604,25 @@ class Sketch(ProductRule):
 class Repair(ProductRule):
     """Averages both factors, then moves B to where B A is nearest to the mean product.
 
-    B = mean B + D with D the minimum of ||T - (mean B + D) A||_F^2 + strength ||D||_F^2.
-
-    Args:
-        strength: lambda > 0, how much the repaired B is held back.
+    B = mean B + D with D the minimum of ||T - (mean B + D) A||_F^2 + 0.01 ||D||_F^2.
 
     Source: arXiv:2411.14961 (LoRA-FAIR); the paper's discrepancy is a similarity, here it is the
         squared error, whose minimum is known in closed form.
     """
 
-    strength: float = 0.01
     writes = ("B",)
     averages_a = True
-
-    def __post_init__(self) -> None:
-        check_number("strength", self.strength, 0, 1e9, open_low=True)
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, b = (after.tensors[ParamKey(name, layer)].double() for name in "AB")
         gram = a @ a.T
         gap = left @ (right @ a.T) - b @ gram
-        # A strength > 0 keeps it invertible where A has lost rank.
-        ridge = gram + self.strength * torch.eye(len(gram), dtype=gram.dtype)
+        # More than 0 keeps it invertible where A has lost rank.
+        ridge = gram + 0.01 * torch.eye(len(gram), dtype=gram.dtype)
         return {"B": b + torch.linalg.solve(ridge, gap.T).T}
 
 
-# The names in rows of the table: rules without settings, and rules that are called with theirs.
+# The names in rows of the table.
 mean = MeanUpdate()
 norm_weighted = NormWeighted()
 merge = Merge()
@@ -660,6 +634,6 @@ merge_gains = MergeGains()
 rotated = Rotated()
 shared_outputs = SharedOutputs()
 robust_mean = RobustMean()
-by_layer = ByLayer
+by_layer = ByLayer()
 sketch = Sketch()
-repair = Repair
+repair = Repair()

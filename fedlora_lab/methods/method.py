@@ -188,7 +188,7 @@ class Method:
         words = " ".join(self.schedule.rounds)
         # Modes must come from the server's rule, which sees released values only.
         chooses = "mode" in getattr(self.aggregate, "writes", ())
-        expected = "no '*' unless the server's rule chooses, as by_layer() does"
+        expected = "no '*' unless the server's rule chooses, as by_layer does"
         check("*" not in words or chooses, "schedule", words, expected)
         # Every model has A and B; a core is there only where a row's initial_factors makes one.
         for factor in set(words) - set("AB* "):

@@ -1,8 +1,7 @@
 """The adapter (`Lora`) and the work (`Plan`): what is trained, and for how long."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,15 +26,13 @@ class Lora:
         start_scale: c > 0: A starts c times as large, and the scale is divided by c. B's gradient
             and what B's noise does to the model stay as they are; A's own noise counts c^2 times
             less beside A. See ``Method.balance``, which chooses it.
-        rslora: divides alpha by sqrt(rank) in place of the rank.
 
     Which layers have adapters is the task's to say, see `fl.tasks.Layers`.
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: PEFT reads what is saved with the same numbers
         (tests/lab/lora/test_adapters.py::test_peft_s_config_has_the_same_numbers).
-    Source: Hu et al., arXiv:2106.09685, section 4.1; rslora: arXiv:2312.03732; start_scale: this
-        project.
+    Source: Hu et al., arXiv:2106.09685, section 4.1; start_scale: this project.
 
     >>> Lora(rank=4, alpha=8).scaling
     2.0
@@ -44,28 +41,21 @@ class Lora:
     rank: int = RunSettings.rank
     alpha: float = RunSettings.lora_alpha
     start_scale: float = 1.0
-    rslora: bool = False
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
         check_options(rank=self.rank)
         OPTIONS["lora_alpha"].check("alpha", self.alpha)
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
-        check(isinstance(self.rslora, bool), "rslora", self.rslora, "True or False")
 
     @cached_property
     def scaling(self) -> float:
-        """alpha / rank / start_scale, the factor before B A; rslora: alpha / sqrt(rank) / ..."""
-        divisor = math.sqrt(self.rank) if self.rslora else self.rank
-        return self.alpha / divisor / self.start_scale
+        """alpha / rank / start_scale, the factor before B A."""
+        return self.alpha / self.rank / self.start_scale
 
     def replace(self, **changes: Any) -> "Lora":
         """Returns the same adapter with some fields changed."""
         return replace(self, **changes)
-
-    def settings(self) -> dict[str, Any]:
-        """The fields as JSON values, from which ``Lora(**settings)`` makes it again."""
-        return asdict(self)
 
 
 def lora_of(value: object) -> Lora:

@@ -169,7 +169,7 @@ FedSA = FedLoRA.replace(
 LoRAFAIR = FedLoRA.replace(
     name="LoRA-FAIR",
     source="arXiv:2411.14961",
-    aggregate=aggregation.repair(0.01),
+    aggregate=aggregation.repair,
     note="the mean of B is moved to where its product fits the mean of products best",
 )
 FedSVD = FFA.replace(
@@ -209,7 +209,7 @@ ASLoRA = FedLoRA.replace(
     name="AS-LoRA",
     source="arXiv:2605.05769",
     schedule=Cycle(("*",)),
-    aggregate=aggregation.by_layer(),
+    aggregate=aggregation.by_layer,
     exact=True,
     note="every layer moves the factor that gained more so far, read from released values only",
 )
@@ -273,12 +273,8 @@ def _letters(name: str) -> str:
 
 @cache
 def _rows_by_letters() -> dict[str, Method]:
-    """Every row by its slug, its published name and the name of its variable."""
-    return {
-        _letters(spelled): row
-        for name, row in _ROWS.items()
-        for spelled in (row.slug, row.name, name)
-    }
+    """Every row by the letters of its slug, which are those of its published name."""
+    return {_letters(slug): row for slug, row in ALL.items()}
 
 
 # ---- the table as a frame
@@ -341,7 +337,6 @@ def _table_row(method: Method) -> dict[str, object]:
         "schedule": " | ".join(words.rounds) if isinstance(words, Cycle) else rule_name(words),
         "initial_factors": initial,
         "uploaded_factors": sent,
-        "noise": _where_noised(method),
         **{name: own(name) for name in rules},
         "aggregate": rule_name(method.aggregate),
         "broadcast": rule_name(method.broadcast),
@@ -350,14 +345,3 @@ def _table_row(method: Method) -> dict[str, object]:
         "source": method.source,
         "note": method.note,
     }
-
-
-def _where_noised(method: Method) -> str:
-    """Where noise enters: at every step, or in the client unit once a round."""
-    moved = {factor for t in range(8) for factor in method.factors_in_round(t, 8)}
-    names = {"R": "core", "*": "chosen factor"}
-    factors = " and ".join(names.get(factor, factor) for factor in sorted(moved, key="ABR*".find))
-    shape = "" if method.precondition is None else ", shaped by the other factor"
-    after = "" if method.filter == filters.identity else ", then filtered"
-    what = "gradient" if method.differences is None else "differences along directions"
-    return f"{what} of {factors}, or the round's change{shape}{after}"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check, check_whole, is_number
+from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.methods.state import ParamKey
 
 # ---- broadcast rules
@@ -43,38 +43,31 @@ REACH = 0.9677083
 """Normal quantile at which the outermost level of NF4 stands: the outermost must be finite."""
 
 
-def _check_code(width: int, reach: float) -> None:
-    check_whole("width", width, 1, 8)
-    inside = is_number(reach) and 0.5 < reach < 1
-    check(inside, "reach", reach, "a number between 0.5 and 1")
-
-
 @cache
-def normal_levels(width: int, reach: float = REACH) -> tuple[float, ...]:
+def normal_levels(width: int) -> tuple[float, ...]:
     """Returns the levels of a normal-float code in [-1, 1]: 2^width, but -1, 0, 1 at width 1.
 
-    Args:
-        width: nominal bits, 1 to 8.
-        reach: quantile of the outermost level, in (0.5, 1). The release keeps that of width 4.
+    Every width has the outermost quantile of width 4, as in the release.
 
+    Args: width: nominal bits, 1 to 8.
     Source: arXiv:2305.14314 (NF4 is width 4), for any width as in arXiv:2406.10976.
     Guarantees: width 4 is NF4, zero is a level, levels rise (test_normal_levels).
     """
     from scipy.stats import norm
 
-    _check_code(width, reach)
+    check_whole("width", width, 1, 8)
     if width == 1:
         return (-1.0, 0.0, 1.0)
     # One level fewer below zero: zero itself is a level, and 2^width is even.
     half = 2 ** (width - 1)
     positive, negative = (
-        [float(norm.ppf(reach + (0.5 - reach) * i / count)) for i in range(count)]
+        [float(norm.ppf(REACH + (0.5 - REACH) * i / count)) for i in range(count)]
         for count in (half, half - 1)
     )
     return tuple(value / positive[0] for value in sorted([-v for v in negative] + [0.0] + positive))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class NormalFloat:
     """Scales each block by its largest magnitude, then rounds to the levels of a normal-float code.
 
@@ -84,64 +77,34 @@ class NormalFloat:
         width: nominal bits per number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes two
             bits.
         block: numbers a scale, >= 1.
-        reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers
-            in blocks of 64 the error is least near 0.9365 (`theory.quantiser_error`).
 
     Source: arXiv:2406.10976 (FedLPP), reconstructed from a later release of its authors; QLoRA,
         arXiv:2305.14314.
     Guarantees: a second pass changes nothing (test_every_number_goes_to_the_nearest_level).
-
-    >>> NormalFloat(3, reach=0.9365)
-    NormalFloat(width=3, block=64, reach=0.9365)
     """
 
     width: int = 4
     block: int = 64
-    reach: float = REACH
 
     def __post_init__(self) -> None:
-        _check_code(self.width, self.reach)
+        check_whole("width", self.width, 1, 8)
         check_whole("block", self.block, 1)
 
-    def __repr__(self) -> str:
-        # What is as released is not written: this text names the rule in settings and keys.
-        options = f", reach={self.reach}" if self.reach != REACH else ""
-        return f"NormalFloat(width={self.width}, block={self.block}{options})"
-
     def __call__(self, tensor: Tensor) -> Tensor:
-        return self.values(*self.codes(tensor), tensor)
-
-    def levels(self, like: Tensor) -> Tensor:
-        """Returns the levels, of this tensor's type and on its device."""
-        levels = normal_levels(self.width, self.reach)
-        return torch.tensor(levels, dtype=like.dtype, device=like.device)
-
-    def codes(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Finds each number's nearest level, (blocks, block), and block scales, (blocks, 1)."""
-        levels = self.levels(tensor)
+        levels = torch.tensor(normal_levels(self.width), dtype=tensor.dtype, device=tensor.device)
         flat = tensor.flatten()
         blocks = F.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
         scale = blocks.abs().amax(1, keepdim=True)
         # A block of zeros is divided by 1: by its scale it would be NaN.
         unit = blocks / torch.where(scale > 0, scale, torch.ones_like(scale))
         # Between two levels the nearer one: their middle is the edge.
-        return torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2), scale
-
-    def values(self, codes: Tensor, scale: Tensor, like: Tensor) -> Tensor:
-        """Returns the numbers that codes and scales stand for.
-
-        Args: codes: (blocks, block). scale: (blocks, 1). like: gives shape, type and device.
-        """
-        return (self.levels(like)[codes] * scale).flatten()[: like.numel()].view_as(like)
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of a code: three levels take two."""
-        return max(self.width, 2)
+        codes = torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2)
+        return (levels[codes] * scale).flatten()[: flat.numel()].view_as(tensor)
 
     def bits(self, numbers: int) -> int:
         """Returns the bits that this many numbers take: a code each, and a float32 a block."""
-        return self.code_bits * numbers + 32 * math.ceil(numbers / self.block)
+        # Three levels take two bits.
+        return max(self.width, 2) * numbers + 32 * math.ceil(numbers / self.block)
 
 
 # The names in rows of the table.

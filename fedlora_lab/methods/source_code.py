@@ -70,11 +70,8 @@ def _row_text(row: Method) -> str:
 
 def _source_of(thing: object) -> str:
     """The source of a thing as it stands, from its first column."""
-    # Of a property, cached or not, and of a partial function what they call.
-    shown: Any = getattr(thing, "func", getattr(thing, "fget", thing))
-    shown = inspect.unwrap(shown)
-    if not (inspect.isroutine(shown) or inspect.isclass(shown)):
-        shown = type(shown)
+    has_source = inspect.isroutine(thing) or inspect.isclass(thing)
+    shown: Any = thing if has_source else type(thing)
     try:
         text = inspect.getsource(shown)  # type: ignore[arg-type]
     except (OSError, TypeError):

@@ -31,7 +31,6 @@ def plain_peft(task, values, lora):
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=3,
-        use_rslora=lora.rslora,
         target_modules=list(task.targets),
         modules_to_save=heads,
     )
@@ -72,7 +71,6 @@ CASES = [
     *((name, True, RAGGED, LORA) for name in MODELS),
     ("bert", False, [2, 0, 1, 2, 0], LORA),
     ("bert", True, [1], LORA),
-    ("gpt2", True, RAGGED, replace(LORA, rslora=True)),
 ]
 
 

@@ -20,6 +20,7 @@ from toy_tasks import (
     movers,
     opened,
     plain_server,
+    play_round,
     private,
     tokens,
     with_clients,
@@ -244,7 +245,7 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
             # Everybody takes part with all examples: a seed decides the noise, and directions.
             privacy = private("client", level, CLIP, trust="central")
             run = opened(task, row, privacy, plan, t, start, seed)
-            next(run.records())
+            play_round(run)
             return run.config, run.state.server.tensors
 
         silent = end(0, 0.0)

@@ -123,8 +123,12 @@ def opened(
     run = kind.open(make_config(task, row, privacy, plan.replace(rounds=t + 1), LORA, seed))
     values = replace(values, round=t)
     run.state = RunState(values, {}, {})
-    run.resumed = True
     return run
+
+
+def play_round(run: Run) -> Round:
+    """The round before which a run stands, without a record of where it began."""
+    return run.close_round(run._round())
 
 
 def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> TensorDict:

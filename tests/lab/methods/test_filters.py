@@ -7,7 +7,7 @@ import pytest
 import torch
 from calls import refused
 from contract_clauses import in_noise_units
-from toy_tasks import PLAN, begun, opened, play, private, random, regression
+from toy_tasks import PLAN, begun, opened, play, play_round, private, random, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated.local_training import preconditioners
@@ -117,7 +117,7 @@ def test_prism_does_not_see_the_gauge():
         ends = []
         for state in (start, start.replace_tensors(other)):
             run = opened(task, row, private("example", 0.0, 0.1), PLAN, 1, replace(state))
-            next(run.records())
+            play_round(run)
             end = run.state.server.tensors
             ends.append(end[b] @ end[a] - start.tensors[b] @ start.tensors[a])
         gap = float((ends[0] - ends[1]).norm() / ends[0].norm())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from contract_clauses import in_units_of_noise
-from toy_tasks import APART, anywhere, opened, private, tokens
+from toy_tasks import APART, anywhere, opened, play_round, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -70,7 +70,7 @@ def released(row, privacy, plan, seed=3, t=0, out=NOBODY, loud=NOBODY) -> tuple[
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)
     run = opened(task, row, privacy, plan, t, anywhere(tokens(sizes=SIZES), row), seed, Recorder)
-    next(run.records())
+    play_round(run)
     start = run.result.opened.broadcast.tensors
     return run, {key: x - start[key][None] for key, x in run.result.received.uploads.items()}
 

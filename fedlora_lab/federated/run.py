@@ -10,7 +10,7 @@ round's t.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from fedlora_lab._utils.torch_state import steps_with_default_modes, with_defaul
 from fedlora_lab._utils.validation import (
     check,
     error_text,
+    warn,
 )
 from fedlora_lab.federated import exchange, local_training, store
 from fedlora_lab.federated.config import (
@@ -120,6 +121,10 @@ def run(
     )
     opened = Run.open(make_config(task, method, privacy, plan, lora, seed), execution, out=out)
     return opened.records()
+
+
+def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    return all(bool(x.isfinite().all()) for x in tensors)
 
 
 class Diverged(ValueError):
@@ -467,11 +472,17 @@ class Run:
         """What a server's rule makes of the uploads."""
         method = self.config.method
         try:
-            return rule(before, received.broadcast, received.uploads, received.weights)
+            after = rule(before, received.broadcast, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.config.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
+        factors = [x for key, x in after.tensors.items() if key.name in "AB"]
+        # Else steps that are too long have made them so, and not this rule.
+        if _are_finite(received.uploads.values()) and not _are_finite(factors):
+            part = f"round {before.round + 1}: the server's rule of {method.slug}"
+            warn(f"{part} makes factors of finite uploads that are not finite")
+        return after
 
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
         """Stores what moved and was not sent, of those who took part."""

@@ -111,3 +111,16 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
     model = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
     x, _ = task.test
     torch.testing.assert_close(model(x), fl.predict(task, record, x), rtol=1e-6, atol=1e-8)
+
+
+def test_a_rule_that_makes_numbers_not_finite_is_named():
+    """Fault: a rule that divided by zero went on, and nothing said so."""
+
+    def divided(state, broadcast, uploads, weights):
+        after = aggregation.mean(state, broadcast, uploads, weights)
+        return after.replace_tensors({key: x / 0 for key, x in after.tensors.items()})
+
+    row = methods.FedLoRA.replace(name="Divided", source="", aggregate=divided)
+    with pytest.warns(UserWarning, match="^round 1: the server's rule of divided makes") as caught:
+        play(tokens(), row, None)
+    assert len(caught) == 1, "of uploads that are not finite no rule makes finite factors"

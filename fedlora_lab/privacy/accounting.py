@@ -71,7 +71,7 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
     Guarantees: never below dp-accounting's number, nor below what the best attack finds
         (test_accounting.py::test_pld_is_never_below_dp_accounting,
         ::test_an_optimal_attack_finds_what_is_stated); "rdp" is the number of Opacus
-        (::test_rdp_equals_opacus); full batches have the exact epsilon
+        (::test_accountants_of_opacus_state_what_opacus_does); full batches have the exact epsilon
         (::test_full_batches_have_the_exact_epsilon); every history has an answer, which never falls
         with less noise
         (::test_every_history_has_an_answer_that_never_falls_with_less_noise).
@@ -194,8 +194,7 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
     privacy loss, the larger of both directions (a member is found, or a non-member); it is exact
     for q = 1. Otherwise it is an upper bound: the hull of both directions, which may lie well above
     what the best attacker in either reaches, and where no grid of losses applies (`pld.applies`)
-    sampling is not counted. Of one release the hull lies at most .172 above, which little noise and
-    q = .59 come near. No bound from epsilon at a single delta lies below it.
+    sampling is not counted. No bound from epsilon at a single delta lies below it.
 
     Args:
         history: as for `epsilon`; no noise lets everyone be found.
@@ -203,7 +202,7 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
 
     Guarantees: equals numbers computed apart
         (test_accounting.py::test_tradeoff_equals_golden_numbers), lies above every attacker
-        (::test_the_curve_of_one_release_lies_above_the_best_attack_by_so_much),
+        (::test_the_curve_of_one_release_lies_above_the_best_attack),
         and lies below what each epsilon allows (::test_tradeoff_lies_below_every_epsilon).
     Source: arXiv:1905.02383, corollary 2.13 (Gaussian); see `pld.tradeoff_lines`.
 

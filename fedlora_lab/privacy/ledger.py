@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +108,7 @@ def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
 def _as_count(name: str, value: Any) -> int:
     """A whole number of any type, small enough to be counted one by one."""
     value = as_plain(value)
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    in_range = whole and 0 <= int(value) <= MAX_COUNT
-    check(in_range, name, value, f"a whole number in [0, {MAX_COUNT}]")
+    check_whole(name, value, 0, MAX_COUNT)
     return int(value)
 
 
@@ -455,7 +452,7 @@ class Ledger:
         # Somebody may be at any client in each run: the worst way to meet them counts.
         count = max(1, int(MOST_SUMS ** (1 / len(self.parts)) + 1e-9))
         each = [at_most(part._histories(), count) for part in self.parts]
-        return undominated({merged(histories) for histories in product(*each)})
+        return undominated({tuple(chain(*histories)) for histories in product(*each)})
 
     def epsilon(self, client: int | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
@@ -597,16 +594,8 @@ def _from_content(content: Mapping[str, Any]) -> Ledger:
     return ledger.after(LedgerEntry(**fields) for fields in content["releases"])
 
 
-def merged(histories: Iterable[History]) -> History:
-    """All releases of several histories, in an order of their own."""
-    total: dict[tuple[float, float], int] = {}
-    for sigma, q, steps in chain(*histories):
-        total[sigma or 0.0, q] = total.get((sigma or 0.0, q), 0) + steps
-    return tuple((*pair, steps) for pair, steps in sorted(total.items()))
-
-
 def at_most(histories: Sequence[History], count: int) -> list[History]:
-    """So many histories, of which each of the given ones is dominated by one."""
+    """At most so many histories, of which each of the given ones is dominated by one."""
     if len(histories) <= count:
         return list(histories)
     # Neighbours in noise have nearly the same rate where each client's noise was calibrated.

@@ -261,7 +261,9 @@ class Privacy:
         from fedlora_lab.methods.plan import Plan  # its package loads torch
 
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
-        rate, steps = self.noise_terms(task, plan)
+        rate = replace(self, noise_multiplier=None)._plan_rate(self.unit_counts(task), plan)
+        # All rounds count: by expected participation an unlucky client would spend too much.
+        steps = self._planned(plan)
         sigmas = accounting.noise_multipliers(
             epsilon=epsilon,
             delta=self.delta,
@@ -273,15 +275,6 @@ class Privacy:
         return replace(
             self, sample_rate=rate, noise_multiplier=sigma, target_epsilon=float(epsilon)
         )
-
-    def noise_terms(self, task: Federation, plan: "Plan") -> tuple[PerClient, int]:
-        """Sample rates and number of releases, on which the noise of an epsilon hangs.
-
-        Args: task: see `resolve`. plan: the work.
-        """
-        rate = replace(self, noise_multiplier=None)._plan_rate(self.unit_counts(task), plan)
-        # All rounds count: by expected participation an unlucky client would spend too much.
-        return rate, self._planned(plan)
 
     def _planned(self, plan: "Plan") -> int:
         """Counts the plan's releases of each unit."""

@@ -32,7 +32,8 @@ def sampled_gaussian_rdp(
 
     Args: orders: a > 1; sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
     Returns: one for each order; infinity where it would take more than `MAX_POINTS`.
-    Guarantees: equals Opacus' number (test_accounting.py::test_rdp_equals_opacus).
+    Guarantees: equals Opacus' number
+        (test_accounting.py::test_accountants_of_opacus_state_what_opacus_does).
     Source: arXiv:1908.10530, section 3.3; arXiv:1702.07476, corollary 3, for q = 1.
 
     >>> sampled_gaussian_rdp(np.array([2, 8]), 1.0, 2.0)
@@ -75,7 +76,8 @@ def rdp_to_epsilon(orders: Orders, rdp: Numbers, delta: float) -> tuple[float, f
     min over orders a of rdp + log((a - 1) / a) - (log delta + log a) / (a - 1).
 
     Args: orders: a > 1; rdp: at these orders; delta: in (0, 1).
-    Guarantees: equals Opacus' number (test_accounting.py::test_rdp_equals_opacus).
+    Guarantees: equals Opacus' number
+        (test_accounting.py::test_accountants_of_opacus_state_what_opacus_does).
     Source: arXiv:1905.09982, theorem 21; arXiv:2004.00010, proposition 12.
     """
     check_symbols(delta=delta)

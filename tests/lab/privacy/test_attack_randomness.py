@@ -111,24 +111,17 @@ def test_nothing_else_decides_a_run_for_release(monkeypatch, slug, unit):
     assert run(seed=1)[1] == b""
 
 
-def test_every_bit_of_the_seed_decides_everything():
-    """Seeds that agree in their lowest 32, 64 or 128 bits give other numbers; equal ones of other
-    types the same.
-    """
-    seeds = [5, *(5 + 2**bits for bits in (31, 32, 64, 128, 200)), 2**32]
-    of_numpy: Any = np.int64(5)
-    drawn = [Streams(seed).normal((64,), "noise", 1, 2, 3) for seed in (*seeds, of_numpy)]
-    assert len({x.numpy().tobytes() for x in drawn}) == len(seeds) and drawn[-1].equal(drawn[0])
-
-
 def test_every_name_has_a_key_of_its_own():
-    """Of 128 bits, all of which its generator takes; also names that look alike."""
+    """Of 128 bits, all of which its generator takes; also names that look alike, and seeds that
+    agree in their lowest 32, 64 or 128 bits.
+    """
     low, high = Streams(0).numpy("noise", 76, 282, 1).bit_generator.state["state"]["key"]
     whole = key(0, "noise", 76, 282, 1)
     assert int(low) + (int(high) << 64) == whole and 120 < whole.bit_length() <= 128
     alike: list[Any] = [("a",), ("a/1",), ("a, 1",), ("",), ('a", 1',), ("a", 1), ("a", 1, 1)]
     alike += [("a", 11), ("a/1", 1), ("a", -1), ("a", 2**64)]
-    assert len({key(seed, *name) for seed in (0, 1, 2**64) for name in alike}) == 3 * len(alike)
+    seeds = [5, *(5 + 2**bits for bits in (31, 32, 64, 128, 200)), 2**32]
+    assert len({key(seed, *name) for seed in seeds for name in alike}) == len(seeds) * len(alike)
     with pytest.raises(TypeError):
         key(0, "noise", 1.5)  # type: ignore[arg-type]
 
@@ -173,13 +166,6 @@ def test_noise_reaches_beyond_what_any_delta_can_see(monkeypatch):
             # Of the numbers of this sign one in 2^(zeros + 1) has a larger absolute value.
             log_chance = -(zeros + 2) * math.log(2)
             assert special.log_ndtr(-reached) == pytest.approx(log_chance, rel=1e-12)
-    for sigma, q, releases, delta in ((0.5, 1e-4, 10**5, 1e-10), (0.55, 1e-4, 10**5, 1e-12)):
-        # The delta, at every epsilon, of noise that ends at 8.2, and of what two words can reach.
-        reached = noise_from(monkeypatch, 1, "0" * 126 + "1")
-        ends = special.ndtr(1 / sigma - np.array([8.2095, reached]))
-        truncated, lost = -np.expm1(releases * np.log1p(-q * ends))
-        assert fl.privacy.accounting.epsilon(((sigma, q, releases),), delta) < 7
-        assert truncated > 20 * delta and lost < 1e-9 * delta
 
 
 def test_noise_is_as_fine_in_its_tail_as_in_its_middle(monkeypatch):

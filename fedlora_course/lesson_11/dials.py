@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 
 from fedlora_course.lesson_11.figures import LOST, PIXELS, AttackedClient, read_cosine
+from fedlora_course.lesson_11.scans import as_image
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, area, axis, dots, line, panel, picture, text
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.audit.attacks import as_image
 
 NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1, 2, 3)
 RANK = 8

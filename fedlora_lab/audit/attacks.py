@@ -1,22 +1,19 @@
 """Inputs read from one update, exactly, from the span of A's gradient.
 
-First a victim whose updates an attacker sees, then spans and what lies in them, and images of
-scans.
+First a victim whose updates an attacker sees, then spans and what lies in them.
 
 >>> gradient = torch.outer(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]))  # of A, one input
 >>> similarity(input_from_a_gradient(gradient), torch.tensor([3.0, 4.0])) > 0.999
 True
 """
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
@@ -27,15 +24,8 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise
-from fedlora_lab.tasks.digits import digits
-from fedlora_lab.tasks.task import Examples, Inputs, Task, classification, take
+from fedlora_lab.tasks.task import Examples, Inputs, Task, take
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SIDE = 8
-PATCH = 2
-"""Pixels across a scan, and across one of its 16 patches."""
 CHUNK = 2048
 """Candidates that go through the model at once."""
 Upload = TensorDict
@@ -252,31 +242,6 @@ def span_check(
     return torch.cat(parts, -2)
 
 
-def span_residual_by_batch_size(victim: Victim, sizes: Iterable[int]) -> "pd.DataFrame":
-    """Measures the share of inputs outside the span of one gradient of A, for growing batches.
-
-    Args:
-        victim: of a task whose first adapted layer is given one row for each example.
-        sizes: of the batches, of which 20 are drawn of each size.
-
-    Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
-    """
-    import pandas as pd
-
-    x, y = victim.task.clients[0]
-    strangers = victim.task.test[0].flatten(1)
-    rng = np.random.default_rng(0)
-    rows = []
-    for size, draw in itertools.product(sizes, range(20)):
-        index = torch.from_numpy(rng.choice(len(y), size, replace=False))
-        upload = victim.upload((x[index], y[index]))
-        gradient = upload[victim.layer(upload)]
-        space = row_space(gradient, min(size, len(gradient)))
-        for who, inputs in (("in the batch", x[index].flatten(1)), ("somebody else", strangers)):
-            rows.append((size, draw, who, float(residual_share(space, inputs).mean())))
-    return pd.DataFrame(rows, columns=["size", "draw", "who", "value"])
-
-
 def input_from_b_gradient(
     gradient: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"]
 ) -> Float[Tensor, " d_in"]:
@@ -316,79 +281,3 @@ def match_b_gradient(
     # Of A x only the direction is seen: its size is mixed with that of the error signal.
     shadows = candidates @ A.double().numpy().T
     return np.abs(shadows @ seen) / np.linalg.norm(shadows, axis=1).clip(min=1e-300)
-
-
-# ---- scans
-
-
-def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
-    """Draws a direction of 64 numbers, of either sign, as an image: bright where a scan is.
-
-    >>> float(as_image(torch.arange(-64.0, 0.0))[0, 0])
-    1.0
-    """
-    image = direction.detach().double().reshape(8, 8).numpy()
-    # A direction has no sign; a scan has more light than shadow.
-    image = image if image.sum() >= 0 else -image
-    return np.clip(image / max(float(np.quantile(image, 0.95)), 1e-300), 0, 1)
-
-
-def patches() -> Float[Tensor, "n 8 8"]:
-    """Makes digits that repeat one 2 x 2 patch, one for each of 17^4 = 83,521 patches."""
-    # Scans have 17 grey levels, 0 to 16.
-    grid = torch.cartesian_prod(*[torch.arange(17)] * PATCH**2) / 16
-    return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
-
-
-def assemble_image(
-    images: Float[Tensor, "n 8 8"], best: Int[Tensor, " 16"]
-) -> Float[Tensor, "8 8"]:
-    """Puts together the image that has at each position the patch of the image named there."""
-    across = SIDE // PATCH
-    chosen = images[:, :PATCH, :PATCH][best]
-    return chosen.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
-
-
-def read_scans(victim: Victim, updates: Sequence[Upload]) -> list[Float[Tensor, "8 8"]]:
-    """Reads a scan of the digits task from each update: everywhere the patch nearest the span.
-
-    The first block's query and value get the same 16 tokens, so a rank of 8 is enough for all 16.
-
-    Args:
-        victim: of the digits task.
-        updates: each with the A's of ``blocks.0.query`` and ``blocks.0.value``.
-
-    Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
-    """
-    keys = [victim.layer(updates[0], name=f"blocks.0.{name}") for name in ("query", "value")]
-    tried = patches().to(updates[0][keys[0]])
-    both = torch.stack([stack_gradients(update[key] for key in keys) for update in updates])
-    outside = span_check(victim, both, keys[0].layer, tried, rank=16)
-    return [assemble_image(tried, best) for best in outside.argmin(1)]
-
-
-def flattened_digits_task(
-    examples: int | None = None, *, hidden: int = 32, head: bool = False
-) -> Task:
-    """Makes a task of three clients' scans, 64 pixels in a row, for a small random network.
-
-    Args:
-        examples: the first ones that each client keeps; ``None``: all.
-        hidden: width of the hidden layer.
-        head: whether the last layer is trained in full.
-
-    >>> flattened_digits_task(examples=5).sizes
-    (5, 5, 5)
-    """
-    task = digits(clients=3, dirichlet=None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
-    return classification(
-        model,
-        [(x[:examples], y[:examples]) for x, y in task.clients],
-        test=task.test,
-        targets=["1"],
-        name="whole scans",
-        head="3" if head else None,
-    )

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 import fedlora_lab as fl
-from fedlora_course.lesson_11 import figures
+from fedlora_course.lesson_11 import figures, scans
 from fedlora_lab.audit import attacks
 
 
 def test_an_upload_is_the_sum_of_the_traces():
     """Clipped alike, over the same factors, in the upload's order."""
-    victim = attacks.Victim.from_task(attacks.flattened_digits_task(), fl.Lora(8, 8.0), spread=0.2)
+    victim = attacks.Victim.from_task(scans.flattened_digits_task(), fl.Lora(8, 8.0), spread=0.2)
     x, y = victim.task.clients[0]
     pair = x[:6], y[:6]
     for factors, clip in (("A", 0.01), ("AB", 0.5)):

@@ -16,6 +16,44 @@ EVERY = 4
 RATE = 0.3
 
 
+def descent_errors(
+    target: Float[np.ndarray, "d_out d_in"],
+    rank: int,
+    alpha: float,
+    steps: int = STEPS,
+    lr: float = RATE,
+) -> Float[np.ndarray, " n"]:
+    """Computes the relative error of (alpha / rank) B A against a matrix while both descend.
+
+    Plain gradient descent on half the squared distance, from B = 0 and a Kaiming A.
+
+    Args:
+        target: not zero.
+        rank, alpha: of the adapter.
+        steps, lr: of the descent.
+    Returns: (steps + 1,), infinite from where it has diverged.
+    Guarantees: takes the steps of the gradients (test_descent_takes_the_gradients_steps).
+    """
+    size = float(np.linalg.norm(target))
+    gamma = alpha / rank
+    d_out, d_in = target.shape
+    A = np.random.default_rng(0).uniform(-1, 1, (rank, d_in)) / np.sqrt(d_in)
+    B = np.zeros((d_out, rank))
+    errors = np.full(steps + 1, np.inf)
+    for step in range(steps + 1):
+        G = gamma * B @ A - target
+        error = np.linalg.norm(G) / size
+        if not error < 1e3:
+            break
+        errors[step] = error
+        # Both steps from the same point.
+        step_B = lr * gamma * G @ A.T
+        step_A = lr * gamma * B.T @ G
+        B = B - step_B
+        A = A - step_A
+    return errors
+
+
 def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: int) -> Scene:
     """Draws singular values, the best error of a rank, and a descent towards it."""
 
@@ -26,7 +64,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
     ranks = [rank for rank in RANKS if rank <= count]
     share = axis("error, share of the change", 0, 1.02)
     best = floor[rank]
-    errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
+    errors = descent_errors(change, rank, alpha)
     diverges = not np.isfinite(errors[-1]) or errors[-1] > 1
     colours = [(directions[:rank], "blue"), (directions[rank:], "pale")]
     shown = [bars(some - 0.4, 0, some + 0.4, values[some - 1], colour) for some, colour in colours]
@@ -67,7 +105,7 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     The descent takes 200 steps at learning rate 0.3, with the scale α / rank.
 
     Args: change: what training in full did to a layer.
-    The floor is `theory.reachable_error`, the way `theory.descent_errors`.
+    The floor is `theory.reachable_error`, the way `descent_errors`.
     """
 
     change = np.asarray(change, dtype=float)

@@ -12,7 +12,6 @@ from torch import nn
 
 import fedlora_lab as fl
 from fedlora_course.lesson_04.figures import accuracy_of, drawn_gradients
-from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number, check_one_of
 from fedlora_lab.lora.source import Trained, require_source
 from fedlora_lab.measures.gradients import private_gradients
@@ -28,6 +27,31 @@ from fedlora_lab.theory.products import FactorA, FactorB
 CHANNELS = 64
 Gradients = Callable[[FactorB, FactorA], tuple[np.ndarray, np.ndarray]]
 TURNS = style.look("la-lora").colour
+
+
+def two_number_descent(
+    start: tuple[float, float], lr: float, steps: int, turns: bool
+) -> Float[np.ndarray, "n 2"]:
+    """Computes the path of (b, a) down (b a - 1)^2 / 2, both at once or alternating.
+
+    In turns b moves in steps 0, 2, ... and a in the others.
+
+    Args: start: (b, a); lr, steps: of the descent; turns: one number a step.
+    Returns: (steps + 1, 2); NaN from where a number has passed a million.
+    Guarantees: in turns each step shrinks the error (test_in_turns_each_step_shrinks_the_error).
+    """
+    path = np.full((steps + 1, 2), np.nan)
+    point = np.array(start, float)
+    for step in range(steps + 1):
+        if not np.abs(point).max() < 1e6:
+            break
+        path[step] = point
+        # Of each number: the error times the other number.
+        gradient = (point.prod() - 1) * point[::-1]
+        if turns:
+            gradient[(step + 1) % 2] = 0.0
+        point = point - lr * gradient
+    return path
 
 
 @style.paper()
@@ -58,7 +82,7 @@ def coupling(
         ("in turns", True, TURNS, "v"),
     ):
         line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
-        path = theory.two_number_descent(start, lr, steps, in_turns)
+        path = two_number_descent(start, lr, steps, in_turns)
         plane.plot(*path.T, mew=0.6, lw=1.6, color=colour, **line)
         error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
         end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)

@@ -433,48 +433,6 @@ def first_step(rank: int, d_in: int) -> FirstStep:
     return FirstStep(rank / (3 * d_in), rank * (d_in + rank - 0.2) / (9 * d_in**2))
 
 
-def descent_errors(
-    target: Float[np.ndarray, "d_out d_in"],
-    rank: int,
-    alpha: float,
-    steps: int = 200,
-    lr: float = 0.1,
-) -> Float[np.ndarray, " n"]:
-    """Relative error of (alpha / rank) B A against ``target`` while both factors descend.
-
-    Plain gradient descent on half the squared distance. It starts at B = 0 and a Kaiming A, and
-    returns steps + 1 errors, infinite from where it has diverged.
-
-    Args:
-        target: D, not zero.
-        rank, steps: >= 1 and >= 0.
-        alpha, lr: > 0 and >= 0.
-
-    Guarantees: takes the steps of the gradients (test_descent_takes_the_gradients_steps).
-    Source: the loop of arXiv:2106.09685 on a quadratic.
-    """
-    check_symbols(rank=rank, steps=steps, alpha=alpha, lr=lr)
-    size = float(np.linalg.norm(target))
-    check(size > 0, "target", target.shape, "a matrix that is not zero")
-    gamma = alpha / rank
-    d_out, d_in = target.shape
-    A = np.random.default_rng(0).uniform(-1, 1, (rank, d_in)) / np.sqrt(d_in)
-    B = np.zeros((d_out, rank))
-    errors = np.full(steps + 1, np.inf)
-    for step in range(steps + 1):
-        G = gamma * B @ A - target
-        error = np.linalg.norm(G) / size
-        if not error < 1e3:
-            break
-        errors[step] = error
-        # Both steps from the same point.
-        step_B = lr * gamma * G @ A.T
-        step_A = lr * gamma * B.T @ G
-        B = B - step_B
-        A = A - step_A
-    return errors
-
-
 def row_space_share(
     rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None
 ) -> Band:

@@ -27,37 +27,6 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
     return noise_multiplier / size
 
 
-def two_number_descent(
-    start: tuple[float, float], lr: float, steps: int, turns: bool
-) -> Float[np.ndarray, "n 2"]:
-    """Computes the path of (b, a) down (b a - 1)^2 / 2, both at once or alternating.
-
-    In turns b moves in steps 0, 2, ... and a in the others.
-
-    Args:
-        start: (b, a).
-        lr, steps: >= 0.
-        turns: one number a step.
-    Returns: (steps + 1, 2); NaN from where a number has passed a million.
-
-    Guarantees: in turns each step shrinks the error (test_in_turns_each_step_shrinks_the_error).
-    Source: derived.
-    """
-    check_symbols(lr=lr, steps=steps)
-    path = np.full((steps + 1, 2), np.nan)
-    point = np.array(start, float)
-    for step in range(steps + 1):
-        if not np.abs(point).max() < 1e6:
-            break
-        path[step] = point
-        # Of each number: the error times the other number.
-        gradient = (point.prod() - 1) * point[::-1]
-        if turns:
-            gradient[(step + 1) % 2] = 0.0
-        point = point - lr * gradient
-    return path
-
-
 def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     """Gain of the binomial filter at each frequency along channels: cos^(taps - 1)(theta / 2).
 

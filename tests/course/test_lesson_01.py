@@ -49,7 +49,9 @@ def test_descent_takes_the_gradients_steps(change):
         (0.5 * (3.0 * B @ A - target).square().sum()).backward()
         optimizer.step()
     expected = float((3.0 * B @ A - target).detach().norm()) / np.linalg.norm(change)
-    assert theory.descent_errors(change, 2, 6.0, steps=3, lr=0.05)[-1] == pytest.approx(expected)
+    assert course.lesson(1).descent_errors(change, 2, 6.0, steps=3, lr=0.05)[-1] == pytest.approx(
+        expected
+    )
 
 
 def test_under_adam_scale_and_rate_are_one_number_if_the_start_goes_along(change):

@@ -15,7 +15,7 @@ from fedlora_lab.methods.filters import binomial
 
 def test_in_turns_each_step_shrinks_the_error():
     """In turns each step multiplies the error by 1 - lr · peer²."""
-    path = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
+    path = figures.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
     error = path.prod(1) - 1
     for step in range(8):
         peer = path[step, 1 - step % 2]

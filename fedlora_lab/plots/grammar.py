@@ -172,7 +172,6 @@ def intervals(
     number: str = "{:.1%}",
     colours: Colours | None = None,
     comparisons: int = 1,
-    ax: Axes | None = None,
 ) -> Figure:
     """Draws a row for each value of ``by``: measurements as dots, their mean with its interval.
 
@@ -188,7 +187,6 @@ def intervals(
         colours: value of ``hue``, or of ``by`` where there is none -> colour.
         comparisons: for how many of them the intervals hold together (Bonferroni). Those of a frame
             of means are drawn as they are.
-        ax: of a figure of your own, which gets no caption; no ``panel`` then.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: means and intervals are those of the rows
@@ -209,7 +207,7 @@ def intervals(
     row_height = max(0.5 if crowded else 0.34, 0.17 * (1 + max(x.count("\n") for x in words)))
     width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
     size = (width, 1.3 + row_height * len(words))
-    figure, axes = style.subplots(*size, columns=len(panels), ax=ax, sharey=True)
+    figure, axes = style.subplots(*size, columns=len(panels), sharey=True)
     marks = {
         word: look if hue == "method" else Look(look.colour, "D") for word, look in looks.items()
     }
@@ -304,7 +302,8 @@ def lines(
         suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a dashed vertical line.
             There noise on an output of a client's copy has variance 0.2; a range of good rates is
             predicted to end further up, where that of the averaged model is 0.35.
-        colours: value of ``by`` -> colour, for lines with a meaning. ax: see `intervals`.
+        colours: value of ``by`` -> colour, for lines with a meaning.
+        ax: of a figure of your own, which gets no caption; no ``panel`` then.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).

@@ -1,13 +1,12 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
+from fedlora_lab.plots.style import Picture
 from fedlora_lab.privacy.ledger import Ledger
 
 LOWEST = 1e-3
@@ -15,11 +14,7 @@ LOWEST = 1e-3
 
 
 @style.paper()
-def tradeoff(
-    ledger: Ledger,
-    title: str = "Who was in the training data?",
-    ax: Axes | None = None,
-) -> Figure:
+def tradeoff(ledger: Ledger, title: str = "Who was in the training data?") -> Picture:
     """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
 
     The curve comes from the composed privacy loss. The dashed line is all that epsilon at one delta
@@ -28,7 +23,6 @@ def tradeoff(
     Args:
         ledger: of a run, or a composition.
         title: the finding.
-        ax: of a figure of your own, which gets no caption.
 
     Raises: `Uncertified` where the ledger states no epsilon.
     Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
@@ -43,7 +37,7 @@ def tradeoff(
     allowed = ledger.tradeoff(grid)
     spent = ledger.epsilon()
     loose = theory.membership_bound(grid, spent, ledger.delta)
-    figure, (ax,) = style.subplots(7.4, 4.8, ax=ax)
+    figure, (ax,) = style.subplots(7.4, 4.8)
     ax.set(xscale="log", yscale="log", xlim=(LOWEST, 1), ylim=(LOWEST, 1))
     ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
     ax.plot(grid, allowed, color=style.WRONG, lw=1.8)

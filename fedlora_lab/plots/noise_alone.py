@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlora_lab.plots import style, tidy
@@ -21,7 +20,6 @@ def noise_alone(
     trained: pd.DataFrame,
     *,
     title: str = "What the noise of a run alone does to the model",
-    ax: Axes | None = None,
 ) -> Figure:
     """Draws the score of the model with the noise of a whole run alone, and that of trained models.
 
@@ -33,7 +31,6 @@ def noise_alone(
         trained: columns ``lr`` and ``score``, a row a run or a mean: such as the table of
             `fl.rehearse`.
         title: the finding.
-        ax: of a figure of your own, which gets no caption.
 
     Raises: ``ValueError`` for a frame without these columns.
     Guarantees: both lines go through the scores
@@ -50,10 +47,8 @@ def noise_alone(
         colours=COLOURS,
         title=title,
         ylabel="share of public examples right",
-        ax=ax,
     )
-    axes = ax or figure.axes[0]
-    axes.axvline(dry.end, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
+    figure.axes[0].axvline(dry.end, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
     text = "dashed: where noise alone leaves so few answers that the range is predicted to end"
     style.footer(figure, text)
     return figure

@@ -3,7 +3,6 @@
 import math
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +10,13 @@ from torch import nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Origin, Task, concatenate
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+NOISE = 0.1
+"""Standard deviation of the noise on y."""
 
 
 @with_default_modes
@@ -25,8 +26,6 @@ def regression(
     d_in: int = 32,
     d_out: int = 16,
     rank: int = 4,
-    heterogeneity: float = 0.5,
-    noise: float = 0.1,
     seed: int = 0,
     *,
     test: int = 64,
@@ -35,17 +34,16 @@ def regression(
     """Builds a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
 
     The base W0 is public, the teacher B_k A_k is the client's own, the inputs are standard
-    Gaussian. Before training the expected loss is about 1 + noise^2, whatever the sizes.
+    Gaussian, and the noise has standard deviation 0.1. Half of a teacher's variance is shared by
+    all clients. Before training the expected loss is about 1, whatever the sizes.
 
     Args:
         clients, examples, d_in, d_out: numbers of clients, examples of each, inputs, outputs.
         rank: of every teacher, in [1, min(d_in, d_out)].
-        heterogeneity: in [0, 1]; 0: one teacher for all; 1: independent teachers.
-        noise, seed: standard deviation of the noise on y, >= 0; a whole number >= 0.
+        seed: a whole number >= 0.
         test: examples of each client in the test and in the validation set, >= 1.
         dtype: "float32" or "float64".
-    Guarantees: test_tasks.py::test_a_teacher_explains_its_client,
-        ::test_heterogeneity_moves_the_teachers.
+    Guarantees: test_tasks.py::test_a_teacher_explains_its_client.
 
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
@@ -57,23 +55,20 @@ def regression(
         "d_in": d_in,
         "d_out": d_out,
         "rank": rank,
-        "heterogeneity": heterogeneity,
-        "noise": noise,
         "seed": seed,
         "test": test,
         "dtype": dtype,
     }
     check_whole("examples", examples, 1)
     check_whole("test", test, 1)
-    check_number("noise", noise, 0, 1e9)
     check_one_of("dtype", dtype, tuple(DTYPES))
-    base, factors = teachers(clients, d_in, d_out, rank, heterogeneity, seed)
+    base, factors = teachers(clients, d_in, d_out, rank, seed)
     maps = [base + b @ a for b, a in factors]
 
     def draw(kind: str, count: int) -> list[Examples]:
         streams = [Streams(seed).numpy(f"regression {kind}", k) for k in range(clients)]
         pairs = zip(streams, maps, strict=True)
-        return [_draw_examples(rng, weight, count, noise, DTYPES[dtype]) for rng, weight in pairs]
+        return [_draw_examples(rng, weight, count, DTYPES[dtype]) for rng, weight in pairs]
 
     return Task(
         name="regression",
@@ -88,12 +83,12 @@ def regression(
 
 
 def _draw_examples(
-    stream: np.random.Generator, weight: np.ndarray, count: int, noise: float, dtype: torch.dtype
+    stream: np.random.Generator, weight: np.ndarray, count: int, dtype: torch.dtype
 ) -> Examples:
     """Inputs (count, d_in) and targets (count, d_out) of a linear map (d_out, d_in)."""
     d_out, d_in = weight.shape
     x = stream.standard_normal((count, d_in))
-    y = x @ weight.T + noise * stream.standard_normal((count, d_out))
+    y = x @ weight.T + NOISE * stream.standard_normal((count, d_out))
     return torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype)
 
 
@@ -106,27 +101,19 @@ def _linear_model(weight: np.ndarray, dtype: torch.dtype) -> nn.Module:
 
 
 def teachers(
-    clients: int = 10,
-    d_in: int = 32,
-    d_out: int = 16,
-    rank: int = 4,
-    heterogeneity: float = 0.5,
-    seed: int = 0,
-    **_: Any,
+    clients: int, d_in: int, d_out: int, rank: int, seed: int
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Draws the base W0 (d_out, d_in) and every client's (B_k, A_k), in float64.
 
-    The factors (d_out, rank) and (rank, d_in) are sqrt(1 - h) of a shared draw plus sqrt(h) of the
-    client's own, h the heterogeneity: the law of a teacher does not depend on h.
+    The factors (d_out, rank) and (rank, d_in) are sqrt(1 / 2) of a shared draw plus sqrt(1 / 2) of
+    the client's own.
 
-    Args: those of `regression`; ``teachers(**task.origin.arguments)`` are a task's own.
+    Args: those of `regression`.
     Raises: ValueError for a value out of range.
-    Guarantees: test_tasks.py::test_heterogeneity_moves_the_teachers.
     """
     for label, value in {"clients": clients, "d_in": d_in, "d_out": d_out}.items():
         check_whole(label, value, 1)
     check_whole("rank", rank, 1, min(d_in, d_out))
-    check_number("heterogeneity", heterogeneity, 0, 1)
     check_whole("seed", seed)
 
     def draw(purpose: str, *client: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +125,8 @@ def teachers(
     base = Streams(seed).numpy("regression base").standard_normal((d_out, d_in)) / math.sqrt(d_in)
     shared = draw("regression shared teacher")
     personal = [draw("regression own teacher", k) for k in range(clients)]
-    keep = math.sqrt(1 - heterogeneity)
-    leave = math.sqrt(heterogeneity)
-    return base, [(keep * shared[0] + leave * b, keep * shared[1] + leave * a) for b, a in personal]
+    half = math.sqrt(0.5)
+    return base, [(half * shared[0] + half * b, half * shared[1] + half * a) for b, a in personal]
 
 
 def zero_signal(task: Task) -> Task:

@@ -58,7 +58,7 @@ def two_layers() -> Any:
 def regression(clients: int = 3) -> Task:
     """Least squares, one layer, no head."""
     sizes: Options = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
-    return fl.tasks.regression(clients=clients, heterogeneity=0.5, dtype="float64", **sizes)
+    return fl.tasks.regression(clients=clients, dtype="float64", **sizes)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -21,7 +21,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.recipes.taken_up import noise_taken_up
 
 BALANCED = methods.BalancedLoRA
-WIDE = fl.tasks.regression(4, 6, d_in=100, d_out=5, rank=2, test=4, heterogeneity=0.0)
+WIDE = fl.tasks.regression(4, 6, d_in=100, d_out=5, rank=2, test=4)
 SIGMA = 1e4
 RUNS = 12
 

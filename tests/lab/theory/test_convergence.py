@@ -19,7 +19,7 @@ EXAMPLES = 40
 def least_squares(d_in, d_out, rank):
     """A task tested on all clients' examples, and L_0, S and M of step 1."""
     task = fl.tasks.regression(
-        clients=3, examples=EXAMPLES, d_in=d_in, d_out=d_out, rank=rank, noise=0.1, dtype="float64"
+        clients=3, examples=EXAMPLES, d_in=d_in, d_out=d_out, rank=rank, dtype="float64"
     )
     x, y = concatenate(task.clients)
     # Not to the last bit: as public rows the clients' own are refused under privacy.

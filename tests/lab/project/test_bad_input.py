@@ -49,7 +49,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     fl.Plan: {"batch": ["all"], "lr": [math.inf, {"A": 1, "C": 1}]},
     fl.Cycle: {"rounds": ["BA"]},
     method: {"schedule": ["B"], "broadcast": [abs], "exact": ["yes"]},
-    quantization.normal_float: {"width": [9], "reach": [1]},
+    quantization.normal_float: {"width": [9]},
     filters.binomial: {"taps": [4]},
     run: {
         "method": [["fedlora"]],

@@ -188,16 +188,11 @@ class NoiseAmplification(NamedTuple):
         output_variance: v, variance of all of the run's noise on an output, for inputs of mean
             square 1, over the layers; NaN where the noise in either factor is not known. It is one
             number for all settings that are one run, see `theory.output_variance`.
-        output_noise: e, the part of v that is noise times noise.
-        client_noise_ratio: variance of the noise in a client's own factors, at the end of the last
-            round, over that in the average; 1 where clients train without noise.
         unknown: why ``mean`` or ``output_variance`` is NaN, in one line; ``None``: both are known.
     """
 
     mean: float
     output_variance: float
-    output_noise: float
-    client_noise_ratio: float
     unknown: str | None
 
 
@@ -221,7 +216,7 @@ def noise_amplification(
 
     Args: see `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
-        ::test_noise_on_a_meets_the_start_of_b, ::test_own_copies_are_noisier_than_the_average.
+        ::test_own_copies_are_noisier_than_the_average.
     Source: derived, see `theory.accumulated_noise_terms`.
 
     >>> import fedlora_lab as fl
@@ -236,7 +231,5 @@ def noise_amplification(
     return NoiseAmplification(
         forecast.mean(),
         float(forecast.output_variance_by_round()[-1]),
-        forecast.quadratic_output_variance(),
-        forecast.client_noise_ratio(),
         forecast.unknown or forecast.unknown_on_outputs,
     )

@@ -280,10 +280,6 @@ class NoiseForecast:
         """
         return self._per_output("linear") + self._per_output("quadratic")
 
-    def quadratic_output_variance(self) -> float:
-        """e: the part of v that is noise times noise, after the last round."""
-        return float(self._per_output("quadratic")[-1])
-
     def _per_output(self, part: str) -> Curve:
         """Energy of a part of the noise in the products of all layers, by the number of outputs."""
         curves = self.table()

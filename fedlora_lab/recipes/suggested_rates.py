@@ -67,7 +67,7 @@ def suggest_lr(
     rates ends about where v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on
     a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
-    (`NoiseAmplification.client_noise_ratio`); a factor that stays with its client has K times.
+    (`NoiseForecast.client_noise_ratio`); a factor that stays with its client has K times.
     Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate
     over the root of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the
     client unit no rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in

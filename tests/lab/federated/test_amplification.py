@@ -14,6 +14,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_config import make_config
+from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import MeanUpdate
@@ -24,6 +25,19 @@ BALANCED = methods.BalancedLoRA
 WIDE = fl.tasks.regression(4, 6, d_in=100, d_out=5, rank=2, test=4)
 SIGMA = 1e4
 RUNS = 12
+
+
+def started(words, a, b):
+    """A row with a start of its own: B of unequal columns, and A as PEFT draws it, or zero."""
+
+    def start(weight, rank):
+        d_out, d_in = weight.shape
+        own = {"A": torch.zeros(rank, d_in)} if a == 0 else {}
+        columns = torch.arange(1.0, rank + 1)
+        return {**own, "B": b * columns * torch.eye(d_out, rank)}
+
+    schedule = fl.Cycle(words)
+    return methods.FedLoRA.replace(name="started", schedule=schedule, initial_factors=start)
 
 
 TURNS = {"participation": 0.6}
@@ -44,6 +58,10 @@ CASES: Options = {
     "every upload": ("fedlora", "client", TURNS, {"trust": "local"}),
     "a frozen A": ("ffa-lora", "example", RATES, {}),
     "a start chosen by its noise": ("balanced-lora", "example", {}, {}),
+    "B has a start and rests": (started(("A",), 1, 0.5), "client", {}, {}),
+    "B has a start, both move": (started(("AB",), 1, 0.5), "example", {}, {}),
+    "B has a start, in turns": (started(("B", "A"), 1, 2.0), "example", {}, {}),
+    "A starts at zero": (started(("AB",), 0, 0.5), "client", {}, {}),
 }
 
 
@@ -52,89 +70,45 @@ CASES: Options = {
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
     """Runs without signal: the energy by which A moved over that of its start, on the mean over
-    seeds; the record's rows are that of `fl.noise_amplification` and the energy of the product. Of
-    even inputs, of mean square one, that energy is v on every output.
+    seeds; the record's rows are that of `fl.noise_amplification` and the energy by which the
+    product moved. Of even inputs, of mean square one, that energy is v on every output.
+
+    Fault: v left out the noise in A times what B starts with, and was 0 where B rests; a run with A
+    at zero died of an argument that nobody gave.
     """
-    slug, unit, work, noise = CASES[case]
+    row, unit, work, noise = CASES[case]
     fields: Any = {"rounds": 4, "local_steps": 2, "batch": 3, "lr": 0.2, **work}
     # Noise of size sigma C, and a clip far below it: what is released is noise.
     privacy = private(unit, **{"sigma": SIGMA, "clip": 0.3 / SIGMA, **noise})
-    parts = WIDE, slug, privacy, fl.Plan(**fields)
+    parts = WIDE, row, privacy, fl.Plan(**fields)
     # A row that chooses its start takes no other.
-    given = fl.Lora(4, 4.0, start_scale=1.0 if slug == "balanced-lora" else 1.5)
+    given = fl.Lora(4, 4.0, start_scale=1.0 if row == "balanced-lora" else 1.5)
     lora = make_config(*parts, given, 0).lora
     number = fl.noise_amplification(*parts, given)
-    rho = number.mean
     taken_up, products, rows = [], [], {}
-    for seed in range(RUNS):
-        first, *_, last = fl.run(*parts, lora=given, seed=seed, evaluate_every=4)
-        a, b = last.adapter["map"]
-        taken_up.append(float((a - first.adapter["map"][0]).double().square().sum()))
-        products.append(float((lora.scaling * b @ a).double().square().sum()))
-        rows = {name: x for _, name, x in last.rows}
-    linear, quadratic = rows["accumulated_linear"], rows["accumulated_quadratic"]
-    assert number.output_noise == pytest.approx(quadratic / 5)  # d_out
-    begun = lora.start_scale**2 * lora.rank / 3
-    assert rho * begun in fl.theory.mean_band(np.array(taken_up))
-    assert number.output_variance == pytest.approx((linear + quadratic) / 5)
-    assert number.output_variance in fl.theory.mean_band(np.array(products) / 5)
-    assert number.unknown is None
-    assert [rows["amplification"], quadratic / linear] == pytest.approx([rho, rho])
-
-
-def started(a, b):
-    """A row's own start: B of unequal columns, or none, and A as PEFT draws it, or zero."""
-
-    def start(weight, rank):
-        d_out, d_in = weight.shape
-        own = {"A": torch.zeros(rank, d_in)} if a == 0 else {}
-        columns = torch.arange(1.0, rank + 1)
-        return {**own, "B": b * columns * torch.eye(d_out, rank)}
-
-    return start
-
-
-STARTS: Options = {
-    "B rests": (("A",), 1, 0.5),
-    "both move": (("AB",), 1, 0.5),
-    "in turns": (("B", "A"), 1, 2.0),
-    "A starts at zero": (("AB",), 0, 0.5),
-}
-
-
-@pytest.mark.every(2)
-@pytest.mark.slow
-@pytest.mark.parametrize("case", STARTS)
-@pytest.mark.parametrize("unit", ["example", "client"])
-def test_noise_on_a_meets_the_start_of_b(case, unit):
-    """Fault: v left out the noise in A times what B starts with, and was 0 where B rests. Runs
-    without signal: by how much the product moved away from its start. Fault: a run with A at zero
-    died of an argument that nobody gave."""
-    turns, a, b = STARTS[case]
-    row = methods.FedLoRA.replace(
-        name="started", schedule=fl.Cycle(turns), initial_factors=started(a, b)
-    )
-    privacy = private(unit, sigma=SIGMA, clip=0.3 / SIGMA)
-    parts = WIDE, row, privacy, fl.Plan(rounds=4, local_steps=2, batch=3, lr=0.2)
-    given = fl.Lora(4, 4.0, start_scale=1.5)
-    products, rows = [], {}
-    for seed in range(2 * RUNS):
+    for seed in range(2 * RUNS if "start" in case else RUNS):
         first, *_, last = fl.run(*parts, lora=given, seed=seed, evaluate_every=4)
         (a0, b0), (a1, b1) = first.adapter["map"], last.adapter["map"]
+        taken_up.append(float((a1 - a0).double().square().sum()))
         change = b1.double() @ a1.double() - b0.double() @ a0.double()
-        products.append(float((given.scaling * change).square().sum()))
+        products.append(float((lora.scaling * change).square().sum()))
         rows = {name: x for _, name, x in last.rows}
-    number = fl.noise_amplification(*parts, given)
+    linear, quadratic = rows["accumulated_linear"], rows["accumulated_quadratic"]
+    assert number.output_variance == pytest.approx((linear + quadratic) / 5)  # d_out
     assert number.output_variance in fl.theory.mean_band(np.array(products) / 5)
-    energy = rows["accumulated_linear"] + rows["accumulated_quadratic"]
-    assert number.output_variance == pytest.approx(energy / 5)
-    if a == 0:
-        assert math.isnan(number.mean) and str(number.unknown).startswith("A starts at zero")
-    else:
-        assert number.unknown is None and number.mean > 0
-    # What is suggested counts the same, but for a client's own copy.
-    taken = noise_taken_up(*parts, given)
-    assert taken.value == pytest.approx(number.output_variance) and taken.uncounted is None
+    if case == "A starts at zero":
+        assert math.isnan(number.mean) and str(number.unknown).startswith(case)
+        return
+    assert number.unknown is None
+    begun = lora.start_scale**2 * lora.rank / 3
+    assert number.mean * begun in fl.theory.mean_band(np.array(taken_up))
+    assert rows["amplification"] == pytest.approx(number.mean)
+    if not case.startswith("B has a start"):
+        assert quadratic / linear == pytest.approx(number.mean)
+    elif "rests" not in case:
+        # What is suggested counts the same, but for a client's own copy.
+        taken = noise_taken_up(*parts, given)
+        assert taken.value == pytest.approx(number.output_variance) and taken.uncounted is None
 
 
 class Capped(MeanUpdate):
@@ -150,48 +124,45 @@ def core(weight, rank):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("row", "reason"),
     [
-        ({"aggregate": Capped()}, "Capped() does not leave A the mean"),
-        ({"initial_factors": core}, "a core stands between A and the product"),
+        ("flora", "Merge.* does not leave A the mean"),
+        ("fedex-lora", ".* adds what the mean of the products has more"),
+        ("fed-sb", "noised is something else than the factors"),
+        ("deer", ".* shapes the noise on A by B"),
+        ("as-lora", "which factor moves is chosen during the run"),
+        ("fedsa-lora", "B stays with its client"),
+        # Fault: a rule that extends the mean passed for the mean, and v for known.
+        (methods.FedLoRA.replace(aggregate=Capped()), r"Capped\(\) does not leave A the mean"),
+        (methods.FedLoRA.replace(initial_factors=core), "a core stands between A and the product"),
     ],
-    ids=["more than a mean", "a core"],
 )
-def test_a_rule_of_the_user_s_inherits_no_claim_of_a_mean(change, reason):
-    """Fault: a rule that extends the mean passed for the mean, and v for known; so did a core that
-    rests between factors which move. What `suggest_lr` takes for it said nothing of that."""
-    row = methods.FedLoRA.replace(name="mine", **change)
+def test_where_the_noise_on_an_output_is_not_known_it_is_said(row, reason):
+    """A residual, a core, a map of the noise, and what no average holds; no rule of the user's
+    inherits the claim of a mean. What `suggest_lr` takes for it says so too."""
     number = fl.noise_amplification(regression(), row, private("example"), PLAN)
-    assert math.isnan(number.mean) and str(number.unknown).startswith(reason)
-    origin = fl.suggest_lr(regression(), row, private("example"), PLAN).origin
-    assert f"; not counted: {reason}" in origin
+    assert math.isnan(number.output_variance) and re.match(reason, str(number.unknown))
+    if not isinstance(row, str):
+        origin = fl.suggest_lr(regression(), row, private("example"), PLAN).origin
+        assert f"; not counted: {number.unknown}" in origin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("participation", [1.0, 0.5])
-def test_own_copies_are_noisier_than_the_average(participation):
+def test_own_copies_are_noisier_than_the_average():
     """Runs without signal: the noise in an upload of the last round."""
-    plan = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2, participation=participation)
+    plan = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
     privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
     own = []
     for seed in range(2 * RUNS):
         watched, received = fl.measures.record_aggregation(methods.FedLoRA)
         first, *_ = fl.run(WIDE, watched, privacy, plan, lora=LORA, seed=seed, evaluate_every=3)
-        # Nobody took part in a round of which nothing was recorded.
-        if len(received) == plan.rounds:
-            a, _ = received[-1].factors("map")
-            noise = a.double() - first.adapter["map"][0].double()
-            own.append(float(noise.square().sum((1, 2)).mean()))
-    number = fl.noise_amplification(WIDE, "fedlora", privacy, plan, LORA)
-    begun = LORA.rank / 3
-    assert number.client_noise_ratio * number.mean * begun in fl.theory.mean_band(np.array(own))
-    assert number.client_noise_ratio == pytest.approx(1 + (4 * participation - 1) / 3)
-    assert (
-        fl.noise_amplification(
-            WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA
-        ).client_noise_ratio
-        == 1
-    )
+        a, _ = received[-1].factors("map")
+        noise = a.double() - first.adapter["map"][0].double()
+        own.append(float(noise.square().sum((1, 2)).mean()))
+    forecast = forecast_of(make_config(WIDE, "fedlora", privacy, plan, LORA, 0))
+    copies = forecast.client_noise_ratio()
+    assert copies * forecast.mean() * LORA.rank / 3 in fl.theory.mean_band(np.array(own))
+    assert copies == pytest.approx(1 + (4 - 1) / 3)
 
 
 @pytest.mark.slow
@@ -214,31 +185,10 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
     averaged = noise_taken_up(WIDE, "fedlora", privacy, plan, LORA)
     assert taken.variance.linear == pytest.approx(4 * averaged.variance.linear)
     # In its own last round a client of FedSA-LoRA adds to the mean of A as one of FedLoRA does.
-    assert taken.client_noise_ratio[1] == 1 and averaged.client_noise_ratio == (
-        1 + 3 / 4,
-        1 + 3 / 4,
-    )
-    assert taken.client_noise_ratio[0] == (1 + 3 / 4 if row == "fedsa-lora" else 1)
+    assert taken.client_noise_ratio == (1 + 3 / 4 if row == "fedsa-lora" else 1, 1)
+    assert averaged.client_noise_ratio == (1 + 3 / 4, 1 + 3 / 4)
     with refused(f"^method='{row}': expected a row that sends B"):
         noise_taken_up(WIDE, row, private("client"), plan, LORA)
-
-
-@pytest.mark.parametrize(
-    ("slug", "reason"),
-    [
-        ("flora", "Merge.* does not leave A the mean"),
-        ("fedex-lora", ".* adds what the mean of the products has more"),
-        ("fed-sb", "noised is something else than the factors"),
-        ("deer", ".* shapes the noise on A by B"),
-        ("as-lora", "which factor moves is chosen during the run"),
-        ("fedsa-lora", "B stays with its client"),
-    ],
-)
-def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
-    """A residual, a core, a map of the noise, and what no average holds."""
-    number = fl.noise_amplification(regression(), slug, private("example"), PLAN)
-    assert math.isnan(number.output_variance) and math.isnan(number.output_noise)
-    assert re.match(reason, str(number.unknown))
 
 
 @pytest.mark.parametrize(("sigma", "larger"), [(1.0, True), (0.01, False)])

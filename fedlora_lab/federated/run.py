@@ -287,7 +287,7 @@ class Run:
         with self.lock():
             if not self.resumed:
                 yield self.record_start()
-            else:
+            elif self.folder is not None:
                 yield self.stored_record()
             while not self.ended:
                 yield self.close_round(self._round())

@@ -162,15 +162,12 @@ class BFloat16Linear(nn.Module):
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
-        weight = matrix_of(linear)
-        self.out_features, self.in_features = weight.shape
-        self.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
-        bias = linear._parameters.get("bias")
-        half = None if bias is None else bias.detach().bfloat16()
-        self.bias = None if half is None else nn.Parameter(half, requires_grad=False)
+        # A copy: the adapted model shares its parameters with the user's.
+        self.linear = copy.deepcopy(linear).bfloat16()
+        self.weight = self.linear.weight
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
+        return self.linear(x.bfloat16()).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ def output_variance(
 
     Guarantees: the variance of drawn noise on the output of a small layer
         (test_output_variance_is_that_of_drawn_noise); two settings that are one run have one
-        (test_two_settings_that_are_one_run_have_one_output_variance).
+        (test_suggested_rates.py::test_two_settings_that_are_one_run_get_one_suggestion).
     Source: derived.
 
     >>> v = output_variance(4, 64, 0.05, 0.0, releases_B=100, releases_A=0, scaling=2.0)

@@ -529,28 +529,21 @@ def lora_fair(state, ends, weights):
 # ---- methods in which clients keep something, or the server chooses
 
 
-def personal(
-    oracle: Oracle, state: State, clients: list, work: Work, shared: State
-) -> tuple[State, list[State]]:
-    """FedSA-LoRA and split ranks: numbers at which ``shared`` is 1 are sent and averaged, those at
-    which it is 0 stay with their client. Returns the tensors of the server and of each client.
+def personal(oracle: Oracle, state: State, clients: list, work: Work) -> tuple[State, list[State]]:
+    """FedSA-LoRA: every client sends A and its head, and keeps its B. Returns the tensors of the
+    server and of each client.
     """
     loop = Loop(together("AB"), plain_mean)
-    keys = of(state, "AB")
+    keys = of(state, "A")
     own = [state for _ in clients]
-    for t in range(work.rounds):
+    for _ in range(work.rounds):
         sent = []
         for k, data in enumerate(clients):
-            start = joined(state, own[k], shared)
-            own[k] = local(oracle, start, data, t, work, loop)
-            sent.append(update(state, joined(own[k], state, shared), keys, work, loop))
-        state = mean(sent, work.weights)
+            start = own[k] | {key: state[key] for key in keys}
+            own[k] = local(oracle, start, data, 0, work, loop)
+            sent.append(update(start, own[k], keys, work, loop))
+        state = state | mean(sent, work.weights, keys)
     return state, own
-
-
-def joined(front: State, back: State, shared: State) -> State:
-    """The first where ``shared`` is 1, the second where it is 0."""
-    return {key: where * front[key] + (1 - where) * back[key] for key, where in shared.items()}
 
 
 def agreement(changes: list[np.ndarray]) -> float:

@@ -264,7 +264,7 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
 @reads("uploaded_factors", units=True)
 def test_kept_factors_stay_with_their_client(row, unit):
     """What moves and is not sent is there when its client comes again. That no other client's data
-    reach it: test_methods_that_keep_ranks_equal_their_loops.
+    reach it: test_methods_that_keep_factors_equal_their_loops.
     """
     if not keeps(row):
         return

@@ -87,19 +87,16 @@ def test_an_upload_is_a_few_numbers_and_so_is_what_comes_down():
 
 
 @pytest.mark.parametrize(
-    ("changes", "privacy", "begins"),
+    ("changes", "begins"),
     [
-        ({"optimizer": fl.AdamW()}, "client", "optimizer=.*: expected sgd: in the client unit"),
-        ({"lr": {"A": 0.1, "B": 0.2}}, "client", "lr=.*: expected one number: in the client unit"),
-        ({"lr": {"A": 0.1, "B": 0.1, "head": 0.2}}, "client", "lr=.*: expected one number: in"),
+        ({"optimizer": fl.AdamW()}, "optimizer=.*: expected sgd: in the client unit"),
+        ({"lr": {"A": 0.1, "B": 0.2}}, "lr=.*: expected one number: in the client unit"),
+        ({"lr": {"A": 0.1, "B": 0.1, "head": 0.2}}, "lr=.*: expected one number: in"),
     ],
 )
-def test_what_has_no_numbers_along_the_directions_is_refused(changes, privacy, begins):
-    changes = {**changes}
-    lora = changes.pop("lora", LORA)
-    terms = None if privacy is None else private(privacy)
+def test_what_has_no_numbers_along_the_directions_is_refused(changes, begins):
     with refused(f"^{begins}"):
-        play(tokens("head"), ROW, terms, PLAN.replace(**changes), lora=lora)
+        play(tokens("head"), ROW, private("client"), PLAN.replace(**changes))
 
 
 def test_unequal_rates_train_where_a_step_stays_along_its_directions():

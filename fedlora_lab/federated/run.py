@@ -476,7 +476,7 @@ class Run:
         for key, x in received.uploads.items():
             # Of steps that are too long the uploads are not finite, and no rule is to blame.
             if x.isfinite().all() and not after.tensors[key].isfinite().all():
-                warn(f"{key} is not finite after the rule of {method.slug}, though all uploads are")
+                warn(f"{key} is not finite after the rule of {method.slug}, though its uploads are")
                 break
         return after
 

@@ -3,10 +3,9 @@
 Neither changes while the run goes on.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, Keys, ParamKey
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
@@ -190,40 +189,10 @@ class Config:
             owners=len(self.task.sizes),
         )
 
-    # ---- keys
-
-    @cached_property
-    def period(self) -> int:
-        """The number of rounds after which the schedule repeats."""
-        schedule = self.method.schedule
-        return len(schedule.rounds) if isinstance(schedule, Cycle) else sys.maxsize
-
     def words(self, t: int) -> tuple[str, ...]:
         """What the schedule moves at each local step of a round, in canonical order."""
-        return self._words_of_phase(t % self.period)
-
-    @cached_property
-    def _words_of_phase(self) -> Callable[[int], tuple[str, ...]]:
         steps = range(self.plan.local_steps)
-        at_step = self.method.factors_at_step
-        return lru_cache(maxsize=64)(lambda t: tuple(at_step(t, s) for s in steps))
-
-    @cached_property
-    def keys_of_phase(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
-        """(round in the period, tensors, modes) -> what moves; `local_training.round_keys` asks."""
-        method = self.method
-
-        # Rounds of a phase move the same tensors: they are found once.
-        @lru_cache(maxsize=64)
-        def find(t: int, names: Keys, modes: tuple[int, ...]) -> RoundKeys:
-            words = self._words_of_phase(t)
-            moved = moving_keys(names, method.factors_in_round(t, len(words)), modes)
-            uploaded = tuple(key for key in moved if method.is_uploaded(key))
-            kept = tuple(key for key in moved if key not in uploaded)
-            of_word = {word: moving_keys(names, word, modes) for word in set(words)}
-            return RoundKeys(tuple(of_word[word] for word in words), moved, uploaded, kept)
-
-        return find
+        return tuple(self.method.factors_at_step(t, s) for s in steps)
 
     # ---- what may be seen
 
@@ -308,14 +277,6 @@ class Execution:
         if self.chunk_examples is not None:
             check_whole("chunk_examples", self.chunk_examples, 1)
         check_one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
-        try:
-            # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
-            # process makes new tensors.
-            usable = self.device is None or not torch.empty(0, device=self.device).is_meta
-        except (RuntimeError, AssertionError, ValueError, TypeError):
-            usable = False
-        expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
-        check(usable, "device", str(self.device), expected)
 
 
 EXACT = Execution()

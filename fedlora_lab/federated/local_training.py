@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.federated.config import ClientIds, Config, RoundKeys
+from fedlora_lab.federated.config import ClientIds, Config, RoundKeys, moving_keys
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.lora.per_example import (
@@ -381,7 +381,14 @@ def round_keys(config: Config, values: Tensors, t: int) -> RoundKeys:
         t: the round, from 0.
     """
     modes = tuple(int(x) for key, x in values.items() if key.name == "mode")
-    return config.keys_of_phase(t % config.period, tuple(values), modes)
+    names = tuple(values)
+    method = config.method
+    words = config.words(t)
+    moved = moving_keys(names, method.factors_in_round(t, len(words)), modes)
+    uploaded = tuple(key for key in moved if method.is_uploaded(key))
+    kept = tuple(key for key in moved if key not in uploaded)
+    of_word = {word: moving_keys(names, word, modes) for word in words}
+    return RoundKeys(tuple(of_word[word] for word in words), moved, uploaded, kept)
 
 
 @full_precision()  # the sensitivity has no allowance for the rounding of TF32
@@ -442,13 +449,7 @@ def released_means(
         basis: the directions in which the sums are, if in any.
     """
     sums = sums if basis is None else basis.tensors(sums)
-    if (divisors == divisors[0]).all():  # public numbers
-        # One number for all: nothing is copied to a GPU, and one kernel serves many tensors.
-        quotients = torch._foreach_div([*sums.values()], float(divisors[0]))
-        means = dict(zip(sums, quotients))
-    else:
-        there = divisors.to(next(iter(sums.values())))
-        means = {key: x / _per_row(there, x) for key, x in sums.items()}
+    means = {key: x / _per_row(divisors, x) for key, x in sums.items()}
     # After the noise a filter is post-processing; before it would change the sensitivity.
     return means | {key: rule(x, key.name) for key, x in means.items() if key.name in "AB"}
 

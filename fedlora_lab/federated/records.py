@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
@@ -69,28 +68,20 @@ class Round:
     seed: int | None
     metrics: Mapping[str, float]
     deviation: float
-    adapter: "Mapping[str, tuple[Tensor, Tensor]]"
-    head: "Mapping[str, Tensor]"
+    adapter: "Mapping[str, tuple[Tensor, Tensor]]" = field(repr=False)
+    head: "Mapping[str, Tensor]" = field(repr=False)
     traffic: Traffic
     participants: float
     clipped: float
     nonfinite: float
     seconds: float
-    ledger: Ledger | None
+    ledger: Ledger | None = field(repr=False)
     rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
     source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # The task holds everyone's examples: a file or a queue must not get them with a record.
         return {**self.__dict__, "source": None}
-
-    def __repr__(self) -> str:
-        scores = {name: float(f"{value:.4g}") for name, value in self.metrics.items()}
-        return (
-            f"Round(index={self.index}, method={self.method!r}, task={self.task!r}, "
-            f"seed={self.seed}, metrics={scores}, epsilon={round_up(self.epsilon, '.3g')}, "
-            f"participants={self.participants})"
-        )
 
     @cached_property
     def epsilon(self) -> float:

@@ -194,7 +194,7 @@ class Run:
         self.config = self.prepared.config
         self.visible = self.config.visibility(self.remote)
         self._foreseen = NoiseForecast(self.config, self.prepared.adapted.weights).table()
-        for t in range(min(self.config.period, self.config.plan.rounds, MAX_TURNS)):
+        for t in range(min(self.config.plan.rounds, MAX_TURNS)):
             keys = local_training.round_keys(self.config, self.state.server.tensors, t)
             schedule = self.config.method.schedule
             expected = "a tensor that moves at each step"

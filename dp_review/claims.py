@@ -45,7 +45,7 @@ CHECKS: dict[str, Check] = {
         "moves are off by the same factor, check denominator and clip_norm: epsilon is as claimed.",
     ),
     "noise and data": Check(
-        "noise beside other data, or along their moves, in units of what it should be",
+        "noise beside other data, in units of what it should be",
         _edge("reported-elsewhere"),
         "Draw the noise without a look at the batch: its size and directions have to be public.",
     ),

@@ -44,18 +44,10 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
     law = stats.chi2(draws - 1)
     alone = 1 - math.sqrt(law.ppf(level / (2 * numbers)) / law.ppf(POWER))
     yield f"Noise of a single number that is up to {round_up(100 * alone)} % too small."
-    pairs = max(2, numbers) ** 2 / 2
-    tie = float(stats.norm.isf(level / (2 * pairs)) + stats.norm.ppf(POWER)) / math.sqrt(draws)
-    yield f"Correlations below {round_up(min(1.0, tie), 2)} of two numbers: they need more draws."
-    pool = math.floor(draws**2 / (-2 * math.log(1 - POWER)))
     yield (
-        f"Noise that repeats after {draws} calls or more, or comes from a pool of more than "
-        f"{pool:,} draws."
+        "Weak correlations of two numbers, noise that is now larger and now smaller, noise that "
+        f"repeats after {draws} calls or more, or that comes from a large pool of draws."
     )
-    law = stats.chi2(draws - 1)
-    spread = 2 * (law.isf(level / 2) / law.ppf(1 - POWER) - 1) / max(1, numbers)
-    text = "Noise that is now larger and now smaller, from call to call, by up to"
-    yield f"{text} {round_up(100 * min(1.0, math.sqrt(spread) / 2))} %."
     yield (
         "Who knows the seed: noise that somebody can draw again, from a number that is known or "
         "guessed, looks like any other."
@@ -64,7 +56,7 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
         yield (
             "Moves that hide in the noise: equal seeds do not give equal noise here, so that moves "
             f"are estimated, in {TRIED} changes of single examples whose copies moved farthest, "
-            "and neither pairs of examples nor noise along the moves are looked at."
+            "and pairs of examples are not looked at."
         )
     if outputs.watched is not None:
         yield f"Batches of another size than {outputs.watched}."
@@ -94,7 +86,6 @@ def limitations_of_rows(trials: Trials) -> Iterator[str]:
     )
 
 
-def round_up(value: float, digits: int = 1) -> float:
-    """Rounds a bound from above, so that what is printed still holds."""
-    scale = 10**digits
-    return math.ceil(value * scale) / scale
+def round_up(value: float) -> float:
+    """Rounds a bound from above to a tenth, so that what is printed still holds."""
+    return math.ceil(value * 10) / 10

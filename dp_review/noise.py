@@ -1,7 +1,7 @@
 """Tests of noise that leaves with a signal: whether what should be independent is.
 
 Noise comes as a matrix, calls × numbers, in units of the claimed standard deviation. Numbers, calls
-and workers are held against each other, by their values and by their sizes alone: noise that is
+and workers are held against each other, calls and workers by their sizes alone, too: noise that is
 used twice with other signs is correlated in size. All p-values are those of independent normal
 noise.
 """
@@ -86,9 +86,9 @@ def ties_within(noise: Noise) -> list[Tie]:
     """Correlations between numbers of one call, and of one call and the next."""
     ties = ties_of_tensors(noise)
     most = max(2, COMPARED_COLUMNS // len(noise.parts))
-    for view in both_views(noise.centred[:, noise.places([*noise.parts], most)]):
-        ties += ties_of_columns(view, view, "two numbers of the step")
-        ties += ties_of_columns(view[:-1], view[1:], "a number of one call and one of the next")
+    rows = unit_columns(noise.centred[:, noise.places([*noise.parts], most)])
+    ties += ties_of_columns(rows, rows, "two numbers of the step")
+    ties += ties_of_columns(rows[:-1], rows[1:], "a number of one call and one of the next")
     return ties
 
 
@@ -100,15 +100,8 @@ def ties_between(one: Noise, other: Noise, where: str) -> list[Tie]:
     names = [name for name in one.parts if name in other.parts]
     if not names:
         return []
-    sides = (one, other)
-    left, right = (noise.centred[:, noise.places(names)] for noise in sides)
-    ties = ties_of_calls(left, right, where, alone=one is other)
-    if one is not other:
-        most = max(2, COMPARED_COLUMNS // len(names))
-        views = [both_views(noise.centred[:, noise.places(names, most)]) for noise in sides]
-        for a, b in zip(*views):
-            ties += ties_of_columns(a, b, f"two numbers of {where}")
-    return ties
+    left, right = (noise.centred[:, noise.places(names)] for noise in (one, other))
+    return ties_of_calls(left, right, where, alone=one is other)
 
 
 def ties_of_tensors(noise: Noise) -> list[Tie]:
@@ -119,13 +112,13 @@ def ties_of_tensors(noise: Noise) -> list[Tie]:
         left, right = (noise.centred[:, noise.parts[name]] for name in (one, other))
         size = min(left.shape[1], right.shape[1], COMPARED_COLUMNS)
         for turn in (1, -1):
-            for x, y in zip(both_views(left[:, :size]), both_views(right[:, ::turn][:, :size])):
-                samples = (len(x) - 1) * size
-                if samples >= LEAST_SAMPLES:
-                    # Each number has mean square 1, or is zero.
-                    r = float((x * y).mean())
-                    p = float(correlation_p_value(r, samples))
-                    ties.append(Tie(p, r, f"{one} and {other}, number by number"))
+            x, y = (unit_columns(rows[:, :size]) for rows in (left, right[:, ::turn]))
+            samples = (len(x) - 1) * size
+            if samples >= LEAST_SAMPLES:
+                # Each number has mean square 1, or is zero.
+                r = float((x * y).mean())
+                p = float(correlation_p_value(r, samples))
+                ties.append(Tie(p, r, f"{one} and {other}, number by number"))
     return ties
 
 
@@ -175,7 +168,7 @@ def correlation_p_value(r: np.ndarray | float, samples: np.ndarray | float) -> n
 def ties_of_columns(a: np.ndarray, b: np.ndarray, where: str) -> list[Tie]:
     """The two columns that are most correlated; of one set each pair once.
 
-    Args: a, b: (calls, columns), see `both_views`; equal for one set. where: names the two.
+    Args: a, b: (calls, columns), equal for one set. where: names the two.
     """
     cosines = unit_columns(a - a.mean(0)).T @ unit_columns(b - b.mean(0)) / len(a)
     if np.array_equal(a, b):
@@ -200,33 +193,19 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list
     bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
     names = (words, f"sizes in {words}")
     for x, y, words in zip(both_views(a), both_views(b), names):
-        products = x @ y.T
         squares = np.outer((x**2).sum(1), (y**2).sum(1))
-        free = min(independent_numbers(products, squares), numbers)
-        cosines = products / np.sqrt(np.maximum(squares, 1e-300))
+        cosines = x @ y.T / np.sqrt(np.maximum(squares, 1e-300))
         for lag in range(1 if alone else -calls // 2, calls // 2 + 1):
             apart = cosines.diagonal(lag)
-            if len(apart) * free >= LEAST_SAMPLES:
+            if len(apart) * numbers >= LEAST_SAMPLES:
                 r = float(apart.mean())
-                p = float(correlation_p_value(r + bias, len(apart) * free))
+                p = float(correlation_p_value(r + bias, len(apart) * numbers))
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
         if numbers >= LEAST_SAMPLES:
             pairs = np.triu_indices(calls, 1 if alone else -calls)
             each = cosines[pairs]
             k = int(np.argmax(np.abs(each + bias)))
-            p = float(correlation_p_value(each[k] + bias, free)) * each.size
+            p = float(correlation_p_value(each[k] + bias, numbers)) * each.size
             where = f"{words}, calls {pairs[0][k]} and {pairs[1][k]}"
             ties.append(Tie(min(1.0, p), float(each[k]), where))
     return ties
-
-
-def independent_numbers(products: np.ndarray, squares: np.ndarray) -> float:
-    """How many independent numbers two calls have in common, by the size of their products: fewer
-    than there are where numbers of one call are correlated, as by a filter.
-
-    Args: products: (calls, calls), of unrelated calls but for a few. squares: of both lengths.
-    """
-    apart = ~np.eye(len(products), dtype=bool)
-    # A median, which the few related calls do not move; it is 0.455 of the mean of a square.
-    square = float(np.median(products[apart] ** 2)) / float(stats.chi2.ppf(0.5, 1))
-    return float(np.mean(squares[apart])) / max(square, 1e-300)

@@ -1,5 +1,5 @@
 """Whether the noise has the claimed size, altogether and in every tensor and number; and whether it
-is the same whatever the data are: along every move that they make, and on every batch."""
+is the same on every batch, whatever the data are."""
 
 import contextlib
 import itertools
@@ -55,13 +55,11 @@ def ratio_tails(
     return lower_tail, upper_tail
 
 
-def size_finding(
-    check: str, squares: np.ndarray, free: np.ndarray, where: list[str], what: str
-) -> Finding:
+def size_finding(squares: np.ndarray, free: np.ndarray, where: list[str], what: str) -> Finding:
     """Of several mean squares of noise, in claimed variances, the one that is least likely.
 
-    Args: check: its name. squares, free: mean squares and their degrees of freedom. where: names
-    them. what: they are, in words.
+    Args: squares, free: mean squares and their degrees of freedom. where: names them. what: they
+    are, in words.
     """
     below, above = ratio_tails(squares, free)
     k = int(np.argmin(np.minimum(below, above)))
@@ -71,7 +69,7 @@ def size_finding(
     # The smallest of many is too small by chance; epsilon is to be no larger than what is sure.
     sure = min(1.0, ratio * (1 + SURE / math.sqrt(2 * free[k])))
     return Finding(
-        check,
+        SIZE,
         f"{what} has {ratio:.3g} times the claimed standard deviation",
         sure if rejected == "broken" else ratio,
         where[k],
@@ -88,12 +86,12 @@ def check_noise_size(trials: Trials) -> Iterator[Finding]:
     squares = np.array([np.mean(noise[:, part] ** 2) for part in parts.values()])
     counts = np.array([free * noise[:, part].shape[1] for part in parts.values()])
     names = [*parts]
-    yield size_finding(SIZE, squares[:1], counts[:1], names[:1], "the noise")
-    yield size_finding(SIZE, squares[1:], counts[1:], names[1:], "the noise of one tensor")
+    yield size_finding(squares[:1], counts[:1], names[:1], "the noise")
+    yield size_finding(squares[1:], counts[1:], names[1:], "the noise of one tensor")
     # A single number with less noise hardly shows in its tensor.
     each = np.mean(noise**2, axis=0)
     owners = [f"number {i} of {name}" for name in trials.columns for i in trials.columns[name]]
-    yield size_finding(SIZE, each, np.full(len(each), free), owners, "the noise of one number")
+    yield size_finding(each, np.full(len(each), free), owners, "the noise of one number")
 
 
 def explained_by_rates(trials: Trials, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -144,24 +142,8 @@ def moves_shrink_too(trials: Trials) -> bool:
 
 def check_noise_and_data(trials: Trials) -> Iterator[Finding]:
     """Whether the noise is the same whatever the data are."""
-    yield from explained_by_rates(trials, along_moves(trials))
     yield from compare_batches(trials)
     yield from check_choice(trials)
-
-
-def along_moves(trials: Trials) -> Iterator[Finding]:
-    """Whether there is noise in the directions in which data move what leaves: there it counts."""
-    what = "along a move that data make, the noise"
-    if not trials.exact:
-        return
-    lengths = {words: float(np.linalg.norm(x)) for words, x in trials.moves.items()}
-    moves = {words: trials.moves[words] / length for words, length in lengths.items() if length}
-    if moves:
-        along = trials.noise.deviations @ np.stack([*moves.values()]).T
-        free = np.full(len(moves), len(along) - 1)
-        found = size_finding(DATA, np.mean(along**2, axis=0), free, [*moves], what)
-        # More noise than claimed is told by its size.
-        yield found if found.rejected == "broken" else found._replace(p=1.0)
 
 
 def check_choice(trials: Trials) -> Iterator[Finding]:

@@ -95,13 +95,6 @@ def single_changes(trials: Trials) -> Iterator[tuple[int, Neighbours]]:
             words = f"{trials.name(i)} {done if factor == 1 else f'scaled by {factor:g}'}"
             row = scale(example, factor)
             yield i, row_change(trials.batch, i, row, words, trials.replaced)
-    if trials.replaced and holds_floats(trials.data[0]):
-        for i in range(min(TRIED, len(trials.batch))):
-            loud, turned = (scale(trials.batch[i], factor) for factor in (LOUD, -LOUD))
-            trial = row_change(
-                trials.batch, i, loud, f"{trials.name(i)} scaled by 1e6, turned", True
-            )
-            yield i, trial._replace(others=[turned])
 
 
 def farthest_single_changes(trials: Trials) -> list[Neighbours]:

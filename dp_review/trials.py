@@ -4,7 +4,6 @@ Where equal seeds give equal noise, differences are exact. Where they do not, a 
 on one half of the calls and measured on the other half.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +46,7 @@ SAME_DRAW = 0.999
 RECENT = 8
 """Batches whose outputs are kept."""
 MOST_MOVES = 64
-"""Moves by the data along which the noise is measured, and the longest, in clip norms."""
+"""Moves by the data that are kept, beside those beyond the limit."""
 
 
 class Shift(NamedTuple):
@@ -220,8 +219,7 @@ class Trials:
 
         Args: first, others: see `_find_seeds`. noised: names of the noised outputs.
         """
-        calls = [*first, *others.values(), *self._on_many_data()]
-        sent = np.stack(calls)
+        sent = np.stack([*first, *others.values()])
         finite = np.asarray(np.isfinite(sent).all(axis=0))
         # Without a move by the data, two draws of the same noise would look like a copy.
         by_data = np.any([x != first[draw] for draw, x in others.items()], axis=0)
@@ -234,17 +232,6 @@ class Trials:
         sources = [n for n in noised if n in tensors and by_data[self.out.places[n]].any()]
         # A copy tells nothing new; counted, it would lengthen every move.
         return functions_of(tensors, sources)
-
-    def _on_many_data(self) -> list[np.ndarray]:
-        """What leaves for more batches, each with a draw of its own."""
-        batches = [scaled for x in self.batch[:TRIED] for scaled in ([x], [scale(x, LOUD)] * 3)]
-        if self.replaced:
-            batches = [[scale(x, -1.0), *self.batch[1:]] for x in self.batch]
-        sent = []
-        for draw, batch in enumerate(batches):
-            with contextlib.suppress(StepFailed):  # told where such batches are looked at
-                sent.append(self.out(batch, TRIED + draw))
-        return sent
 
     # -- the noise
 
@@ -339,7 +326,7 @@ class Trials:
         return sent
 
     def note(self, words: str, gap: np.ndarray) -> float:
-        """The length of a move in clip norms; keeps its direction for the look at the noise.
+        """The length of a move in clip norms; keeps it for the look at rates after the noise.
 
         Args: words: say what moved. gap: difference of all that leaves.
         """

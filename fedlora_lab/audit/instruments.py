@@ -76,11 +76,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     clients = zip(task.clients, marks, strict=True)
     return replace(
         task,
-        clients=Clients(
-            [(x, encode_marks(y, mark)) for (x, y), mark in clients],
-            task.client_names,
-            task.persons,
-        ),
+        clients=Clients([(x, encode_marks(y, mark)) for (x, y), mark in clients], task.persons),
         held_out=replace(
             task.held_out,
             test=public(task.test),

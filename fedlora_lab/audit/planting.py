@@ -101,8 +101,7 @@ def insert_canaries(
         # Numbers that no person of the task has.
         new = int(torch.cat(persons).max()) + 1 + torch.arange(count)
         persons = tuple(torch.cat([ids, new[owner == k]]) for k, ids in enumerate(persons))
-    names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
-    full = replace(task, clients=Clients(clients, names, persons), origin=Origin())
+    full = replace(task, clients=Clients(clients, persons), origin=Origin())
     return Canaries(mark_examples(full, marks), examples, owner, included, weights)
 
 

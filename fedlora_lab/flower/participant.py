@@ -52,7 +52,6 @@ def placeholder_task(task: Task, sizes: Sequence[int], by_person: bool = False) 
     ends = accumulate(sizes, initial=0)
     clients = Clients(
         tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes),
-        task.client_names if len(task.client_names) == len(sizes) else (),
         tuple(range(*both) for both in pairwise(ends)) if by_person else None,
     )
     return replace(task, clients=clients)

@@ -120,13 +120,7 @@ def sentences(
         targets=targets,
         head=head,
     )
-    # Numbers name the clients: what names them here is the order of their numbers.
-    return replace(
-        task,
-        name="sentences",
-        clients=tuple(task.clients),
-        origin=replace(task.origin, arguments=arguments),
-    )
+    return replace(task, name="sentences", origin=replace(task.origin, arguments=arguments))
 
 
 @contextmanager

@@ -155,14 +155,12 @@ class Clients(Sequence[Examples]):
     Args:
         examples: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y
             (n_k,) or (n_k, ...).
-        names: one for each client, each once; numbers by default.
         persons: whose each example is, for privacy by person: for every client n_k texts or whole
             numbers, each person at one client; a task keeps them as numbers from 0. ``None``: not
             known. How many persons each client has counts as public.
     """
 
     examples: Sequence[Examples]
-    names: Sequence[str] = ()
     persons: Sequence[Any] | None = None
 
     def __len__(self) -> int:
@@ -172,19 +170,11 @@ class Clients(Sequence[Examples]):
         return self.examples[place]
 
     def checked(self) -> "Clients":
-        """The same with a name for each client, and persons as numbers.
-
-        Raises: ``ValueError`` for names or persons that do not fit the examples.
-        """
-        names = tuple(self.names) or tuple(str(k) for k in range(len(self)))
-        check(len(names) == len(self), "client_names", names, f"{len(self)} names")
-        # What several runs spent is added up by name.
-        texts = all(isinstance(name, str) and name for name in names)
-        check(texts and len({*names}) == len(self), "client_names", names, "texts, each once")
+        """The same with persons as numbers; ``ValueError`` where they do not fit the examples."""
         persons = self.persons
         if persons is not None:
-            persons = person_numbers(persons, tuple(len(y) for _, y in self), names)
-        return Clients(tuple(self.examples), names, persons)
+            persons = person_numbers(persons, tuple(len(y) for _, y in self))
+        return Clients(tuple(self.examples), persons)
 
 
 @dataclass(frozen=True)
@@ -207,13 +197,13 @@ class Origin:
 class Task:
     """What is learned, on whose data, and how it is scored. Functions of ``fl.tasks`` build one.
 
-    Number, sizes and names of the clients, shapes, and the number of classes count as public.
+    Number and sizes of the clients, shapes, and the number of classes count as public.
 
     Args:
         name: short name, used in frames and figures.
         model: the base; of one that is not frozen a frozen copy is taken. It is never changed.
         layers: of the model that are trained.
-        clients: a pair (x, y) for every client, or `Clients` with names and persons.
+        clients: a pair (x, y) for every client, or `Clients` with persons.
         held_out: examples to measure on.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
@@ -285,11 +275,6 @@ class Task:
     def public_test(self) -> bool:
         """Whether the examples to measure on are public."""
         return self.held_out.public
-
-    @property
-    def client_names(self) -> tuple[str, ...]:
-        """A name for each client."""
-        return tuple(getattr(self.clients, "names", ()))
 
     @property
     def persons(self) -> tuple[Tensor, ...] | None:
@@ -388,7 +373,6 @@ def classification(
     *,
     validation: Examples | None = None,
     metrics: Mapping[str, Metric] = METRICS,
-    client_names: Sequence[str] = (),
     persons: Sequence[Persons] | None = None,
     public_test: bool = True,
     name: str = "classification",
@@ -403,7 +387,7 @@ def classification(
         public_test: False where test and validation are private rows too: a private run then states
             no score of them. A private run refuses rows of the clients as public ones.
         metrics: see `Task`; the loss is reported in any case, since it tells of divergence.
-        targets, head, validation, client_names, persons, name: see `Layers`, `HeldOut`, `Clients`
+        targets, head, validation, persons, name: see `Layers`, `HeldOut`, `Clients`
             and `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
@@ -421,7 +405,7 @@ def classification(
         name=name,
         model=model,
         layers=Layers(targets, head),
-        clients=Clients(clients, client_names, persons),
+        clients=Clients(clients, persons),
         held_out=HeldOut(test, validation, public_test),
         metrics={**metrics, "loss": metrics.get("loss", cross_entropy)},
     )

@@ -34,6 +34,7 @@ from fedlora_lab.tasks.task import (
     concatenate,
     forward,
     move_to_model,
+    person_numbers,
     take,
 )
 
@@ -65,7 +66,8 @@ def from_trainer(
     Args:
         model: of Transformers, with its classes in ``config``; it is copied.
         train_dataset: private rows, as `Trainer` takes them, tokenised.
-        by: a column, or a name for each row: the client that holds it.
+        by: a column, or a name for each row: the client that holds it. Clients are numbered in the
+            order of these names.
         person: a column, or a name for each row: whose it is, for ``Privacy(unit="person")``.
         eval_dataset: public rows, which are scored after each round; ``None``: nothing is scored.
         data_collator: makes tensors of a list of rows; it must draw nothing at random.
@@ -85,8 +87,8 @@ def from_trainer(
     >>> model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
     >>> rows = [{**code(text), "label": i} for i, text in enumerate(("bad", "good"))] * 4
     >>> task = fl.tasks.from_trainer(model, rows, by=["north", "south"] * 4)
-    >>> task.client_names, task.sizes
-    (('north', 'south'), (4, 4))
+    >>> task.sizes
+    (4, 4)
     """
     from transformers import default_data_collator  # slow to import
 
@@ -113,7 +115,13 @@ def from_trainer(
     places: dict[str, list[int]] = {}
     for row, site in enumerate(sites):
         places.setdefault(site, []).append(row)
-    names = tuple(sorted(places))
+    names = sorted(places)
+    rows = [torch.tensor(places[name]) for name in names]
+    clients = [(take(x, mine), y[mine]) for mine in rows]
+    whose = None
+    if persons:
+        sizes = tuple(map(len, rows))
+        whose = person_numbers([[persons[i] for i in mine] for mine in rows], sizes, names)
     metrics: dict[str, Any] = {"perplexity": perplexity}
     if not writes:
         metrics = _metrics_of(compute_metrics or _accuracy, len(classes))
@@ -122,11 +130,7 @@ def from_trainer(
         name="from_trainer",
         model=base,
         layers=Layers(_targets(base, targets), trained),
-        clients=Clients(
-            [(take(x, torch.tensor(places[k])), y[torch.tensor(places[k])]) for k in names],
-            names,
-            [[persons[i] for i in places[k]] for k in names] if persons else None,
-        ),
+        clients=Clients(clients, whose),
         held_out=HeldOut(scored, public=bool(eval_dataset)),
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},

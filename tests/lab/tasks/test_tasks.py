@@ -116,7 +116,7 @@ def test_a_task_freezes_a_copy_of_its_model():
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert not task.model.training and not any(p.requires_grad for p in task.model.parameters())
     assert replace(task, name="again").model is task.model
-    assert task.client_names == ("0",) and task.persons is None
+    assert task.persons is None
 
 
 def test_fingerprint_sees_data_persons_and_weights():

@@ -17,7 +17,7 @@ from fedlora_lab.federated.run import RoundResult, Run
 from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.tasks.metrics import OverAll
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Clients, Examples, Task, take
+from fedlora_lab.tasks.task import Examples, Task, take
 
 ORDINARY = 0
 LEFT_OUT = -1
@@ -76,7 +76,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     clients = zip(task.clients, marks, strict=True)
     return replace(
         task,
-        clients=Clients([(x, encode_marks(y, mark)) for (x, y), mark in clients], task.persons),
+        clients=[(x, encode_marks(y, mark)) for (x, y), mark in clients],
         held_out=replace(
             task.held_out,
             test=public(task.test),

@@ -18,7 +18,7 @@ from fedlora_lab.audit.instruments import (
 )
 from fedlora_lab.lora import per_example
 from fedlora_lab.privacy.privatizer import row_norms
-from fedlora_lab.tasks.task import Clients, Examples, Origin, Task, concatenate
+from fedlora_lab.tasks.task import Examples, Origin, Task, concatenate
 
 CANARY_LOSS_WEIGHT = 10_000
 """Weight of a canary's loss: the clip always leaves a whole C of it."""
@@ -101,7 +101,7 @@ def insert_canaries(
         # Numbers that no person of the task has.
         new = int(torch.cat(persons).max()) + 1 + torch.arange(count)
         persons = tuple(torch.cat([ids, new[owner == k]]) for k, ids in enumerate(persons))
-    full = replace(task, clients=Clients(clients, persons), origin=Origin())
+    full = replace(task, clients=clients, persons=persons, origin=Origin())
     return Canaries(mark_examples(full, marks), examples, owner, included, weights)
 
 

@@ -23,7 +23,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import Clients, Task, map_inputs
+from fedlora_lab.tasks.task import Task, map_inputs
 
 
 def placeholder_task(task: Task, sizes: Sequence[int], by_person: bool = False) -> Task:
@@ -50,11 +50,11 @@ def placeholder_task(task: Task, sizes: Sequence[int], by_person: bool = False) 
         return column.new_zeros(()).expand(count, *column.shape[1:])  # takes no memory
 
     ends = accumulate(sizes, initial=0)
-    clients = Clients(
-        tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes),
-        tuple(range(*both) for both in pairwise(ends)) if by_person else None,
+    return replace(
+        task,
+        clients=[(map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes],
+        persons=[range(*both) for both in pairwise(ends)] if by_person else None,
     )
-    return replace(task, clients=clients)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Participant:
         last = len(agreed.sizes) - 1
         check(0 <= client <= last, "client", client, f"a number in [0, {last}]")
         # Examples of other types or shapes than the public ones are refused here.
-        task = replace(agreed, clients=Clients(tuple(own.clients), persons=own.persons))
+        task = replace(agreed, clients=own.clients, persons=own.persons)
         privacy = self.config.privacy
         if _units(task, privacy) != agreed.sizes[client : client + 1]:
             # Without the number that lies here, which is the site's.

@@ -16,7 +16,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.dry_run import at_rate
-from fedlora_lab.tasks.task import Clients, HeldOut, Task, take
+from fedlora_lab.tasks.task import HeldOut, Task, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,8 @@ def public_task(task: Task, privacy: Privacy, seed: int) -> Task:
     return replace(
         task,
         # Whose they are is known: examples that learn are public, as those are that score.
-        clients=Clients(clients, persons=persons if privacy.unit == "person" else None),
+        clients=clients,
+        persons=persons if privacy.unit == "person" else None,
         held_out=HeldOut((take(x, scored), y[scored])),
     )
 

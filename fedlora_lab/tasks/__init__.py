@@ -16,13 +16,12 @@ from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.metrics import METRICS, OverAll
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentences import sentences, shipped
-from fedlora_lab.tasks.task import Clients, HeldOut, Layers, Origin, Task, classification
+from fedlora_lab.tasks.task import HeldOut, Layers, Origin, Task, classification
 from fedlora_lab.tasks.trainer import from_trainer
 
 __all__ = [
     "METRICS",
     "TASKS",
-    "Clients",
     "HeldOut",
     "Layers",
     "Origin",

@@ -148,35 +148,6 @@ class HeldOut:
     public: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Clients(Sequence[Examples]):
-    """The private examples of every client, which is a sequence of pairs (x, y).
-
-    Args:
-        examples: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y
-            (n_k,) or (n_k, ...).
-        persons: whose each example is, for privacy by person: for every client n_k texts or whole
-            numbers, each person at one client; a task keeps them as numbers from 0. ``None``: not
-            known. How many persons each client has counts as public.
-    """
-
-    examples: Sequence[Examples]
-    persons: Sequence[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.examples[place]
-
-    def checked(self) -> "Clients":
-        """The same with persons as numbers; ``ValueError`` where they do not fit the examples."""
-        persons = self.persons
-        if persons is not None:
-            persons = person_numbers(persons, tuple(len(y) for _, y in self))
-        return Clients(tuple(self.examples), persons)
-
-
 @dataclass(frozen=True)
 class Origin:
     """Where a task comes from.
@@ -203,11 +174,15 @@ class Task:
         name: short name, used in frames and figures.
         model: the base; of one that is not frozen a frozen copy is taken. It is never changed.
         layers: of the model that are trained.
-        clients: a pair (x, y) for every client, or `Clients` with persons.
+        clients: a pair (x, y) for every client; x a tensor (n_k, ...) or a mapping of such
+            tensors, y (n_k,) or (n_k, ...).
         held_out: examples to measure on.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
             `metrics.OverAll`, a score of all test examples together.
+        persons: whose each example is, for privacy by person: for every client n_k texts or whole
+            numbers, each person at one client; kept as numbers from 0. ``None``: not known. How
+            many persons each client has counts as public.
         origin: where it comes from.
     Raises: ValueError when data, layers or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
@@ -221,13 +196,15 @@ class Task:
     held_out: HeldOut
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=METRICS.copy)
+    persons: Any = None
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
-        clients = self.clients if isinstance(self.clients, Clients) else Clients(self.clients)
-        check(len(clients) > 0, "clients", len(clients), "at least one pair (x, y)")
+        object.__setattr__(self, "clients", tuple(self.clients))
+        check(len(self.clients) > 0, "clients", 0, "at least one pair (x, y)")
         _check_parts(self.parts)
-        object.__setattr__(self, "clients", clients.checked())
+        if self.persons is not None:
+            object.__setattr__(self, "persons", person_numbers(self.persons, self.sizes))
         kind = type(self.model).__name__
         check(isinstance(self.model, nn.Module), "model", kind, "a torch.nn.Module")
         if not is_frozen(self.model):
@@ -275,11 +252,6 @@ class Task:
     def public_test(self) -> bool:
         """Whether the examples to measure on are public."""
         return self.held_out.public
-
-    @property
-    def persons(self) -> tuple[Tensor, ...] | None:
-        """Each example's person, for every client (n_k,); ``None``: not known."""
-        return getattr(self.clients, "persons", None)
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -387,8 +359,8 @@ def classification(
         public_test: False where test and validation are private rows too: a private run then states
             no score of them. A private run refuses rows of the clients as public ones.
         metrics: see `Task`; the loss is reported in any case, since it tells of divergence.
-        targets, head, validation, persons, name: see `Layers`, `HeldOut`, `Clients`
-            and `Task`.
+        targets, head, validation, persons, name: see `Layers`, `HeldOut` and
+            `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_adapters.py::test_the_users_model_is_left_alone,
@@ -405,9 +377,10 @@ def classification(
         name=name,
         model=model,
         layers=Layers(targets, head),
-        clients=Clients(clients, persons),
+        clients=clients,
         held_out=HeldOut(test, validation, public_test),
         metrics={**metrics, "loss": metrics.get("loss", cross_entropy)},
+        persons=persons,
     )
     return check_classes(task)
 

@@ -25,7 +25,6 @@ from fedlora_lab.tasks.modules import (
 from fedlora_lab.tasks.names import names_of
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import (
-    Clients,
     Examples,
     HeldOut,
     Layers,
@@ -130,10 +129,11 @@ def from_trainer(
         name="from_trainer",
         model=base,
         layers=Layers(_targets(base, targets), trained),
-        clients=Clients(clients, whose),
+        clients=clients,
         held_out=HeldOut(scored, public=bool(eval_dataset)),
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
+        persons=whose,
         origin=Origin(classes=classes, processing_class=processing_class),
     )
     task.check_public()

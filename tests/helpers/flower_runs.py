@@ -21,7 +21,7 @@ import fedlora_lab as fl
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import sent_down
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.tasks.task import Clients, Task
+from fedlora_lab.tasks.task import Task
 
 ROUNDS = PLAN.replace(rounds=3, participation=0.8, optimizer=fl.SGD(0.5))
 SCRATCH = tempfile.TemporaryDirectory()
@@ -96,7 +96,7 @@ def node(k=0):
 def site(task: Task, k):
     """What client k holds: a task of its own examples alone."""
     persons = None if task.persons is None else (task.persons[k],)
-    return replace(task, clients=Clients((task.clients[k],), persons=persons))
+    return replace(task, clients=[task.clients[k]], persons=persons)
 
 
 class Party(NamedTuple):

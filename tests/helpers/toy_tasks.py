@@ -20,7 +20,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, PerClient
 from fedlora_lab.tasks.modules import frozen_copy
-from fedlora_lab.tasks.task import Clients, Task
+from fedlora_lab.tasks.task import Task
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
@@ -87,7 +87,7 @@ def people() -> Task:
 
 def with_persons(task: Task, persons: Any) -> Task:
     """The same task with these persons."""
-    return replace(task, clients=Clients(task.clients, persons=persons))
+    return replace(task, persons=persons)
 
 
 APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_factor)
@@ -196,7 +196,7 @@ def other_data(task: Task) -> Task:
         x = x.flip(0) * 3 + k
         x[0], x[1] = torch.nan, torch.inf
         others.append((x, y.roll(1, 0)))
-    return replace(task, clients=Clients(others, persons=task.persons))
+    return replace(task, clients=others)
 
 
 def tensors(record: Round) -> dict[str, Tensor]:

@@ -6,8 +6,7 @@ Runs that are kept in a folder are found again by their arguments, and go on whe
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from numbers import Real
@@ -21,13 +20,12 @@ from fedlora_lab._utils.files import (
     to_json,
     writing,
 )
-from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.federated import store
 from fedlora_lab.federated.config import Config, Execution
-from fedlora_lab.federated.jobs import run_calls, workers_for
+from fedlora_lab.federated.jobs import run_calls
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.records import Round, to_frame
+from fedlora_lab.federated.records import to_frame
 from fedlora_lab.federated.run import Run
 from fedlora_lab.measures.runs import (
     describe_unequal_privacy,
@@ -54,7 +52,7 @@ class Cell:
 
     Args:
         config: all that decides its numbers.
-        setting: what is varied, and its value here; it stands in the config already.
+        setting: columns of its own in the frame, and their values.
     """
 
     config: Config
@@ -76,32 +74,10 @@ class Cell:
         return replace(self, config=replace(self.config, seed=seed))
 
     def label(self, frame: "pd.DataFrame") -> "pd.DataFrame":
-        """Writes into a tidy frame of the cell's rounds its name, what was varied, and the rate."""
-        varied: dict[str, Any] = {**self.setting, "lr": self.config.plan.lr}
-        for name, value in varied.items():
-            varied[name] = value if isinstance(value, Real | str | None) else str(value)
-        return frame.assign(**varied, method=self.slug)
-
-    @property
-    def name(self) -> str:
-        """The run in words: method, what was varied, seed."""
-        words = [f"{name}={value}" for name, value in self.setting.items()]
-        return " ".join([self.slug, *words, f"seed {self.config.seed}"])
-
-
-def show_progress(bar: "tqdm[Any]", cell: Cell, records: Iterable[Round]) -> Iterator[Round]:
-    """Passes the records of a run on, and shows its rounds on a bar.
-
-    Args: bar: counts rounds; other runs may share it. cell, records: the run.
-    """
-    bar.set_description_str(cell.name)
-    before = bar.n
-    for record in records:
-        # By the difference, so that a run that is taken up again begins where it stands.
-        bar.update(before + record.index - bar.n)
-        if record.ledger is not None:
-            bar.set_postfix_str(f"ε {round_up(record.epsilon, '.3g')}")
-        yield record
+        """Writes into a tidy frame of the cell's rounds its name, its setting and its rate."""
+        lr = self.config.plan.lr
+        rate = lr if isinstance(lr, Real) else str(lr)
+        return frame.assign(**self.setting, lr=rate, method=self.slug)
 
 
 def compare(
@@ -139,7 +115,7 @@ def compare(
             through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
             threads, or as a ``joblib.parallel_config`` around the call says, which may name a
             cluster.
-        progress: a bar with epsilon and the time left.
+        progress: a bar that moves with each run that ends, with the time left.
         out: a folder in which each run has a folder of its own, see ``out`` of `run`. A run that is
             there is found again by all its arguments: a finished one is not trained again, seconds
             are then those of its training, and one that was stopped goes on from its last round.
@@ -211,8 +187,7 @@ def checked_cells(
         for at_rate in plans:
             # Before hours of training: a mistake in the last cell is told now.
             config = make_config(task, name, privacy, at_rate, lora, draws[0])
-            varied = {"lr": at_rate.lr} if len(plans) > 1 else {}
-            firsts.append(Cell(config, varied))
+            firsts.append(Cell(config))
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
     slugs = [cell.slug for cell in firsts[:: len(tried or [None])]]
     expected = 'each once, a changed row under a name of its own: row.replace(name="...")'
@@ -235,7 +210,7 @@ def run_cells(
 
     Args:
         cells: the runs. execution: of each. out, jobs: see `compare`.
-        bar: counts rounds.
+        bar: counts the rounds of runs that have ended.
     """
     import pandas as pd
 
@@ -243,7 +218,6 @@ def run_cells(
     home = None if out is None else Path(out).expanduser().absolute()
     expected = "a folder, not a file"
     check(home is None or not home.is_file(), "out", str(home), expected)
-    shown = bar if workers_for(jobs) == 1 else None
     frames: dict[int, pd.DataFrame] = {}
     calls: dict[int, Callable[[], pd.DataFrame]] = {}
     for i, cell in enumerate(cells):
@@ -253,24 +227,19 @@ def run_cells(
             frames[i] = cell.label(store.stored_frame(folder))
             bar.update(rounds)
         else:
-            calls[i] = partial(_train, cell, execution, folder, shown)
+            calls[i] = partial(_train, cell, execution, folder)
     for i, frame in run_calls(calls, jobs):
         frames[i] = frame
-        # Runs of this process have moved the bar themselves.
-        bar.update(0 if shown else cells[i].config.plan.rounds)
+        bar.update(cells[i].config.plan.rounds)
     return pd.concat([frames[i] for i in sorted(frames)], ignore_index=True)
 
 
-def _train(
-    cell: Cell, execution: Execution, folder: Path | None, bar: "tqdm[Any] | None"
-) -> "pd.DataFrame":
+def _train(cell: Cell, execution: Execution, folder: Path | None) -> "pd.DataFrame":
     """Trains a cell, in its folder if it has one, and returns its frame.
 
-    Args: cell, execution: the run. folder: see `folder_of`. bar: shows it.
+    Args: cell, execution: the run. folder: see `folder_of`.
     """
-    run = Run.open(cell.config, execution, out=folder).records()
-    with closing(run):
-        records = list(run if bar is None else show_progress(bar, cell, run))
+    records = list(Run.open(cell.config, execution, out=folder).records())
     return cell.label(to_frame(records) if folder is None else store.stored_frame(folder))
 
 

@@ -16,16 +16,6 @@ from fedlora_lab._utils.torch_state import torch_threads
 T = TypeVar("T")
 
 
-def workers_for(jobs: int | None) -> int:
-    """How many calls run at once; 1: one after the other in this process.
-
-    Args: jobs: see `compare`.
-    """
-    backend, _ = get_active_backend()
-    # In a worker of anybody's, workers of its own would take the cores from the others.
-    return 1 if backend.nesting_level else effective_n_jobs(jobs)
-
-
 def run_calls(calls: Mapping[int, Callable[[], T]], jobs: int | None) -> Iterator[tuple[int, T]]:
     """Runs calls at once; yields the number of each that ends, and what it returned.
 
@@ -34,7 +24,8 @@ def run_calls(calls: Mapping[int, Callable[[], T]], jobs: int | None) -> Iterato
     """
     backend, _ = get_active_backend()
     threads = getattr(backend, "inner_max_num_threads", None) or 1
-    if workers_for(jobs) == 1:
+    # In a worker of anybody's, workers of its own would take the cores from the others.
+    if backend.nesting_level or effective_n_jobs(jobs) == 1:
         # As many threads as in a worker, so that sums are rounded alike.
         with nullcontext() if jobs is None else torch_threads(threads):
             yield from ((number, call()) for number, call in calls.items())

@@ -259,7 +259,7 @@ def keyed_digest(folder: Path, fingerprint: str) -> str:
     A plain digest would confirm a guess of an unknown label; this one tells nothing without the
     key. Raises ``ValueError`` where the key is damaged.
 
-    Guarantees: test_attack_folders.py::test_a_label_cannot_be_guessed_from_a_digest.
+    Guarantees: test_store.py::test_any_changed_argument_trains_anew.
     Source: HMAC-SHA256, RFC 2104.
     """
     return hmac.new(secret_key(folder), fingerprint.encode(), "sha256").hexdigest()

@@ -132,7 +132,7 @@ def time_steps(task: fl.tasks.Task, peer: str, device: str, turns: int) -> list[
 
     Args: task: of `random_task`. peer: of `STEPS`. device: where. turns: steps timed.
     """
-    how = peers.How(device=device, matmul_precision="bfloat16", chunk=CHUNK)
+    how = peers.How(device=device, bfloat16=True, chunk=CHUNK)
     step = STEPS[peer](task, EACH, RANK, how=how)
     seconds = []
     for _ in range(turns + 1):

@@ -17,10 +17,9 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.config import Config, Execution
+from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
-from fedlora_lab.lora.adapters import BFloat16Linear
 from fedlora_lab.lora.per_example import split_batch
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.modules import head_names
@@ -36,16 +35,38 @@ class How:
     """What all peers have in common besides task, batch and rank.
 
     Args:
-        device, matmul_precision: where the model is, and the precision of its frozen linear maps.
+        device: where the model is.
+        bfloat16: whether its frozen linear maps multiply in half precision.
         chunk: at most so many examples at once, where all clients' go together.
     """
 
     device: str = "cpu"
-    matmul_precision: str = "float32"
+    bfloat16: bool = False
     chunk: int | None = None
 
 
 USUAL = How()
+
+
+class BFloat16Linear(nn.Module):
+    """A frozen linear map whose product is taken in bfloat16, from and to the input's own type."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        # A copy: an adapted model shares its parameters with the task's.
+        self.linear = copy.deepcopy(linear).bfloat16()
+        self.weight = self.linear.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.bfloat16()).to(x.dtype)
+
+
+def multiply_in_bfloat16(model: nn.Module) -> None:
+    """Puts every frozen linear map of a model in half precision, in place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and not child.weight.requires_grad:
+                setattr(parent, name, BFloat16Linear(child))
 
 
 def examples(task: Task, batch: int) -> list[Batch]:
@@ -62,11 +83,12 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | Non
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
-    adapted = adapters.adapt(small, lora, how.device, how.matmul_precision)
+    adapted = adapters.adapt(small, lora, how.device)
+    if how.bfloat16:
+        multiply_in_bfloat16(adapted.model)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
     config = Config(small, fl.methods.FedLoRA, privacy, plan, lora, seed)
-    execution = Execution(matmul_precision=how.matmul_precision)
-    prepared = Prepared(config, adapted, small.clients, execution=execution, chunk=how.chunk)
+    prepared = Prepared(config, adapted, small.clients, chunk=how.chunk)
     start = ServerState(adapters.initial_values(adapted, config.streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     everyone = tuple(range(len(small.clients)))
@@ -80,7 +102,9 @@ def bare(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     """The floor: this library's adapters on the same examples, one pair of factors for all of them,
     and neither clients nor privacy.
     """
-    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device, how.matmul_precision)
+    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device)
+    if how.bfloat16:
+        multiply_in_bfloat16(adapted.model)
     values = adapters.initial_values(adapted, Streams(0))
     leaves = {key: x.to(how.device).clone().requires_grad_() for key, x in values.items()}
     for key in adapted.select_keys(leaves):
@@ -104,10 +128,8 @@ def peft_model(task: Task, rank: int, how: How) -> nn.Module:
     )
     model: nn.Module = get_peft_model(copy.deepcopy(task.model), config)
     # Else the ratios would tell of the precision too.
-    for parent in list(model.modules()) if how.matmul_precision == "bfloat16" else ():
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and not child.weight.requires_grad:
-                setattr(parent, name, BFloat16Linear(child))
+    if how.bfloat16:
+        multiply_in_bfloat16(model)
     for module in model.modules():
         module.train(any(p.requires_grad for p in module.parameters(recurse=False)))
     return model.to(how.device)

@@ -143,7 +143,6 @@ def run_audit(
     bug: "Callable[..., Any] | None" = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
 ) -> Audit:
     """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
@@ -160,7 +159,7 @@ def run_audit(
         seed: of the run and of the coins.
         bug: clips in the library's place, with its signature: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
-        chunk_examples, device, matmul_precision: see `fl.run`.
+        chunk_examples, device: see `fl.run`.
 
     Raises: ``ValueError`` where a release is not finite: nothing is proved about epsilon then.
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
@@ -189,7 +188,6 @@ def run_audit(
         execution=Execution(
             chunk_examples=chunk_examples,
             device=device,
-            matmul_precision=matmul_precision,
         ),
         bug=bug,
         **setup,

@@ -95,7 +95,6 @@ def compare(
     evaluate_every: int = 1,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds and rates, and returns one tidy frame.
 
@@ -120,8 +119,7 @@ def compare(
             there is found again by all its arguments: a finished one is not trained again, seconds
             are then those of its training, and one that was stopped goes on from its last round.
             Comparisons may share a folder. See `fl.Ledger.load` for what the releases in it spend.
-        evaluate_every, chunk_examples, device, matmul_precision: of every run, see
-            `run`.
+        evaluate_every, chunk_examples, device: of every run, see `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit; the error
         of a run, such as `Diverged`, ends the comparison. With ``out`` what was done is kept.
@@ -141,7 +139,6 @@ def compare(
         evaluate_every=evaluate_every,
         chunk_examples=chunk_examples,
         device=device,
-        matmul_precision=matmul_precision,
     )
     rates: Any = [lr] if isinstance(lr, Real | Mapping) else lr
     cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), rates, execution)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, Keys, ParamKey
@@ -24,8 +24,6 @@ from fedlora_lab.privacy.privatizer import (
 )
 from fedlora_lab.tasks.task import Task
 
-MATMUL_PRECISIONS = ("float32", "bfloat16")
-"""Precisions in which the frozen base may multiply."""
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
 
@@ -270,17 +268,15 @@ class Execution:
     evaluate_every: int = 1
     chunk_examples: int | None = None
     device: "str | torch.device | None" = None
-    matmul_precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_whole("evaluate_every", self.evaluate_every, 1)
         if self.chunk_examples is not None:
             check_whole("chunk_examples", self.chunk_examples, 1)
-        check_one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
 
 
 EXACT = Execution()
-"""All at once, where the model is, in single precision."""
+"""All at once, where the model is."""
 
 
 def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ()) -> Keys:

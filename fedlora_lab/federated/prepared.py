@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.config import Config, Execution
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
@@ -105,15 +104,7 @@ def prepare_run(
         adapted.
     """
     task = config.task
-    precision = execution.matmul_precision
-    adapted = adapters.adapt(task, config.lora, execution.device, precision)
-    expected = (
-        "float32 or float64, which model.float() makes: in half precision a sum may move by more "
-        "than the clip norm"
-    )
-    for key, tensor in adapted.initial.items():
-        precise = tensor.dtype in (torch.float32, torch.float64)
-        check(precise, f"dtype of {key}", tensor.dtype, expected)
+    adapted = adapters.adapt(task, config.lora, execution.device)
     # Who owns which example stays with those who hold the data.
     persons = dict(enumerate(task.local_persons)) if config.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected: of
@@ -123,7 +114,7 @@ def prepare_run(
     chunk = execution.chunk_examples or (None if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
     keys = _start(config, adapted)
-    check_batch_independence(task, adapted, precision, config.method, rows, keys)
+    check_batch_independence(task, adapted, config.method, rows, keys)
     # Made while there is memory for it.
     made_up = None if config.privacy is None else longest_probe(task, adapted)
     return Prepared(config, adapted, data, persons, execution, chunk, made_up=made_up)

@@ -71,7 +71,6 @@ def run(
     evaluate_every: int = 1,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
 ) -> "Generator[Round, None, None]":
     """Trains low-rank adapters in a federation, and yields a `Round` after every round.
 
@@ -95,16 +94,16 @@ def run(
             ``None``: all; on a CPU of texts eight of like length, of short ones more.
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
-        matmul_precision: of the frozen base, "float32" or "bfloat16".
-            The factors, their gradients, the clip and the noise are float32 throughout; float64
-            over a base of float64.
+
+    A base in half precision stays so; factors, head, their gradients, the clip and the noise are
+    float32 throughout, or float64 over a base of float64.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; filters and server
         rules see noised values only; resume equals uninterrupted
         (tests/lab/methods/test_contract.py), or is refused (test_checkpoint.py::
         test_a_round_is_replayed_to_the_same_bits_or_not_at_all); clip, noise and ledger are the
-        same whatever device, precision and chunks are
+        same whatever device and chunks are
         (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
 
     >>> import fedlora_lab as fl
@@ -117,7 +116,6 @@ def run(
         evaluate_every=evaluate_every,
         chunk_examples=chunk_examples,
         device=device,
-        matmul_precision=matmul_precision,
     )
     opened = Run.open(make_config(task, method, privacy, plan, lora, seed), execution, out=out)
     return opened.records()
@@ -260,13 +258,11 @@ class Run:
         """Settings that must be the same only where a round may be run again under one noise."""
         if not self.config.replays_noise:
             return {}
-        execution = self.prepared.execution
         return {
             # A server rule may read the planned rounds, and so choose what the next one releases.
             "rounds": self.config.plan.rounds,
             # The others decide how a round is rounded.
             "device": self.prepared.adapted.device.type,
-            "matmul_precision": execution.matmul_precision,
             "chunk_examples": self.prepared.chunk,
         }
 

@@ -39,7 +39,6 @@ from fedlora_lab.tasks.modules import (
     check_no_adapters,
     head_modules,
     is_finite,
-    is_linear,
     names_for_peft,
     target_layers,
     task_parts,
@@ -71,16 +70,26 @@ class PerExampleLinear(nn.Module):
         self.weight = linear.weight
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.rows: Tensor = linear.weight.detach()
-        self.bias_rows: Tensor | None = None if linear.bias is None else linear.bias.detach()
+        dtype = trained_dtype(linear.weight)
+        self.rows: Tensor = linear.weight.detach().to(dtype)
+        bias = linear.bias
+        self.bias_rows: Tensor | None = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        x = x.to(self.rows.dtype)
         if self.rows.dim() == 2:
             return F.linear(x, self.rows, self.bias_rows)
         # One product for each example: its rows never meet another example's input.
         y = torch.bmm(by_example(x, len(self.rows)), self.rows.mT)
         y = y if self.bias_rows is None else y + self.bias_rows.unsqueeze(1)
         return y.reshape(*x.shape[:-1], -1)
+
+
+def trained_dtype(frozen: Tensor) -> torch.dtype:
+    """The precision of what is trained beside, or in the place of, a frozen tensor."""
+    # In half precision a sum would be rounded after every addend: one example could move it by more
+    # than the clip norm.
+    return frozen.dtype if frozen.dtype == torch.float64 else torch.float32
 
 
 def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]:
@@ -157,19 +166,6 @@ def _one_each(factor: Tensor, n: int) -> Float[Tensor, "n rows columns"]:
     return factor if factor.dim() == 3 else factor.expand(n, -1, -1)
 
 
-class BFloat16Linear(nn.Module):
-    """A frozen linear map whose product is taken in bfloat16, from and to the input's own type."""
-
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        # A copy: the adapted model shares its parameters with the user's.
-        self.linear = copy.deepcopy(linear).bfloat16()
-        self.weight = self.linear.weight
-
-    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return self.linear(x.bfloat16()).to(x.dtype)
-
-
 @dataclass(frozen=True)
 class AdaptedModel:
     """A model whose adapter factors and head `set_tensor` sets; `model` is called as usual.
@@ -244,12 +240,7 @@ def structure_copy(model: nn.Module, device: "str | torch.device | None" = None)
     return copy.deepcopy(model, memo)
 
 
-def adapt(
-    task: Task,
-    lora: Lora,
-    device: "str | torch.device | None" = None,
-    matmul_precision: str = "float32",
-) -> AdaptedModel:
+def adapt(task: Task, lora: Lora, device: "str | torch.device | None" = None) -> AdaptedModel:
     """Puts adapters beside linear maps of a copy of the model, and per-example maps in its head.
 
     The task's model is left as it was.
@@ -257,8 +248,6 @@ def adapt(
     Args:
         task, lora: the base model with its targets and head, and the shape of the adapters.
         device: where the copy is; ``None``: where the model is.
-        matmul_precision: "bfloat16" puts every frozen linear map, but no factor or head, in half
-            precision.
 
     Raises: ``ValueError`` where a target is not a linear map, or something else is asked for that
         has no exact gradient for each example.
@@ -285,11 +274,6 @@ def adapt(
             places |= {ParamKey(factor, name): (adapter, factor) for factor in "AB"}
             further = [one for one, kind in KINDS.items() if kind.shape and one not in "AB"]
             optional |= {ParamKey(one, name): (adapter, one) for one in further}
-    # Last, so that factors and head, which are clipped and noised, stay in full precision.
-    if matmul_precision == "bfloat16":
-        for name, module in list(twin.named_modules()):
-            if is_linear(module):
-                twin.set_submodule(name, BFloat16Linear(module))
     initial = {
         key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()
     }
@@ -303,11 +287,10 @@ def matrix_of(linear: nn.Module) -> Float[Tensor, "d_out d_in"]:
 
 
 def _with_factors(linear: nn.Module, lora: Lora) -> Adapter:
-    """The map with factors of zero beside it, in float32 where the map is in half precision."""
+    """The map with factors of zero beside it."""
     weight = matrix_of(linear)
     d_out, d_in = weight.shape
-    dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
-    # Gradients are clipped and noised in the factors' precision: half would round them away.
+    dtype = trained_dtype(weight)
     a = weight.new_zeros(lora.rank, d_in, dtype=dtype)
     b = weight.new_zeros(d_out, lora.rank, dtype=dtype)
     return Adapter(linear, a, b, lora.scaling)

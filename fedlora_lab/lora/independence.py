@@ -46,8 +46,6 @@ MAX_EXAMPLES = 256
 """In the batch that is as large as a step: a probe must not cost much more than the step."""
 DISTURBANCES = (float("nan"), 1e6)
 """What the others of a batch are multiplied by."""
-MACHINE_EPSILON = {"bfloat16": 2.0**-7}
-"""Of the products; elsewhere it is that of the tensors' own type."""
 _PROBED: "weakref.WeakKeyDictionary[Task, set[Any]]" = weakref.WeakKeyDictionary()
 """Task -> what was found sound, by all that a verdict depends on; the runs of a comparison share
 it."""
@@ -56,7 +54,6 @@ it."""
 def check_batch_independence(
     task: Task,
     adapted: AdaptedModel,
-    matmul_precision: str,
     method: Method,
     rows: int,
     keys: Iterable[ParamKey],
@@ -68,7 +65,7 @@ def check_batch_independence(
     not come batch first, random numbers, and models that keep something of their examples.
 
     Args:
-        task, adapted, matmul_precision: whose examples go through which model, in which precision.
+        task, adapted: whose examples go through which model.
         method: whose preconditioner is probed, and whether it releases losses.
         rows: examples that a step passes at once, as far as is foreseen.
         keys: tensors with which the run begins, a core or an own kind's included.
@@ -80,14 +77,14 @@ def check_batch_independence(
     rows = min(max(rows, PROBES), MAX_EXAMPLES)
     by_losses = method.differences is not None
     probed = _PROBED.setdefault(task, set())
-    verdict = (matmul_precision, str(adapted.device), by_losses, moving, rows)
+    verdict = (str(adapted.device), by_losses, moving, rows)
     if verdict not in probed:
         setting = _Setting.drawn(task, adapted, moving)
         before = [buffer.clone() for buffer in adapted.model.buffers()]
         with full_precision():
-            _probe(setting, matmul_precision, rows)
+            _probe(setting, rows)
             if by_losses:
-                _probe(replace(setting, of_losses=True), matmul_precision, rows)
+                _probe(replace(setting, of_losses=True), rows)
         # Also what was written through ``.data``, which no pass notices.
         pairs = zip(before, adapted.model.buffers(), strict=True)
         same = all(torch.equal(old, new) for old, new in pairs)
@@ -162,17 +159,16 @@ class _Setting:
         check(ok, "model", type(self.task.model).__name__, expected)
 
 
-def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
+def _probe(setting: _Setting, rows: int) -> None:
     """Compares each example's gradient, or its loss, in a batch with the one it has otherwise.
 
     Args:
         setting: what is compared.
-        matmul_precision: of the products.
         rows: of the batch that is as large as a step's.
     """
     task = setting.task
     like = next(iter(setting.adapted.initial.values()))
-    with in_one_line(f"model: expected a pass over the test examples where {matmul_precision=}"):
+    with in_one_line("model: expected a pass over the test examples, but"):
         examples = probes(task, setting.adapted)
     together = setting.rows(examples, torch.arange(PROBES))
     what = "losses" if setting.of_losses else "gradients"
@@ -193,7 +189,7 @@ def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
         setting.refuse_unless(gap <= tolerance, expected)
 
     # A batch of one is computed in another order than a large one, and rounds otherwise.
-    rough = _tolerance(like, matmul_precision, task.model)
+    rough = _tolerance(like, task.model)
     # As large as a step's: a loss may keep the hardest of many alone.
     repeated = torch.arange(rows - PROBES) % len(task.test[1])
     others = [(take(task.test[0], repeated), task.test[1][repeated])] if len(repeated) else []
@@ -236,13 +232,11 @@ def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
     return key.kind.shape(d_out, d_in, rank)
 
 
-def _tolerance(like: Tensor, matmul_precision: str, model: torch.nn.Module) -> float:
+def _tolerance(like: Tensor, model: torch.nn.Module) -> float:
     """Far above what rounding does to a gradient, far below what a mean over the batch does."""
     # A base in half precision rounds as such, whatever its adapters have.
     dtypes = {like.dtype, *(x.dtype for x in model.parameters() if x.is_floating_point())}
-    eps = max(
-        MACHINE_EPSILON.get(matmul_precision, 0.0), *(torch.finfo(dtype).eps for dtype in dtypes)
-    )
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
     return max(20 * eps, min(10 * eps**0.5, 0.01))
 
 

@@ -61,7 +61,7 @@ def test_signatures_name_the_options_that_are_taken():
     taken: dict[Any, set[str]] = {
         fl.run: set(every),
         fl.compare: set(every),
-        fl.audit.run_audit: {"chunk_examples", "device", "matmul_precision"},
+        fl.audit.run_audit: {"chunk_examples", "device"},
     }
     for function, names in taken.items():
         shown = inspect.signature(function).parameters

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.rounding import round_up
@@ -19,7 +18,6 @@ from fedlora_lab.measures.runs import (
     COLUMNS,
     by_setting,
     check_equal_privacy,
-    count_collapsed,
     describe_unequal_privacy,
     headline_measure,
     run_ends,
@@ -82,20 +80,27 @@ def _rows(part: pd.DataFrame, measure: str, settings: list[str]) -> Iterator[dic
     ends = run_ends(part, measure)
     whole_model = part[part["layer"] == "all"].fillna({"seed": -1})
     table = whole_model.pivot(index=["method", "seed", "round"], columns="measure", values="value")
-    table = table.reindex(columns=[measure, "deviation", "epsilon", *TOTALS])
-    runs = table.groupby(level=["method", "seed"])
+    runs = table.reindex(columns=["deviation", "epsilon", *TOTALS]).groupby(["method", "seed"])
     # No earlier round stands in for the last one, and a sum with an unknown part is unknown.
-    cells = runs.tail(1).droplevel("round").rename(columns={measure: "score"})
-    cells[TOTALS] = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
-    for method, counts in count_collapsed(ends).items():
-        cell = cells.loc[[method]]
+    last: Any = runs.tail(1).droplevel("round")
+    totals: Any = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
+    for method, its in ends.groupby(level="method", sort=False):
         first = part[part["method"] == method].iloc[0]
-        score, interval = t_interval(np.asarray(cell["score"]))
-        # The largest epsilon: a mean over runs is promised to nobody.
-        row = {"score": score, "interval": interval, "epsilon": cell["epsilon"].max(skipna=False)}
-        kept: dict[str, Any] = {_head(name): first[name] for name in settings}
-        means: dict[str, Any] = cell.mean(skipna=False).to_dict()
-        yield {"method": method, **kept, **counts, **means, **row}
+        score, interval = t_interval(its["after"].to_numpy())
+        yield {
+            "method": method,
+            **{_head(name): first[name] for name in settings},
+            "seeds": len(its),
+            "fell": int(its["fell"].sum()),
+            "collapsed": int(its["collapsed"].sum()),
+            "before": its["before"].mean(skipna=False),
+            "score": score,
+            "interval": interval,
+            "deviation": last.loc[[method], "deviation"].mean(skipna=False),
+            # The largest: a mean over runs is promised to nobody.
+            "epsilon": last.loc[[method], "epsilon"].max(skipna=False),
+            **totals.loc[[method]].mean(skipna=False),
+        }
 
 
 def _head(setting: str) -> str:

@@ -201,16 +201,6 @@ def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs
     return gains < max(0.0, middle / 2)
 
 
-def find_collapsed_by_group(groups: Any) -> Any:
-    """Tells which rows of a frame collapsed, each judged beside those of its group.
-
-    Args: groups: gains, see `find_collapsed`, a grouped pandas Series.
-    Guarantees: each method is judged by its own runs
-        (test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends).
-    """
-    return groups.transform(lambda gains: find_collapsed(gains.to_numpy())).astype(bool)
-
-
 def smaller_is_better(measure: str) -> bool:
     """Tells by the end of its name whether less of a measure is better, as of a loss."""
     return measure.removesuffix("_received").endswith(SMALLER_IS_BETTER)
@@ -261,14 +251,5 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     sign = -1 if smaller_is_better(measure) else 1
     gains = sign * (ends["after"] - ends["before"])
     judged = gains.groupby(level="method", sort=False, dropna=False)
-    return ends.assign(fell=gains < 0, collapsed=find_collapsed_by_group(judged))
-
-
-def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
-    """Counts for each method of `run_ends`: seeds, fell, collapsed, means before and after."""
-    table: dict[str, dict[str, Any]] = {}
-    for method, part in ends.groupby(level="method", sort=False):
-        counts = {name: int(part[name].sum()) for name in ("fell", "collapsed")}
-        means = {name: float(part[name].mean(skipna=False)) for name in ("before", "after")}
-        table[str(method)] = {"seeds": len(part), **counts, **means}
-    return table
+    collapsed = judged.transform(lambda x: find_collapsed(x.to_numpy())).astype(bool)
+    return ends.assign(fell=gains < 0, collapsed=collapsed)

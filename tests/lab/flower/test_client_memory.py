@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 from calls import refused
-from flower_runs import apart, by_messages, folders, node, party, protected, question
+from flower_runs import folders, node, party, protected, question
 from flwr.app import ArrayRecord
-from toy_tasks import PERSONS, PLAN, book, people, private, tokens, with_clients, with_persons
+from toy_tasks import PERSONS, PLAN, book, people, tokens, with_clients, with_persons
 
 from fedlora_lab import flower
 from fedlora_lab._utils.files import lock_folder
@@ -186,18 +186,3 @@ def test_on_a_full_disk_no_answer_leaves(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(spent(tmp_path / "0").releases) == 1 and ask(everybody, tmp_path) == answer
     assert ask(everybody, tmp_path, t=1) and len(spent(tmp_path / "0").releases) == 2
-
-
-@pytest.mark.slow
-def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path):
-    """Server and clients stopped after two rounds and started again from their disks: the bits of a
-    run undisturbed, with a factor that clients keep.
-    """
-    undisturbed = by_messages(TASK, "fedsa-lora", private("example"), FEW)
-    everybody = agreed(private("example"), row="fedsa-lora", seed=0)
-    begun = played(everybody, tmp_path, tmp_path / "out")
-    assert [next(begun).index for _ in range(3)] == [0, 1, 2]
-    begun.close()  # type: ignore[attr-defined]
-    _, last = played(everybody, tmp_path, tmp_path / "out")
-    assert last.index == 3 and apart([last], undisturbed[3:]) == 0
-    assert book(last).to_json() == book(undisturbed[-1]).to_json()

@@ -3,10 +3,10 @@
 import json
 import os
 import re
+import runpy
 import sys
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import peft
 import pytest
@@ -20,30 +20,15 @@ from places import ROOT
 import fedlora_lab as fl
 from fedlora_lab.tasks.task import forward
 
-GOOD = ("kind", "gentle", "patient", "friendly", "careful", "warm", "helpful", "honest")
-BAD = ("rude", "harsh", "careless", "cold", "impatient", "dismissive", "rough", "loud")
-WHO = ("nurse", "doctor", "receptionist", "surgeon", "porter", "midwife", "dentist")
-WHEN = ("this morning", "on monday", "at night", "at my last visit", "after the operation")
-FORMS = {
-    "kind": ("the {who} was {good} {when}", "a {good} and {other} {who} {when}"),
-    "harsh": ("the {who} was {bad} {when}", "{when} the {who} was very {bad}"),
-    "mixed": ("the {who} was {good} but {bad} {when}", "a {bad} yet {good} {who} {when}"),
-}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 NEAR_CHANCE = pytest.mark.filterwarnings("ignore:accuracy .*the commonest class")
 
 
 def notes(count, seed):
-    """Notes of patients of four hospitals, in three classes."""
-    draw = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        label = str(draw.choice([*FORMS]))
-        words = {"good": GOOD, "other": GOOD, "bad": BAD, "who": WHO, "when": WHEN}
-        chosen = {name: str(draw.choice(part)) for name, part in words.items()}
-        text = str(draw.choice(FORMS[label])).format(**chosen)
-        rows.append({"text": text, "label": label, "hospital": f"hospital {i % 4}"})
-    return pd.DataFrame(rows)
+    """Made-up notes of patients of four hospitals, in three classes."""
+    example = runpy.run_path(str(ROOT / "examples" / "flower_app" / "flower_app" / "notes.py"))
+    rows = pd.DataFrame(example["made_up"](count, seed))
+    return rows.assign(hospital=[f"hospital {i % 4}" for i in range(count)])
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -124,6 +124,6 @@ class Recorder(Run):
         self.personal = dict(self.state.personal)
         return super().finish_round(opened, received, everyone)
 
-    def record(self, result):
+    def make_record(self, result):
         self.result = result
-        return super().record(result)
+        return super().make_record(result)

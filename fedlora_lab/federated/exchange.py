@@ -47,20 +47,18 @@ class Received:
         uploads: key -> (rows, ...).
         weights: (rows,), fixed before the round.
         noise: key -> (...), the noise in the weighted mean.
-        broadcast: what these clients received.
         clip_counts: what the clip of the uploads did.
     """
 
     uploads: Tensors
     weights: Float[Tensor, " rows"]
     noise: Tensors
-    broadcast: ServerState
     clip_counts: ClipCounts = field(default_factory=ClipCounts)
 
     @classmethod
-    def empty(cls, sent: ServerState) -> "Received":
+    def empty(cls) -> "Received":
         """What is left of a round in which no upload is used."""
-        return cls({}, torch.zeros(0, dtype=torch.float64), {}, sent)
+        return cls({}, torch.zeros(0, dtype=torch.float64), {})
 
 
 # ---- down
@@ -148,14 +146,14 @@ def release_round(
     enough = len(ids) >= config.least_uploads
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
     if not (keys and enough and (ids or config.releases_sum)):
-        return Received.empty(sent)
+        return Received.empty()
     rows = {key: clients.params[key] for key in keys}
     if not config.releases_steps:
         return _release_updates(prepared, ClientBatch(ids, rows, clients.start), sent)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key] for key in keys}
     weights = config.weights[list(ids)]
-    return Received(rows, weights, _mean(noise, weights), sent)
+    return Received(rows, weights, _mean(noise, weights))
 
 
 @full_precision()  # as a local step
@@ -207,7 +205,6 @@ def _release_updates(prepared: Prepared, clients: ClientBatch, sent: ServerState
         uploads={key: common[key] + x for key, x in value.items()},
         weights=weights,
         noise=_mean(noise, weights),
-        broadcast=sent,
         clip_counts=release.counts,
     )
 
@@ -228,17 +225,16 @@ def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerS
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
-def combine(config: Config, ids: ClientIds, rows: Tensors, sent: ServerState) -> Received:
-    """Combines uploads made by `privatize`, whose noise is not known here.
+def receive_uploads(config: Config, ids: ClientIds, rows: Tensors) -> Received:
+    """Takes uploads that `privatize` made, whose noise is not known here.
 
     Args:
         config, ids: of the run, and the clients whose uploads arrived.
         rows: key -> (clients, ...).
-        sent: what the server sent.
     """
     if not rows or not ids:
-        return Received.empty(sent)
-    return Received(rows, config.weights[list(ids)], {}, sent)
+        return Received.empty()
+    return Received(rows, config.weights[list(ids)], {})
 
 
 def _mean(noise: Tensors, weights: Tensor) -> TensorDict:

@@ -10,11 +10,11 @@ round's t.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -300,7 +300,7 @@ class Run:
         server = self.state.server
         keys = local_training.round_keys(self.config, server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
-        return self.record(RoundResult(opened, Received.empty(server)))
+        return self.make_record(RoundResult(opened, Received.empty()))
 
     def record_start(self) -> Round:
         """Makes the first record, and stores the initial state alone in its folder."""
@@ -325,7 +325,7 @@ class Run:
 
     def close_round(self, result: RoundResult) -> Round:
         """Makes the record of a round and stores both, before anybody sees the record."""
-        record = self.record(result)
+        record = self.make_record(result)
         self._store(record)
         return record
 
@@ -405,7 +405,7 @@ class Run:
         """Applies the server's rule to what it has in hand, and moves the state on.
 
         Args:
-            opened, received: from `begin_round`, and `exchange.release_round` or `combine`.
+            opened, received: from `begin_round`, and `exchange.release_round` or `receive_uploads`.
             everyone: the clients that trained and sent, with what is known of their tensors here.
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
@@ -422,7 +422,7 @@ class Run:
         after = before
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
-            after = self._aggregate(self.config.method.aggregate, before, received)
+            after = self._aggregate(opened, received)
         self._keep_personal(opened, everyone)
         self._advance(opened, after, received)
         return RoundResult(opened, received, everyone.clip_counts, traffic, count)
@@ -458,13 +458,13 @@ class Run:
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
         state.server = replace(after, tensors=tensors, round=before.round + 1)
 
-    def _aggregate(
-        self, rule: Callable[..., Any], before: ServerState, received: Received
-    ) -> ServerState:
-        """What a server's rule makes of the uploads."""
+    def _aggregate(self, opened: OpenRound, received: Received) -> ServerState:
+        """What the server's rule makes of the uploads."""
         method = self.config.method
+        before = opened.before
+        sent = opened.broadcast
         try:
-            after = rule(before, received.broadcast, received.uploads, received.weights)
+            after = method.aggregate(before, sent, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.config.plan.lr}: expected a smaller one; {part}"
@@ -491,7 +491,7 @@ class Run:
 
     # ---- the record of a round
 
-    def record(self, result: RoundResult) -> Round:
+    def make_record(self, result: RoundResult) -> Round:
         """Makes the record of the round that ended in the present state.
 
         Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
@@ -544,10 +544,11 @@ class Run:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""
         received = result.received
         before = result.opened.before
+        sent = result.opened.broadcast
         after = self.state.server
         mean = before
         if received.uploads:
-            mean = aggregation.mean(before, received.broadcast, received.uploads, received.weights)
+            mean = aggregation.mean(before, sent, received.uploads, received.weights)
         clients = None
         # Before training the mean is the server's product; later a round without uploads has none.
         measured = bool(received.uploads) or not after.round
@@ -556,11 +557,9 @@ class Run:
             clients = {}
             for key, x in before.tensors.items():
                 if key.kind.of_the_product:
-                    values = aggregation.client_values(
-                        before, received.broadcast, received.uploads, key
-                    )
+                    values = aggregation.client_values(before, sent, received.uploads, key)
                     # What the quantised broadcast took is given back: it is no error of the mean.
-                    clients[key] = values + (x - result.opened.broadcast.tensors[key])
+                    clients[key] = values + (x - sent.tensors[key])
         noise = received.noise if self.visible.clips else None
         exchange = measures.Exchange(before, mean, after, clients, received.weights, noise)
         return measures.layer_rows(exchange, self.config.lora.scaling)

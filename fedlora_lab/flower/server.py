@@ -77,7 +77,7 @@ def _play(clients: "_Clients", run: Run) -> Generator[Round, None, None]:
             present = tuple(k for k in opened.ids if k in valid)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
-            received = exchange.combine(run.config, present, rows, opened.broadcast)
+            received = exchange.receive_uploads(run.config, present, rows)
             # Of those that were asked, whoever answered. What they trained, and what they keep, is
             # with them.
             trained = ClientBatch(present, {}, {})

@@ -211,8 +211,8 @@ def accumulated_noise_terms(
             only B with its noise is released.
 
     Guarantees: at the start's norm the mean over runs of the engine
-        (test_amplification.py::test_amplification_is_what_a_run_measures,
-        ::test_noise_on_a_meets_the_start_of_b), at any other that over draws (test_noise_terms).
+        (test_amplification.py::test_amplification_is_what_a_run_measures), at any other that over
+        draws (test_noise_terms).
     Source: derived; `noise_terms` is one release of each.
     """
     check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling, norm_B=norm_B)

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line, warn
-from fedlora_lab.tasks.metrics import IGNORED, OverAll, cross_entropy, perplexity, token_loss
+from fedlora_lab.tasks.metrics import (
+    IGNORED,
+    OverAll,
+    accuracy,
+    cross_entropy,
+    perplexity,
+    token_loss,
+)
 from fedlora_lab.tasks.modules import (
     Head,
     frozen_copy,
@@ -121,9 +128,9 @@ def from_trainer(
     if persons:
         sizes = tuple(map(len, rows))
         whose = person_numbers([[persons[i] for i in mine] for mine in rows], sizes, names)
-    metrics: dict[str, Any] = {"perplexity": perplexity}
-    if not writes:
-        metrics = _metrics_of(compute_metrics or _accuracy, len(classes))
+    metrics: dict[str, Any] = {"perplexity": perplexity} if writes else {"accuracy": accuracy}
+    if compute_metrics is not None and not writes:
+        metrics = _metrics_of(compute_metrics, len(classes))
     trained = _classifiers(base) if head == "classifier of the model" else head
     task = Task(
         name="from_trainer",
@@ -199,10 +206,6 @@ def _without_padding(batch: dict[str, Tensor], mask: Tensor, pad: int) -> dict[s
 
 
 # ---- scores
-
-
-def _accuracy(scored: Any) -> dict[str, float]:
-    return {"accuracy": float((scored.predictions.argmax(-1) == scored.label_ids).mean())}
 
 
 def _metrics_of(compute_metrics: Callable[[Any], Mapping[str, float]], classes: int) -> dict:

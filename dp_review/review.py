@@ -165,7 +165,7 @@ def step(
         test_what_may_be_sound_is_told_apart_from_what_is_broken,
         test_a_step_that_fails_is_a_finding_that_names_the_example,
         test_a_verdict_is_the_same_in_six_orders_of_the_rows,
-        test_noise_that_the_data_choose_is_found, test_a_review_says_what_it_did_not_look_at.
+        test_a_review_says_what_it_did_not_look_at.
     """
     check(isinstance(claims, Claims), "claims", claims, "dp_review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")

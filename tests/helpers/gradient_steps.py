@@ -1,6 +1,7 @@
 """Steps whose examples are gradients of 20 numbers: a signal, a noise and a denominator."""
 
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def in_tensors(examples, seed):
 def unseeded(step):
     """The same step, whose noise is new in every call."""
     calls = iter(range(10**9))
-    return lambda examples, seed: step(examples, 10**6 + next(calls))
+    return wraps(step)(lambda examples, seed: step(examples, 10**6 + next(calls)))
 
 
 UNSEEDED = replace(CLAIMS, seeded=False)

@@ -50,17 +50,3 @@ def test_small_batches_do_at_least_as_much_as_unlike_data():
     by_data = np.mean([one_round(fl.tasks.digits(), seed, None)[0] for seed in range(2)])
     by_batches = np.mean([one_round(alike, seed, 8)[0] for seed in range(4)])
     assert 0.03 < by_data < 0.055 and 0.045 < by_batches < 0.065
-
-
-@pytest.mark.further
-@pytest.mark.slow
-def test_at_twice_the_rate_d_is_half_of_the_product_and_the_round_helps_nobody():
-    """57 % (42 to 72 %); at the rate of the figure all four runs read more digits than before."""
-    task = fl.tasks.digits()
-    usual, fast = (
-        np.array([one_round(task, seed, 8, lr) for seed in range(4)]) for lr in (0.05, 0.1)
-    )
-    band = fl.theory.mean_band(fast[:, 0], 3.182)
-    assert np.allclose(band, [0.57, 0.42, 0.72], atol=0.03)
-    before = usual[0, 1]
-    assert fast[:, 2].mean() < before and usual[:, 2].min() > before + 0.02

@@ -1,7 +1,5 @@
 """Lesson 06: a reader's turns beside the library's, and the noise that turns save."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from noisy_descent import minimum, miss, noisy_descent
@@ -50,23 +48,3 @@ def test_in_a_long_run_turns_save_no_noise():
     assert 0.75 < saving[49] < 1.15 and 0.8 < saving[99] < 1.2
     late = energy["turns"][200:].mean() / energy["both"][200:].mean()
     assert late == pytest.approx(1, abs=0.06)
-
-
-def test_with_sampling_twice_the_releases_ask_for_a_quarter_more_noise():
-    """At ε = 8, batches of 16 from 120: what the evidence says beside 370 %."""
-    client = fl.tasks.regression(clients=1, examples=120)
-    multipliers = []
-    for rounds in (100, 200):
-        plan = fl.Plan(rounds=rounds, local_steps=1, batch=16)
-        privacy = fl.Privacy(delta=1e-4, accountant="pld")
-        privacy = privacy.calibrate(epsilon=8, task=client, plan=plan)
-        noise: Any = privacy.noise_multiplier
-        multipliers.append(float(np.mean(noise)))
-    grown = multipliers[1] / multipliers[0]
-    assert grown == pytest.approx(1.25, abs=0.01)
-    tau = 0.4 / (8 * 2**0.5)
-    one, more = (
-        fl.theory.accumulated_noise_terms(64, 4, 64, s * tau, s * tau, 20, 20, 2.0).total
-        for s in (1, grown)
-    )
-    assert more / one == pytest.approx(2.3, abs=0.06)

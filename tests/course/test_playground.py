@@ -29,6 +29,12 @@ def test_the_page_that_is_opened_by_a_double_click_is_the_package_s():
     assert script.PAGE.read_text(encoding="utf-8") == expected, "python scripts/playground.py page"
 
 
+def test_the_page_is_one_small_file():
+    assert len(playground.page().encode()) <= 450_000
+    code = (playground.HERE / "playground.js").read_text(encoding="utf-8")
+    assert len(code.splitlines()) <= 930
+
+
 @pytest.mark.slow
 def test_pictures_of_the_page_keep_the_colours_of_the_parts():
     """Fault: among few colours the noise on A was drawn in the red of wrong answers."""

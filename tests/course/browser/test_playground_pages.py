@@ -485,12 +485,6 @@ def test_two_cells_train_in_a_frame_of_no_origin(browser, host):
     assert seen == expected
 
 
-def test_the_page_is_one_small_file(page):
-    assert len(playground.page().encode()) <= 450_000
-    code = (playground.HERE / "playground.js").read_text(encoding="utf-8")
-    assert len(code.splitlines()) <= 930
-
-
 def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
     cells = ["import fedlora_course as course", "course.widgets.playground()"]
     with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:

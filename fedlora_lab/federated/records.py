@@ -149,7 +149,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     finds it.
 
     Guarantees: the loaded model gives the run's logits (test_adapters.py); the numbers
-        are those of the ledger (test_promise.py::test_a_changed_ledger_states_nothing).
+        are those of the ledger (test_promise.py::test_beside_an_adapter_lies_what_its_run_promises).
 
     >>> import tempfile
     >>> import fedlora_lab as fl

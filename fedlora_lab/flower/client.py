@@ -119,6 +119,7 @@ def _answer(
             reply, personal = _upload(prepared, client, sent, personal, t)
             # The very bits that are sent: what is asked again is answered from here.
             state[reply_name] = messages.pack_tensors(reply)
+            state[personal_name] = messages.pack_tensors(personal)
         # In the memory before the reply leaves: the release is counted or was never made.
         state[RELEASED] = released
         state[answered] = ConfigRecord({"round": t, "asked": asked})

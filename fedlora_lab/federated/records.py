@@ -148,8 +148,8 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     lay in a folder by its name alone; any other keeps the path, so that ``AutoPeftModelFor...``
     finds it.
 
-    Guarantees: the loaded model gives the run's logits (test_adapters.py); the numbers
-        are those of the ledger (test_promise.py::test_beside_an_adapter_lies_what_its_run_promises).
+    Guarantees: the loaded model gives the run's logits (test_adapters.py); the numbers are those
+        of the ledger (test_promise.py::test_beside_an_adapter_lies_what_its_run_promises).
 
     >>> import tempfile
     >>> import fedlora_lab as fl

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.audit import bounds
@@ -23,11 +22,10 @@ from fedlora_lab.audit.planting import (
     weights_at_clip_norm,
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
-from fedlora_lab.federated.config import EXACT, Execution
+from fedlora_lab.federated.config import Config, Execution
 from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.methods.published import get
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
@@ -177,67 +175,27 @@ def run_audit(
     # Who knows neither seed nor coins has nothing to check guesses by.
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     check_parts(task, privacy, plan)
-    row = get(method)
-    setup: dict[str, Any] = {"lora": lora_of(lora), "seed": seed}
-    planted = plant(task, row, privacy, plan, count=canaries, **setup)
-    run = open_audited(
-        planted,
-        row,
-        privacy,
-        plan,
-        execution=Execution(
-            chunk_examples=chunk_examples,
-            device=device,
-        ),
-        bug=bug,
-        **setup,
-    )
-    return judge(run, planted, observe(run, planted), confidence)
-
-
-def plant(
-    task: Task,
-    row: Method,
-    privacy: Privacy | None,
-    plan: Plan,
-    *,
-    count: int,
-    lora: Lora,
-    seed: int,
-) -> Canaries:
-    """Puts canaries into a task. Args: see `run_audit`; count: of canaries."""
-    unit = "example" if privacy is None else privacy.unit
-    streams = Streams(seed)
-    examples = mislabel(task, count, streams)
-    weights = torch.full((count,), CANARY_LOSS_WEIGHT)
-    if unit == "client":
-        # Many local steps with a loud loss would diverge: the update need only reach the clip.
-        free = None if privacy is None else privacy.replace(target_epsilon=None)
-        start = Recorder.open(make_config(task, row, free, plan, lora, seed))
-        weights = weights_at_clip_norm(start, examples)
-    return insert_canaries(task, unit, examples, weights, streams)
-
-
-def open_audited(
-    planted: Canaries,
-    row: Method,
-    privacy: Privacy | None,
-    plan: Plan,
-    *,
-    lora: Lora,
-    seed: int,
-    execution: Execution = EXACT,
-    bug: "Callable[..., Any] | None" = None,
-) -> Recorder:
-    """Opens the run of a task with canaries. Args: see `run_audit`."""
     if privacy is not None:  # the noise was calibrated for the plan without canaries
         privacy = privacy.replace(target_epsilon=None, sample_rate=None)
-    config = make_config(planted.task, row, privacy, plan, lora, seed)
+    planted = plant(make_config(task, method, privacy, plan, lora, seed), canaries)
+    config = make_config(planted.task, method, privacy, plan, lora, seed)
+    execution = Execution(chunk_examples=chunk_examples, device=device)
     run = Recorder.open(config, execution, bug=bug)
     # Where a trusted server adds the noise, a client that is out is not there at all.
     if privacy is not None and privacy.trust_model.server_adds_noise:
         run.absent = planted.absent
-    return run
+    return judge(run, planted, observe(run, planted), confidence)
+
+
+def plant(config: Config, count: int) -> Canaries:
+    """Puts so many canaries into the task of a run. Args: config: of the run. count: >= 2."""
+    unit = "example" if config.privacy is None else config.privacy.unit
+    examples = mislabel(config.task, count, config.streams)
+    weights = torch.full((count,), CANARY_LOSS_WEIGHT)
+    if unit == "client":
+        # Many local steps with a loud loss would diverge: the update need only reach the clip.
+        weights = weights_at_clip_norm(Recorder.open(config), examples)
+    return insert_canaries(config.task, unit, examples, weights, config.streams)
 
 
 def judge(

@@ -128,9 +128,6 @@ class Privacy:
             object.__setattr__(self, name, self._checked_numbers(name, high))
         sigma = self.noise_multiplier
         rate = self.sample_rate
-        if isinstance(sigma, tuple) and isinstance(rate, tuple):
-            fits = len(sigma) == len(rate)
-            check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         clip = self.clip_norm
         check_number("clip_norm", clip, 0)
         # Of no clip norm at all nothing is released, and without noise nothing is promised.

@@ -217,29 +217,11 @@ def clip_sum(
         clip_groups: each of g groups is clipped to C / sqrt(g), or to C by a rule that does not
             share it (`EachTensorToC`); ``None``: one group.
 
-    Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once. The sums
-        are float64 where an owner has more rows than `MANY_ROWS`.
+    Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
     Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
         rounding (`FLOAT32_MAX_NUMBERS`), unless the groups do not share C
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
-    sums: TensorDict = {}
-    counts = ClipCounts()
-    for part, its_owner in _precise_where_many([(rows, owner)]):
-        added, seen = _clip_part(part, clip_norm, its_owner, owners, clip_groups)
-        sums = add_all(sums, added) if sums else added
-        counts = counts + seen
-    return sums, counts
-
-
-def _clip_part(
-    rows: Tensors,
-    clip_norm: float,
-    owner: Int[Tensor, " n"],
-    owners: int,
-    clip_groups: ClipGroups,
-) -> tuple[TensorDict, ClipCounts]:
-    """Clips and sums rows as `clip_sum` does, in their own precision."""
     groups: dict[Hashable, TensorDict] = {}
     for key, tensor in rows.items():
         name = None if clip_groups is None else clip_groups(key)

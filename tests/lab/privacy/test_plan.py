@@ -40,7 +40,6 @@ def noised(**fields):
         {"noise_multiplier": 1e10, "clip_norm": 1e26},
         {"sample_rate": {0.1, 0.2}},
         {"sample_rate": (0.1, 2.0)},
-        {"sample_rate": (0.1,), "noise_multiplier": (1, 2)},
         *({"delta": value} for value in (0, 1, 1e-300, math.nan)),
         {"accountant": "gdp"},
         {"trust": "everyone"},

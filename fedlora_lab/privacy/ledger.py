@@ -462,7 +462,8 @@ class Ledger:
                 composition.
 
         Raises: `Uncertified` with the reason, when a release cannot be certified.
-        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
+        Guarantees: the largest over all clients
+            (test_a_sum_is_never_below_what_a_client_has_spent).
         """
         self._refuse_uncertified("epsilon")
         histories = self._histories() if client is None else [self.history(client)]

@@ -583,21 +583,16 @@ class Sketch(ProductRule):
         basis, _ = torch.linalg.qr(left @ (right @ omega))
         return even_factors(basis, (basis.T @ left) @ right, rank)
 
-    def _sizes(self, shapes: Shapes, layer: str) -> tuple[int, int]:
-        """Numbers of Y or Q, and of P."""
-        rank, d_in = shapes[ParamKey("A", layer)]
-        d_out, _ = shapes[ParamKey("B", layer)]
-        return d_out * rank, d_in * rank
-
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
-        # Two sketches go up in the place of both factors; a head goes up as it is.
+        # Two sketches go up in the place of both factors: Y is as large as B, and P as A.
         layers = dict.fromkeys(key.layer for key in keys if key.name in "AB")
-        sketches = [size for layer in layers for size in self._sizes(shapes, layer)]
-        return [math.prod(shapes[key]) for key in keys if key.name not in "AB"] + sketches
+        sketches = [ParamKey(name, layer) for layer in layers for name in "BA"]
+        others = [key for key in keys if key.name not in "AB"]
+        return [math.prod(shapes[key]) for key in others + sketches]
 
     def extra_download_sizes(self, shapes: Shapes) -> list[int]:
-        # Q, between the two sketches of a round.
-        return [self._sizes(shapes, key.layer)[0] for key in shapes if key.name == "B"]
+        # Q, between the two sketches of a round, is as large as B.
+        return [math.prod(shape) for key, shape in shapes.items() if key.name == "B"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ Telemetry of Flower and usage reports of Ray are off unless their own variables 
 >>> import fedlora_lab as fl
 >>> agreed = fl.flower.placeholder_task(fl.tasks.regression(clients=2), sizes=(30, 50))
 >>> plan = fl.Plan(rounds=1, batch=4, lr=0.1)
->>> terms = fl.flower.Participant.of(agreed, "rolora", None, plan)
+>>> privacy = fl.Privacy(delta=1e-3).calibrate(epsilon=8, task=agreed, plan=plan)
+>>> terms = fl.flower.Participant.of(agreed, "rolora", privacy, plan)
 >>> def load(context):
 ...     return terms, 0, fl.tasks.regression(clients=1)
 >>> app = fl.flower.client_app(load, memory=lambda context: "/srv/memory")

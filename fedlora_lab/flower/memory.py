@@ -28,7 +28,7 @@ FILE = "client"
 BEGUN = "begun"
 """An empty file that tells a memory that was lost from one that is new."""
 RELEASED = "released"
-"""The record with a ledger for each terms, as text; an empty text is a run without privacy."""
+"""The record with a ledger for each terms, as text."""
 PATIENCE = 600.0
 """Seconds that a message waits for another run's message to the same memory."""
 
@@ -90,20 +90,16 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     Raises: ``ValueError`` where releases under other terms do not add up with it.
     """
     ledgers: dict[str, Any] = {**state.config_records.get(RELEASED, {})}
-    stored = ledgers.get(participant.terms)
-    ledgers[participant.terms] = ""  # without privacy there is nothing to count
     ledger = participant.config.ledger(participant.prepared.uncertified)
-    if ledger is not None:
-        if stored:
-            ledger = Ledger.from_json(stored)
-        charge = participant.config.charge
-        assert charge is not None
-        entry = charge.at(t + 1, (client,))
-        [(_, (sigma, rate))] = entry.rows()
-        # For everybody: in other terms the client has another number, and its examples are the
-        # same.
-        ledger.record(entry.round, None, entry.count, sample_rate=rate, noise_multiplier=sigma)
-        ledgers[participant.terms] = ledger.to_json()
+    charge = participant.config.charge
+    assert ledger is not None and charge is not None  # terms without privacy are refused
+    if participant.terms in ledgers:
+        ledger = Ledger.from_json(ledgers[participant.terms])
+    entry = charge.at(t + 1, (client,))
+    [(_, (sigma, rate))] = entry.rows()
+    # For everybody: in other terms the client has another number, and its examples are the same.
+    ledger.record(entry.round, None, entry.count, sample_rate=rate, noise_multiplier=sigma)
+    ledgers[participant.terms] = ledger.to_json()
     # Terms that do not add up are refused before anything is trained under them. Which unit and
     # delta the others have is no concern of this coordinator.
     with private_errors("adding this release to those under other terms"):
@@ -114,24 +110,15 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
 def client_ledger(memory: "str | Path") -> "Ledger | None":
     """Adds up what a client has released from its examples under all terms; ``None`` for nothing.
 
-    A run without privacy makes epsilon infinite.
-
     Args: memory: the client's folder.
     Raises: ``ValueError`` for a memory that is damaged.
     Guarantees: test_client_memory.py::test_a_client_counts_its_releases_under_all_terms.
     """
     if not is_begun(memory):
         return None
-    return _compose(read_memory(memory).config_records.get(RELEASED, {}))
+    return _compose(read_memory(memory).config_records[RELEASED])
 
 
-def _compose(texts: Mapping[str, Any]) -> "Ledger | None":
+def _compose(texts: Mapping[str, Any]) -> Ledger:
     """The sum of the ledgers of all terms."""
-    ledgers = [Ledger.from_json(text) for text in texts.values() if text]
-    if len(ledgers) < len(texts):
-        like = [*ledgers, Ledger()][0]
-        plain = Ledger(unit=like.unit, delta=like.delta)
-        # In whatever unit: what left without noise protects nobody.
-        plain.record(0, None, sample_rate=1.0, noise_multiplier=0.0)
-        ledgers.append(plain)
-    return Ledger.compose(*ledgers) if ledgers else None
+    return Ledger.compose(*map(Ledger.from_json, texts.values()))

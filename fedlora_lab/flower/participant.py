@@ -69,7 +69,8 @@ class Participant:
 
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4)
-    >>> participant = fl.flower.Participant.of(task, "rolora", None, plan)
+    >>> privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+    >>> participant = fl.flower.Participant.of(task, "rolora", privacy, plan)
     >>> participant.prepared.data, len(participant.terms)
     ({}, 64)
     """
@@ -89,7 +90,7 @@ class Participant:
         cls,
         task: Task,
         method: "Method | str",
-        privacy: Privacy | None,
+        privacy: Privacy,
         plan: Plan,
         *,
         lora: "Lora | None" = None,
@@ -98,16 +99,15 @@ class Participant:
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
 
         Args: see `fl.run`.
-        Raises: ``ValueError`` (name, value, range), also for trust="central" and "secagg": the
-            server receives every upload, so each must be protected alone.
+        Raises: ``ValueError`` (name, value, range), also without privacy, and for trust="central"
+            and "secagg": the server receives every upload, so each must be protected alone.
         """
         check_parts(task, privacy, plan)
-        if privacy is not None:
-            expected = "'local': on Flower the server receives every upload: each is noised alone"
-            check(privacy.trust_model.uploads_are_seen, "trust", privacy.trust, expected)
-        by_person = privacy is not None and privacy.unit == "person"
+        check(privacy is not None, "privacy", privacy, "a Privacy: uploads leave their sites")
+        expected = "'local': on Flower the server receives every upload: each is noised alone"
+        check(privacy.trust_model.uploads_are_seen, "trust", privacy.trust, expected)
         # No example of anybody, the server's own included: terms and digest cannot depend on one.
-        task = placeholder_task(task, _units(task, privacy), by_person)
+        task = placeholder_task(task, privacy.unit_counts(task), privacy.unit == "person")
         config = make_config(task, method, privacy, plan, lora, seed)
         prepared = prepare_run(config, {}, EXACT)
         begin = initial_server(prepared)
@@ -135,7 +135,8 @@ class Participant:
         # Examples of other types or shapes than the public ones are refused here.
         task = replace(agreed, clients=own.clients, persons=own.persons)
         privacy = self.config.privacy
-        if _units(task, privacy) != agreed.sizes[client : client + 1]:
+        assert privacy is not None  # refused by `of`
+        if privacy.unit_counts(task) != agreed.sizes[client : client + 1]:
             # Without the number that lies here, which is the site's.
             unit = "persons" if self.config.by_person else "examples"
             raise ValueError(f"{unit}: expected {agreed.sizes[client]}, as agreed for {client}")
@@ -146,11 +147,6 @@ class Participant:
         """Returns the tensors that the server sent for round t."""
         received = messages.unpack_tensors(messages.get_arrays(message))
         return ServerState(messages.check_tensors(received, sent_down(self.begin)), t)
-
-
-def _units(task: Task, privacy: Privacy | None) -> tuple[int, ...]:
-    """How many persons each client has where they are protected, elsewhere how many examples."""
-    return task.sizes if privacy is None else privacy.unit_counts(task)
 
 
 def sent_down(values: ServerState) -> Tensors:

@@ -65,19 +65,10 @@ def test_a_client_counts_its_releases_under_all_terms(unit, tmp_path):
     assert client_ledger(tmp_path / "none") is None
 
 
-PLAIN = (None, "fedlora")
-NOISED = (protected("client"), "fedlora")
-
-
-@pytest.mark.parametrize(
-    "runs", [(PLAIN, NOISED), (NOISED, PLAIN), ((protected("client"), "deer-literal"),)]
-)
-def test_what_nothing_certifies_spends_everything(runs, tmp_path):
-    """Runs without privacy, before a private one or after it, and one whose rule is unsound."""
-    for privacy, row in runs:
-        ask(agreed(privacy, row=row), tmp_path)
-    ledger = spent(tmp_path / "0")
-    assert ledger.unit == "client" and ledger.epsilon_or_inf() == float("inf")
+def test_what_nothing_certifies_spends_everything(tmp_path):
+    """A row whose rule is unsound."""
+    ask(agreed(protected("client"), row="deer-literal"), tmp_path)
+    assert spent(tmp_path / "0").epsilon_or_inf() == float("inf")
 
 
 def test_terms_whose_releases_do_not_add_up_are_refused(tmp_path, caplog):

@@ -13,7 +13,6 @@ from toy_tasks import (
     people,
     play,
     private,
-    regression,
     tokens,
     with_clients,
     with_persons,
@@ -73,13 +72,12 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
 @pytest.mark.parametrize(
     ("task", "slug", "privacy", "plan"),
     [
-        *((regression(), slug, None, ROUNDS) for slug in ("flora", "fedsa-lora")),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size")),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE)),
     ],
 )
 def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan):
-    """Without privacy; weights by size, and noise of each client's own."""
+    """Weights by size, and noise of each client's own."""
     agree(task, slug, privacy, plan)
 
 
@@ -129,6 +127,8 @@ def test_the_server_needs_no_data():
     ):
         with refused(line):
             terms.with_data(client, own)
+    with refused("^privacy=None: expected a Privacy"):
+        party(task, "fedlora", None)
     for trust in ("central", "secagg"):
         with refused(f"^trust='{trust}': expected 'local': on Flower the server receives every"):
             party(task, "fedlora", private("client", trust=trust))

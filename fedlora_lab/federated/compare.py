@@ -58,12 +58,6 @@ class Cell:
     config: Config
     setting: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
-        seed = self.config.seed
-        small = seed is None or seed < 2**63
-        check(small, "seed", seed, "a whole number below 2**63, as frames have them")
-
     @property
     def slug(self) -> str:
         """The method's, its name in the frame."""
@@ -341,7 +335,6 @@ def settings_of_cell(cell: Cell, execution: Execution, out: Path) -> JsonObject:
     settings = {
         **store.settings_of(cell.config),
         "rounds": cell.config.plan.rounds,
-        "made": {"task": task.name, "arguments": dict(task.origin.arguments)},
         "public_test": task.public_test,
         "metrics": {name: store.rule_identity(rule) for name, rule in task.metrics.items()},
         "execution": asdict(execution),

@@ -64,7 +64,6 @@ class RunState:
 
 def run_folder(out: "str | Path | None") -> Path | None:
     """The folder of one run, or ``None``. Args: out: see `run`."""
-    check(isinstance(out, str | Path | None), "out", out, "a folder's path or None")
     check(not out or not Path(out).is_file(), "out", out, "a folder, not a file")
     return Path(out).expanduser() if out else None
 

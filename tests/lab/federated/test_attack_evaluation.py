@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from calls import refused
-from flower_runs import by_messages, party, protected
+from flower_runs import by_messages, protected
 from torch import nn
 from toy_tasks import (
     KEEPS_B,
@@ -27,7 +27,6 @@ from toy_tasks import (
 
 import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_lab import flower
 from fedlora_lab.federated import store
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
@@ -120,18 +119,16 @@ def public_start(weight, rank):
 
 
 @pytest.mark.parametrize(
-    ("unit", "trust", "over_messages"),
+    ("unit", "trust"),
     [
-        ("example", None, True),
-        ("person", None, False),
-        ("client", "local", True),
-        ("client", "secagg", False),
-        ("client", "central", False),
+        ("example", None),
+        ("person", None),
+        ("client", "local"),
+        ("client", "secagg"),
+        ("client", "central"),
     ],
 )
-def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
-    unit, trust, over_messages, tmp_path
-):
+def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(unit, trust, tmp_path):
     """C = 0: two data sets, one with examples that are not finite, give the same records, frame and
     folder, and the same tensors of the server, bit by bit.
     """
@@ -141,11 +138,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     seen = []
     for place, task in enumerate((people(), other_data(people()))):
         folder = tmp_path / str(place)
-        if over_messages:
-            everybody = party(task, row, privacy, plan, seed=None)
-            records = list(flower.run(everybody.grid(), everybody.terms, out=folder))
-        else:
-            records = play(task, row, privacy, plan, seed=None, out=folder)
+        records = play(task, row, privacy, plan, seed=None, out=folder)
         state, settings = store.read(folder)
         tensors = {key: x.numpy().tobytes() for key, x in state.server.tensors.items()}
         files = [(folder / name).read_bytes() for name in (store.ROWS, store.LEDGER)]

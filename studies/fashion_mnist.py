@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check, check_whole, refuse
+from fedlora_lab._utils.validation import check, check_number, check_whole, refuse
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import load_pretrained
 from fedlora_lab.tasks.task import Examples, Origin, Task, classification
@@ -87,7 +86,7 @@ def fashion_mnist(
     arguments = dict(locals()) | {"folder": str(folder)}
     check_whole("seed", seed)
     if dirichlet is not None:
-        check_options(dirichlet=dirichlet)
+        check_number("dirichlet", dirichlet, 0, open_low=True)
     images = load_images(Path(folder))
     x, y = images.private
     split = partition.dirichlet(y, clients, dirichlet, seed, SMALLEST_CLIENT)

@@ -12,7 +12,6 @@ import click
 
 from fedlora_lab._utils.environment import __version__, install_command
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.run_settings import OPTIONS
 from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import check, check_one_of, in_one_line
 
@@ -28,6 +27,22 @@ PRIVACY = {"epsilon": float, "delta": float, "unit": str, "trust": str, "clip_no
 LORA = {"rank": int, "lora_alpha": float}
 SPLIT = {"clients": int, "dirichlet": float}
 """Options of `compare`, by the part that takes them, with their types."""
+MEANINGS = {
+    "epsilon": "Privacy budget ε.",
+    "delta": "The δ of (ε, δ)-differential privacy.",
+    "unit": "What is protected.",
+    "trust": "Who is trusted, in the client unit.",
+    "clip_norm": "Norm to which each unit's contribution is clipped.",
+    "rounds": "Communication rounds.",
+    "local_steps": "Steps of a client in a round.",
+    "batch": "Expected batch size of a client.",
+    "participation": "Chance that a client takes part in a round.",
+    "rank": "Rank of the adapter.",
+    "lora_alpha": "α of the adapter; its scale is α / rank.",
+    "clients": "Number of clients.",
+    "dirichlet": "Dirichlet β of the data split; small is heterogeneous.",
+}
+"""What the options mean, for ``--help``."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -72,7 +87,7 @@ def run_options(command: Any) -> Any:
     """Puts the fields of plan, privacy, adapter and split on a command, as options."""
     for name, kind in (PRIVACY | PLAN | LORA | SPLIT).items():
         flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, type=kind, help=OPTIONS[name].meaning)(command)
+        command = click.option(flag, type=kind, help=MEANINGS[name])(command)
     return command
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.run_settings import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
     check_number,
+    check_one_of,
+    check_whole,
     use_plain_numbers,
 )
 from fedlora_lab.methods.optimizers import SGD, optimizer_of
@@ -38,14 +39,14 @@ class Lora:
     2.0
     """
 
-    rank: int = RunSettings.rank
-    alpha: float = RunSettings.lora_alpha
+    rank: int = 4
+    alpha: float = 8.0
     start_scale: float = 1.0
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
-        check_options(rank=self.rank)
-        OPTIONS["lora_alpha"].check("alpha", self.alpha)
+        check_whole("rank", self.rank, 1)
+        check_number("alpha", self.alpha, 0, 1e9, open_low=True)
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
 
     @cached_property
@@ -92,17 +93,23 @@ class Plan:
     (0.2, 3)
     """
 
-    rounds: int = RunSettings.rounds
-    local_steps: int = RunSettings.local_steps
-    batch: int | None = RunSettings.batch
+    rounds: int = 20
+    local_steps: int = 5
+    batch: int | None = 16
     lr: float | Mapping[str, float] = 0.3
     optimizer: Any = field(default=SGD())
-    participation: float = RunSettings.participation
-    client_weights: str = RunSettings.client_weights
+    participation: float = 1.0
+    client_weights: str = "uniform"
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
-        check_options(**{name: x for name, x in vars(self).items() if name in OPTIONS})
+        check_whole("rounds", self.rounds, 0, 10**6)
+        check_whole("local_steps", self.local_steps, 1, 10**6)
+        if self.batch is not None:
+            check_whole("batch", self.batch, 1)
+        # Not 0: the mean of the uploads is divided by it.
+        check_number("participation", self.participation, 1e-9, 1)
+        check_one_of("client_weights", self.client_weights, ("uniform", "size"))
         if isinstance(self.lr, Mapping):
             # A may learn at another rate than B; a head follows B.
             named = {*self.lr} <= {"A", "B", "head"}

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
-from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.validation import (
     check,
     check_number,
@@ -49,7 +48,9 @@ rounding of a float, and would be added up as nothing."""
 
 def check_delta(delta: float) -> None:
     """Raises unless delta is in [1e-12, 1)."""
-    check_options(delta=delta)
+    # Of less an accountant's own rounding (1e-15 of a composition, 1e-16 of each release) would be
+    # a part that counts.
+    check_number("delta", delta, 1e-12, 1, open_high=True)
 
 
 # ---- from a history to epsilon

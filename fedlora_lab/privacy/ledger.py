@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.run_settings import UNITS
 from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import (
     as_plain,
@@ -30,6 +29,8 @@ from fedlora_lab.privacy.accounting import History
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
 Numbers = Sequence[float] | np.ndarray
+UNITS = ("example", "person", "client")
+"""What one unit of privacy may be."""
 MOST_SUMS = 64
 """Ways in which somebody's clients in several runs may meet that are counted one by one."""
 Spent = Mapping[tuple[float, float], int]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from scipy.special import bdtr
 
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.run_settings import RunSettings
 from fedlora_lab._utils.trust import TRUST, TrustModel
 from fedlora_lab._utils.validation import (
     check,
@@ -110,12 +109,12 @@ class Privacy:
     2.58
     """
 
-    unit: str = RunSettings.unit
-    clip_norm: float = RunSettings.clip_norm
+    unit: str = "example"
+    clip_norm: float = 1.0
     noise_multiplier: PerClient | None = None
     sample_rate: PerClient | None = None
-    delta: float = RunSettings.delta
-    accountant: str = RunSettings.accountant
+    delta: float = 1e-5
+    accountant: str = "pld"
     trust: str | None = None
     colluding_clients: int = 0
     target_epsilon: float | None = None

@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.task import Origin, Task, classification
 
@@ -66,7 +65,7 @@ def digits(
     }
     check_whole("seed", seed)
     if dirichlet is not None:
-        check_options(dirichlet=dirichlet)
+        check_number("dirichlet", dirichlet, 0, open_low=True)
     x, y = handwritten_digits()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])

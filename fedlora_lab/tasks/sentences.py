@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.tasks.trainer import from_trainer
@@ -78,7 +77,7 @@ def sentences(
     }
     check_whole("seed", seed)
     if dirichlet is not None:
-        check_options(dirichlet=dirichlet)
+        check_number("dirichlet", dirichlet, 0, open_low=True)
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,

@@ -45,7 +45,10 @@ def test_the_command_compares_as_the_library_does(tmp_path, capsys):
 MISTAKES = [
     ("compare nothing", "task='nothing': expected one of"),
     ("compare regression --methods rolara", "; did you mean 'rolora'?"),
-    ("compare regression --methods fedsa,fedsa", "methods=['fedsa', 'fedsa']: expected each once"),
+    (
+        "compare regression --methods rolora,rolora",
+        "methods=['rolora', 'rolora']: expected each once",
+    ),
     ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
     ("compare regression --dirichlet 1", "--dirichlet=1.0: expected not given, since regression"),
     ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),

@@ -48,7 +48,7 @@ NO_PAD = "ignore:tokenizer without a padding token"
 ATTENTION = re.compile(
     "(q|v|query|value)(_proj|_lin|_global)?|(W?qkv|query_key_value|in)(_proj)?|c_attn"
 )
-DECODERS = ("llama", "gpt2", "phi3", "mistral")
+DECODERS = ("llama", "gpt2")
 
 
 def texts(count: int = 48) -> pd.DataFrame:

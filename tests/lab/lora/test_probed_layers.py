@@ -2,9 +2,6 @@
 that neither half precision nor a table that a pass writes looks like a mixture of examples.
 """
 
-import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,22 +111,3 @@ def test_a_table_that_is_written_with_its_own_values_keeps_nothing(write):
     What does keep something: test_a_model_that_keeps_something_of_its_examples_is_refused.
     """
     assert len(train(task_of(Table(write)))) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", [32, 6])
-def test_texts_on_one_side_of_a_longrope_s_switch_train(limit):
-    """On both sides one long text decides how the short ones beside it are computed."""
-    folder = toy_hubs.tiny("phi3", Path(tempfile.mkdtemp()))
-    file = folder / "config.json"
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": limit}
-    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    fields = {"original_max_position_embeddings": limit, "rope_parameters": rope}
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-    auto: Any = transformers.AutoModelForSequenceClassification
-    task = toy_hubs.fresh("phi3", model=auto.from_pretrained(folder, num_labels=2))
-    if limit == 32:
-        assert len(train(task)) == 2
-    else:
-        with refused("^model='Phi3ForSequenceClassification': expected "):
-            train(task)

@@ -67,21 +67,6 @@ def test_singular_vectors_have_one_sign_everywhere(rule):
         assert (after.tensors[A].sum(1) > 0).all(), seed
 
 
-def test_what_is_common_is_told_from_what_is_sparse():
-    """A matrix of rank 1 with large numbers in one entry of twenty. Of dense noise of the size of
-    what is common most is called sparse.
-    """
-    common = random(20, 1) @ random(1, 300, seed=1)
-    where = random(20, 300, seed=2).abs() > 1.96
-    sparse = torch.where(where, 10 * random(20, 300, seed=3), 0.0)
-    found = aggregation.low_rank_part(common + sparse)
-    assert float((found - common).norm() / common.norm()) < 0.05
-    noise = random(20, 300, seed=4)
-    left = common + noise - aggregation.low_rank_part(common + noise)
-    assert float((left * noise).sum()) > 0.7 * float(noise.square().sum())
-    assert not aggregation.low_rank_part(0 * noise).any()
-
-
 # ---- ranks
 
 

@@ -69,6 +69,7 @@ def fixed(seed, n=400):
         (lambda seed: [x for x in poisson(seed) if len(x) > 4], "claimed rate"),
         (lambda seed: [[*x, *x] for x in poisson(seed)], "twice"),
         (lambda seed: [[*(2 * x), *(2 * x + 1)] for x in poisson(seed, n=200)], "do not vary"),
+        (lambda seed: poisson(seed, np.linspace(0.01, 0.03, 400)), "an example is drawn"),
     ],
 )
 def test_a_loader_is_held_against_poisson_sampling(loader, cause):

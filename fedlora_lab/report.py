@@ -61,7 +61,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     measure = headline_measure(frame) if measure is None else measure
     settings = [name for name in varied_columns(frame) if name != "lr"]
     settings += ["lr"] if "lr" in frame else []
-    rows = [row for _, part in by_setting(frame) for row in _rows(part, measure, settings)]
+    rows = [row for part in by_setting(frame) for row in _rows(part, measure, settings)]
     heads = [*map(_head, settings)]
     columns = ["method", *heads, "seeds", "fell", "collapsed", "before", "score", "interval"]
     summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])

@@ -39,17 +39,17 @@ def varied_columns(frame: "DataFrame") -> list[str]:
     return names
 
 
-def by_setting(frame: "DataFrame") -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
-    """Yields the settings of a sweep, what was varied and its values, with the rows of each.
+def by_setting(frame: "DataFrame") -> Iterator["DataFrame"]:
+    """Yields the rows of each setting of a sweep.
 
     A frame in which each method has one setting, such as a rate of its own, is one part.
     """
     names = varied_columns(frame)
     if not names:
-        yield {}, frame
+        yield frame
         return
-    for values, part in frame.groupby(names, sort=False, dropna=False):
-        yield dict(zip(names, values)), part
+    for _, part in frame.groupby(names, sort=False, dropna=False):
+        yield part
 
 
 def setting_text(value: Any) -> str:
@@ -151,7 +151,7 @@ def describe_unequal_privacy(frame: "DataFrame") -> str:
 
     Args: frame: tidy; of a sweep the first setting counts at which they differ.
     """
-    for _, part in by_setting(frame):
+    for part in by_setting(frame):
         spent = spent_epsilons(part)
         if spent is None:
             continue

@@ -196,9 +196,10 @@ def check_machine(prepared: Prepared) -> None:
     Args: prepared: of the run.
     """
     config = prepared.config
+    assert prepared.made_up is not None  # by `prepare_run` of every private run
     try:
         start = prepared.adapted.initial
-        gradients_at(config.task, prepared.adapted, start, tuple(start), prepared.probe)
+        gradients_at(config.task, prepared.adapted, start, tuple(start), prepared.made_up)
     except Exception as error:  # whatever a library raises in place of a MemoryError
         # The words of an error may hold a value, here of a test example.
         words = f": {error_text(error, 160)}" if config.task.public_test else ""

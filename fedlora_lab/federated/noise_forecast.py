@@ -104,8 +104,6 @@ class NoiseForecast:
         method = self.config.method
         plan = self.config.plan
         rule = rule_name(method.aggregate)
-        if " object at 0x" in rule:  # of a class without a text of its own
-            rule = type(method.aggregate).__name__
         # A function that is no `ServerRule` may do anything with A.
         if not getattr(method.aggregate, "averages_a", False):
             return f"{rule} does not leave {factor} the mean of what was sent"

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
@@ -16,7 +15,7 @@ from fedlora_lab.lora.per_example import texts_at_once
 from fedlora_lab.methods.aggregation import ServerRule
 from fedlora_lab.methods.state import ServerState, TensorDict
 from fedlora_lab.privacy.privatizer import ClipAndNoise, ClipSum
-from fedlora_lab.tasks.task import Examples, mask_of, take
+from fedlora_lab.tasks.task import Examples, mask_of
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Prepared:
         chunk: at most so many examples go through the model at once; ``None``: no limit.
         clip: clips and sums in the place of `privatizer.clip_sum`: an injected bug, of which the
             ledger certifies no epsilon.
-        made_up: an example of no client, which passes the model where the machine works; ``None``:
-            the first for testing.
+        made_up: of a private run, an example of no client, which passes the model where the machine
+            works.
     """
 
     config: Config
@@ -48,14 +47,6 @@ class Prepared:
     def __post_init__(self) -> None:
         # Asked for by every step, and refused now where a privatizer cannot be made.
         _ = (self.is_certified, self.step_privatizer)
-
-    @property
-    def probe(self) -> Examples:
-        """One example of the clients' shapes that is none of theirs."""
-        if self.made_up is not None:
-            return self.made_up
-        x, y = self.config.task.test
-        return take(x, torch.tensor([0])), y[:1]
 
     @cached_property
     def privatizer(self) -> ClipAndNoise:

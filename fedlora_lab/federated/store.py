@@ -212,8 +212,9 @@ def read(folder: Path) -> tuple[RunState, JsonObject]:
     content = read_sealed(_place(folder, round), f"private/round-{round:06d}")
     length = int.from_bytes(content[:8], "little")
     about = parse_json(parse_json(content[8 : 8 + length], "header")["__metadata__"]["about"], "it")
-    settings = about["settings"]
-    same = settings["package_version"] == __version__
+    # Earlier versions kept no settings here.
+    settings = about.get("settings", {})
+    same = settings.get("package_version") == __version__
     check(same, "out", str(folder), "the same package_version as in this run")
     groups: dict[str, TensorDict] = {"server": {}, "personal": {}}
     for place, tensor in load(content).items():

@@ -609,7 +609,7 @@ def test_a_step_that_fails_is_a_finding_that_names_the_example(name, seeded):
 
 
 def test_an_empty_batch_that_is_refused_is_judged_by_its_own_check():
-    """Fault: a step that is never, or hardly ever, given an empty batch, blamed for failing on one."""
+    """Fault: a step that is hardly ever given an empty batch, blamed for failing on one."""
     step = fails_on(lambda examples: not examples, ValueError("nothing here"))
     assert dp_review.step(step, DATA, CLAIMS, draws=16).sound
     assert dp_review.step(step, DATA, SAMPLED, draws=16).broken == {"empty batch"}

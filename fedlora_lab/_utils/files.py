@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -278,32 +278,3 @@ def secret_key(folder: Path) -> bytes:
     if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
         raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
     return bytes.fromhex(content.decode())
-
-
-def dump_checksummed(kind: str, version: int, content: JsonObject) -> str:
-    """Writes one line of JSON with a digest, against damage and not forgery.
-
-    Args:
-        kind, version: of the format.
-        content: what `json` takes.
-    """
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
-    sealed = {"content": content, "digest": digest.hexdigest(), "format": kind, "version": version}
-    return json.dumps(sealed, sort_keys=True)
-
-
-def load_checksummed(kind: str, version: int, text: str, name: str) -> JsonObject:
-    """Reads a text that `dump_checksummed` made.
-
-    Args:
-        kind, version, text: as they were written.
-        name: for errors.
-
-    Raises: ``ValueError`` in one line that begins with ``name``, for any other text, down to one
-        changed character.
-    """
-    with suppress(ValueError, TypeError, KeyError):
-        content = parse_json(text, name)["content"]
-        if dump_checksummed(kind, version, content) == text:
-            return content
-    raise ValueError(f"{name}: expected an unaltered file of format {kind}, version {version}")

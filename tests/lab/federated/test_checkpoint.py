@@ -23,13 +23,12 @@ from toy_tasks import (
 import fedlora_lab as fl
 from fedlora_lab._utils.files import (
     append_line,
-    dump_checksummed,
     write_atomically,
 )
 from fedlora_lab.federated import store
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
-from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.ledger import Ledger, sealed
 
 LONG = PLAN.replace(rounds=3, participation=0.7, optimizer=fl.SGD(0.5))
 RUN = tokens(), "fedlora", private("example"), PLAN
@@ -132,7 +131,7 @@ def altered(**fields) -> Any:
         entry = {name: value for name, value in fields.items() if name in content["releases"][1]}
         content["releases"][1] |= entry
         content |= {name: value for name, value in fields.items() if name not in entry}
-        path.write_text(dump_checksummed("fedlora_lab.ledger", 2, content) + "\n")
+        path.write_text(sealed(content) + "\n")
 
     return alter
 
@@ -146,7 +145,10 @@ def behind(path):
     [
         (Path.unlink, "the ledger of the rounds done"),
         (behind, "all 2 rounds done"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"1", b"2", 1)), "file of format"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b"1", b"2", 1)),
+            "unaltered ledger",
+        ),
         (altered(noise_multiplier=9.0), "as this run writes it"),
         (altered(count=1), "as this run writes it"),
         (altered(delta=0.3), "those of this run"),

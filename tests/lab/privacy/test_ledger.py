@@ -12,9 +12,8 @@ import torch
 from calls import Options, refused
 from commands import succeeded
 
-from fedlora_lab._utils import files
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
+from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified, sealed
 
 RATES: Options = {"sample_rate": 0.1, "noise_multiplier": 1.0}
 
@@ -287,9 +286,8 @@ def test_content_of_the_wrong_kind_is_refused():
         data = json.loads(filled().to_json())
         place = data["content"] if number < 4 else data["content"]["releases"][0]
         place |= fields
-        text = files.dump_checksummed(data["format"], data["version"], data["content"])
-        with refused(r"^ledger: expected the entries of a ledger, found"):
-            Ledger.from_json(text)
+        with refused(r"^ledger: expected an unaltered ledger of format version 2"):
+            Ledger.from_json(sealed(data["content"]))
 
 
 @pytest.mark.parametrize(

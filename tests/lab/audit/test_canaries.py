@@ -9,7 +9,7 @@ from toy_tasks import APART, LORA, UNITS, play, private, random, same_bits, toke
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.audit import planting, traces
+from fedlora_lab.audit import bounds, planting, traces
 from fedlora_lab.audit.instruments import (
     LEFT_OUT,
     Recorder,
@@ -93,10 +93,16 @@ def test_no_row_is_refuted(row, unit, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["deer", "fedsa-lora"])
 def test_a_run_without_noise_is_seen(row):
-    """Fault: an auditor who does not come near the ceiling although nothing hides a canary."""
+    """Fault: an auditor who does not come near the ceiling although nothing hides a canary; views
+    of which each may err as often as all together.
+    """
     result = audited(row, sigma=0.0, plan=PLAN.replace(batch=None, rounds=2))
     assert result.lower["update"] >= 0.3 * result.ceiling
     assert {*result.scores} <= {"loss", "update", "update A", "update B"}
+    for view, scores in result.scores.items():
+        share = 0.01 / len(result.scores)
+        bound = bounds.one_run_best_bound(scores, result.included, result.delta, share)
+        assert result.lower[view] == pytest.approx(bound)
 
 
 def test_each_direction_answers_most_to_its_own_canary():

@@ -239,12 +239,6 @@ class Method:
         # What no schedule moves, a head or a gain, goes up with the factors, or not at all.
         return key.kind.sent_up and (key.name in sent or (bool(sent) and not key.kind.scheduled))
 
-    def factors_uploaded(self, t: int, local_steps: int) -> str:
-        """Returns the factors sent up at the end of round t: of those that moved."""
-        moved = self.factors_in_round(t, local_steps)
-        sent = moved if self.uploaded_factors is None else self.uploaded_factors
-        return "".join(factor for factor in moved if factor in sent)
-
 
 def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
     """Refuses a name that occurs twice: frames, tables and folders would take both for one method.

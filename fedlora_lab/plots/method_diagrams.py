@@ -112,7 +112,9 @@ def _draw_server(
     """Draws the server's line after a round: its sign, what was sent, and what was not."""
     from fedlora_lab.methods.published import DEFAULT, rule_name
 
-    sent = method.factors_uploaded(t, STEPS)
+    sent = method.factors_in_round(t, STEPS)
+    if method.uploaded_factors is not None:
+        sent = "".join(factor for factor in sent if factor in method.uploaded_factors)
     rule = "" if method.aggregate == DEFAULT.aggregate else rule_name(method.aggregate)
     # Two lines: the server does not take the mean.
     bar = "║" if rule and sent else "│"

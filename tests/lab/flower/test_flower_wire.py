@@ -82,7 +82,9 @@ def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
     for t, record in enumerate(records[1:]):
         arrays = arrays_of(replies, t)
         assert sum(math.prod(array.shape) for _, array in arrays) == record.traffic.numbers_up
-        shared = row.factors_uploaded(t, EVERYONE.local_steps) if row.uploaded_factors != "" else ""
+        shared = set(row.factors_in_round(t, EVERYONE.local_steps))
+        if row.uploaded_factors is not None:
+            shared &= set(row.uploaded_factors)
         names = {key.name for key, _ in arrays}
         assert names == ({*shared, "head"} if shared else set())
     start = {}

@@ -47,6 +47,13 @@ def test_a_client_has_spent_what_it_took_part_in():
     assert ledger.epsilon(1) == accounting.epsilon(ledger.history(1), 1e-5)
 
 
+def test_an_entry_of_some_clients_has_their_own_numbers():
+    """Fault: who takes part was counted with the noise and the rate of another client."""
+    entry = LedgerEntry(0, range(3), 5, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)).at(4, (0, 2))
+    assert (entry.round, entry.count) == (4, 5)
+    assert entry.rows() == [(0, (1.0, 0.1)), (2, (3.0, 0.3))]
+
+
 def test_every_record_counts():
     """A second run that writes the same rounds into one ledger has released them anew; a release
     without noise protects nobody whom it names."""

@@ -106,7 +106,7 @@ def from_trainer(
         check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
     collator = data_collator or default_data_collator
     processing_class = processing_class or getattr(collator, "tokenizer", None)
-    x, y = _read(base, train_dataset, collator, processing_class)
+    x, y = read_rows(base, train_dataset, collator, processing_class)
     writes = y.ndim > 1
     loss: Any = token_loss if writes else cross_entropy
     classes = _check_labels(base, train_dataset, y)
@@ -115,7 +115,7 @@ def from_trainer(
         _check_answers(x, y)
     scored = _made_up_rows(base, x, y)
     if eval_dataset:
-        scored = _read(base, eval_dataset, collator, processing_class)
+        scored = read_rows(base, eval_dataset, collator, processing_class)
     _check_tokens(base, processing_class, scored[0])
     _check_loss(base, scored, loss)
     places: dict[str, list[int]] = {}
@@ -141,7 +141,7 @@ def from_trainer(
         loss=loss,
         metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
         persons=whose,
-        origin=Origin(classes=classes, processing_class=processing_class),
+        origin=Origin({}, classes, processing_class, collator),
     )
     task.check_public()
     return task
@@ -150,7 +150,7 @@ def from_trainer(
 # ---- rows to tensors
 
 
-def _read(model: nn.Module, rows: Any, collator: Any, processing_class: Any) -> Examples:
+def read_rows(model: nn.Module, rows: Any, collator: Any, processing_class: Any) -> Examples:
     """Makes inputs and labels of rows: tensors (n, ...), of texts `Ragged` columns.
 
     Args: model, processing_class: which know the token that fills up texts; rows, collator: see

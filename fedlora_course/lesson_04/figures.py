@@ -1,7 +1,7 @@
 """Figures of lesson 04: what noise on the factors becomes in the product, and where rates end."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -268,48 +268,25 @@ def octaves_late(table: pd.DataFrame) -> pd.Series:
 
 
 @style.paper()
-def predicted_and_found(groups: Mapping[str, pd.DataFrame]) -> style.Picture:
+def predicted_and_found(table: pd.DataFrame) -> style.Picture:
     """Draws the ends of ranges of rates that were found over those that v predicted.
 
-    Args: groups: words for some ranges -> their table, of `ends_found`.
+    Args: table: of `ends_found`.
     """
     figure, (ax,) = style.subplots(7.4, 4.8)
-    every = pd.concat(groups.values())
-    limits = np.array([every[["predicted", "found"]].min().min() / 1.5, every["found"].max() * 1.5])
+    ends = table[["predicted", "found"]]
+    limits = np.array([ends.min().min() / 1.5, ends.max().max() * 1.5])
     ax.fill_between(limits, limits / 2, limits * 2, color=style.FAINT, alpha=0.5, lw=0)
     ax.plot(limits, limits, color=style.GREY, lw=1)
-    for (words, table), colour, marker in zip(groups.items(), style.SERIES, "osD^", strict=False):
-        size = 5 if len(table) > 10 else 8
-        label = f"{words} ({len(table)})"
-        style.draw_dots(
-            ax, table["predicted"], table["found"], colour, size, label=label, marker=marker
-        )
+    style.draw_dots(ax, table["predicted"], table["found"], style.SERIES[0], 6)
     ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+        axis.set_ticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
         axis.set_ticks([], minor=True)
-    ax.set_xlabel("end predicted by v = 0.35, learning rate")
-    ax.set_ylabel("end found, learning rate")
-    ax.legend(loc="upper left", frameon=False)
-    style.headline(figure, "v is close on digits, less so on texts, and far off with one layer")
-    style.footer(
-        figure, "a mark: one method in one setting; line: predicted rightly; grey: within 2"
+    ax.set_xlabel("learning rate at which v is 0.35")
+    ax.set_ylabel("learning rate at which the range ended")
+    style.headline(
+        figure, "On digits with eight layers, ranges end near the rate at which v is 0.35"
     )
-    return figure
-
-
-def mark_ends(figure: style.Picture, found: float, expected: float) -> style.Picture:
-    """Draws where a range of rates ends into `fl.plots.noise_alone`.
-
-    Args: figure: the picture; found: the end on the private examples; expected: by the dry run.
-    """
-    (ax,) = figure.axes
-    ax.axvline(found, color=style.INK, lw=1, zorder=0.9)
-    top = ax.get_ylim()[1]
-    for rate, words, side, shift in (
-        (found, "end found on the\nprivate digits", "right", -5),
-        (expected, "expected by\nthe dry run", "left", 5),
-    ):
-        look: Any = {"xytext": (shift, -4), "textcoords": "offset points", "va": "top"}
-        ax.annotate(words, (rate, top), ha=side, **look)
+    style.footer(figure, "a dot: one method in one setting; line: the same rate; grey: within 2")
     return figure

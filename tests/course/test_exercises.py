@@ -15,7 +15,6 @@ import fedlora_course as course
 from fedlora_course.exercises import Calls, all_exercises, change_source, check
 from fedlora_course.predictions import Prediction, all_predictions
 from fedlora_course.texts import split_code
-from fedlora_lab import theory
 
 
 @pytest.fixture
@@ -60,7 +59,6 @@ def test_a_question_is_short(key):
 
 
 COMPUTED = {
-    "07.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "14.3": lambda: 32 / (4 + 32 / 64),
 }
 
@@ -102,8 +100,6 @@ def test_a_mistake_is_recognised_by_its_first_digits():
 @pytest.mark.parametrize(
     ("key", "answer", "words"),
     [
-        ("07.3", 77.27, "sigma divides"),
-        ("07.3", 77.12, "that is at δ = 0.00001"),
         ("04.3", 0.0375, "either a root is missing"),
         ("04.3", 0.6 / 64 * 2, "the width counts by its root"),
         ("12.3", 524, "decimal logarithm"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check, warn
+from fedlora_lab._utils.validation import check, in_one_line, warn
 from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
@@ -17,6 +17,7 @@ from fedlora_lab.federated.records import BUILT_IN
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
+from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -44,6 +45,7 @@ def make_config(
     check_parts(task, privacy, plan)
     method = methods.get(method)
     _check_schedule(method, plan)
+    _check_filter(method)
     _check_optimizer(plan.optimizer)
     taken = sorted(task.metrics.keys() & {*BUILT_IN, *Traffic._fields})
     check(not taken, "metrics", taken, "other names: a run has measures of its own of these")
@@ -116,6 +118,33 @@ def _check_schedule(method: Method, plan: Plan) -> None:
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
         text = f"local_steps={steps}: {method.slug} never moves {idle}"
         warn(f"{text}, whose turn comes at a later step of the round")
+
+
+def _check_filter(method: Method) -> None:
+    """Refuses a filter that mixes clients, or is not linear.
+
+    It is given the tensors of clients that train together, (clients, rows, columns). The noise
+    passes it apart from the gradient: only of a linear one is what comes out the noise in the
+    filtered release.
+
+    Guarantees: test_bad_input.py::test_bad_calls_are_one_line_and_lose_nothing.
+    """
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 12, generator=random)
+    apply = method.filter
+    for factor in "AB":
+        with in_one_line(f"filter={rule_name(apply)}: expected (x, factor) -> x, but"):
+            result = apply(x, factor)
+            alone = torch.cat([apply(part, factor) for part in x.split(1)])
+            both = apply(x + y, factor)
+            error = float((both - result - apply(y, factor)).norm())
+        same = result.shape == x.shape and torch.allclose(result, alone, rtol=0, atol=1e-5)
+        expected = "each client's part by itself: x is (clients, rows, columns)"
+        check(same, f"filter(x, {factor!r})", rule_name(apply), expected)
+        # More than rounding in float32, and less than any rule that is not linear.
+        linear = error <= 1e-4 * float(both.norm())
+        expected = "linear, f(x + y) = f(x) + f(y): the noise passes it by itself"
+        check(linear, f"filter(x, {factor!r})", rule_name(apply), expected)
 
 
 def _check_optimizer(rule: Optimizer) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from fedlora_lab._utils.torch_state import with_default_modes
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.config import Config, Execution
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence, longest_probe
@@ -96,6 +97,10 @@ def prepare_run(
     """
     task = config.task
     adapted = adapters.adapt(task, config.lora, execution.device)
+    # A slip in the rank would otherwise ask for all memory.
+    widest = max(max(weight.shape) for weight in adapted.weights.values())
+    expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
+    check(config.lora.rank <= 16 * widest, "rank", config.lora.rank, expected)
     # Who owns which example stays with those who hold the data.
     persons = dict(enumerate(task.local_persons)) if config.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected: of

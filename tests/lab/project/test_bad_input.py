@@ -85,6 +85,9 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         for line, rule in (
             (r"schedule\(0, 0\)='C'", {"schedule": lambda t, s: "C"}),
             ("schedule, round 1=.*moves at each", {"schedule": lambda t, s: "R"}),
+            ("filter.*each client's part", {"filter": lambda x, name: x.mT}),
+            ("filter.*each client's", {"filter": lambda x, name: x.roll(1, 0)}),
+            ("filter.*linear", {"filter": lambda x, name: x.sign()}),
             ("clip_groups: expected a number", {"clip_groups": lambda key: [key.name]}),
             (r"schedule\(1, 0\): expected letters", {"schedule": lambda t, s: ["B"][t]}),
             ("filter=.*a function, or a frozen dataclass", {"filter": Unfrozen()}),
@@ -114,6 +117,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         )
     },
     # two options that do not go together
+    "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
     "weights": (
         lambda: run(privacy=private("client"), plan=PLAN.replace(client_weights="size")),
         "client_weights='size': expected 'uniform'",

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
 from fedlora_lab.plots.grammar import place_ticks
 from fedlora_lab.tasks.task import Task
-from fedlora_lab.theory import reachable_error, row_space_share
+from fedlora_lab.theory import row_space_share
 
 
 def one_file() -> ModuleType:
@@ -59,7 +58,7 @@ class Layer:
 def kept_shares(
     ranks: Sequence[int], drawn: Sequence[Sequence[float]], values: Float[np.ndarray, " r"]
 ) -> style.Picture:
-    """Draws what frozen random A keep of a change beside r / 64, and what the best A keeps.
+    """Draws what frozen random A keep of a change beside r / 64.
 
     Args:
         ranks: that were tried.
@@ -78,11 +77,8 @@ def kept_shares(
         style.draw_dots(ax, [r] * len(inside), inside, style.INK, 3, mew=0, alpha=0.5)
         style.draw_dots(ax, [r] * len(beyond), beyond, style.WRONG, 3, mew=0, alpha=0.5)
         outside += len(beyond)
-    best = 1 - reachable_error(values)[list(ranks)] ** 2
-    dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
-    free = style.named_line(ax, ranks, best, "both factors free to move", style.GREY, **dashed)
     place_ticks(ax, pd.Series(ranks))
-    style.label_ends(ax, [frozen, free], wide=18)
+    style.label_ends(ax, [frozen], wide=18)
     count = sum(map(len, drawn))
     words = f"band: 95 % of single measurements, dots: {count:,} of them (red: outside)"
     share = 100 * (1 - outside / count)

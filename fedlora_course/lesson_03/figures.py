@@ -3,11 +3,9 @@
 They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import norm
@@ -19,7 +17,6 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.plots import style
-from fedlora_lab.privacy.ledger import Ledger
 
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
@@ -135,20 +132,6 @@ def neighbouring_outputs(
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
     right.set_title("ε and δ: two lines above the curve")
     return figure
-
-
-def tradeoff_table(ledgers: Mapping[str, Ledger]) -> pd.DataFrame:
-    """Computes the best attacker's success under some ledgers.
-
-    Args: ledgers: words -> ledger.
-    Returns: columns fpr, budget (the words), tpr.
-    """
-    # All curves end in one: names stand apart where a tenth of the others is accused.
-    fpr = np.geomspace(1e-3, 0.1, 100)
-    return pd.concat(
-        pd.DataFrame({"fpr": fpr, "budget": words, "tpr": ledger.tradeoff(fpr)})
-        for words, ledger in ledgers.items()
-    )
 
 
 def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:

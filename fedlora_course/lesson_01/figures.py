@@ -11,7 +11,6 @@ from torch import Tensor
 from fedlora_course import drawing
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.plots import style
-from fedlora_lab.theory import first_step
 
 D_IN, D_OUT = r"$d_{\mathrm{in}}$", r"$d_{\mathrm{out}}$"
 SIDE = 1.9
@@ -119,32 +118,6 @@ def first_steps(G: np.ndarray, moves: Sequence[np.ndarray]) -> style.Picture:
         f"a step at rank 4 goes {along.mean():.2f} along −G and {across.mean():.2f} across it, "
         "where full training goes 1 along"
     )
-    return figure
-
-
-@style.paper()
-def first_steps_by_rule(d_in: int = 64) -> style.Picture:
-    """Draws the mean first step at rank 4, and at rank 32 with a fixed α and with rsLoRA's γ.
-
-    Args: d_in: inputs of the layer.
-    """
-    figure, (ax,) = style.subplots(7.0, 4.6)
-    shown = (
-        ("rank 4, γ = 2", 4, 2.0, style.FACTOR["B"]),
-        ("rank 32, rsLoRA: γ = 0.7", 32, 0.5**0.5, style.RIGHT),
-        ("rank 32, fixed α: γ = 0.25", 32, 0.25, style.WRONG),
-    )
-    for name, rank, scale, colour in shown:
-        form = first_step(rank, d_in)
-        x, length = scale**2 * form.along, scale**2 * form.energy**0.5
-        y = (length**2 - x**2) ** 0.5
-        _step(ax, x, y, colour)
-        style.note(ax, x + 0.012, y, name, colour, 9, va="center", transform=ax.transData)
-    ax.axvline(4 * first_step(4, d_in).along, color=style.GREY, ls=style.DOTTED, lw=1)
-    ax.set(xlim=(-0.02, 0.45), ylim=(-0.03, 0.36), aspect="equal")
-    ax.set(xlabel="along −G, in units of η‖G‖", ylabel="across −G")
-    style.headline(figure, "rsLoRA's rank 32 goes as far along −G as rank 4, and less far across")
-    figure.set_label("with a fixed α rank 32 takes a much shorter step than rank 4")
     return figure
 
 

@@ -1,7 +1,6 @@
 """The figures of lesson 10: rates that methods survive, and which method is best where."""
 
 from collections.abc import Mapping
-from html import escape
 from math import comb
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from fedlora_course import drawing
-from fedlora_lab import methods
 from fedlora_lab.plots import style
 from fedlora_lab.report import paired_difference
 
@@ -169,30 +167,9 @@ def falling_together(means: pd.DataFrame) -> style.Picture:
         look = style.look(str(slug))
         axes[1].plot([], [], color=look.colour, label=style.name(str(slug)))
     axes[1].legend(loc="lower left", frameon=False, fontsize=9)
-    style.headline(figure, "The methods end at very different rates, all near the predicted one")
+    style.headline(figure, "Twenty ranges end at very different rates, all near the predicted one")
     words_below = (
         "a line: a method in a setting, five seeds; shade: where lines cross ten points lost"
     )
     style.footer(figure, words_below)
     return figure
-
-
-# ---- all rows
-
-
-def all_rows() -> Any:
-    """Lays out every row of `fl.methods` behind a line to click: bytes up, and what is new."""
-    from IPython.display import HTML
-
-    table = methods.table()
-    lines = []
-    for _, row in table.iterrows():
-        note = str(row["note"])
-        cells = (row["name"], f"{row['up'] / 1000:.1f}", note[0].upper() + note[1:])
-        lines.append("".join(f'<td style="text-align: left">{escape(x)}</td>' for x in cells))
-    heads = ("row", "kB up", "in one line")
-    head = "".join(f'<th style="text-align: left">{name}</th>' for name in heads)
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    whole = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-    summary = f"<summary>All {len(lines)} rows, one line each</summary>"
-    return HTML(f"<details>{summary}{whole}</details>")

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import fedlora_lab as fl
 from fedlora_course.lesson_10 import figures
 
 
@@ -44,10 +43,3 @@ def test_a_rate_is_divided_by_the_one_at_which_v_reaches_its_end():
     assert shares.tolist() == pytest.approx(
         [rate / 2 for rate in rates] + [rate / 8**0.5 for rate in rates]
     )
-
-
-def test_every_row_of_the_library_has_a_line():
-    html = figures.all_rows().data
-    names = fl.methods.table()["name"]
-    assert html.count("<tr>") == len(names) + 1
-    assert all(f">{name}</td>" in html for name in names)

@@ -96,7 +96,7 @@ def right_guesses(
     allowed = binom.pmf(count, guesses, expit(epsilon))
     ax.bar(count, allowed, width=0.85, color=style.GREY)
     middle = guesses * expit(epsilon)
-    words = f"what ε = {epsilon:g}\nallows at most"
+    words = f"the best guesser\nunder ε = {epsilon:g}"
     ax.text(middle - 6, 0.75 * allowed.max(), words, color=style.GREY, ha="right", weight="bold")
     for words, number in right.items():
         beyond = binom.sf(number - 1, guesses, expit(epsilon)) < 0.05

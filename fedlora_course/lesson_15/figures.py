@@ -95,7 +95,7 @@ def rows_count(ends: Mapping[str, float], untrained: float) -> Figure:
         with_sampling_error(pd.DataFrame({"rows": [*ends], "accuracy": [*ends.values()]})),
         by="rows",
         reference=untrained,
-        title="At the same ε = 1, 800 rows a site learn where 25 hardly do",
+        title="At the same ε = 1, 800 rows a site learn far more than 25",
         xlabel="accuracy, with its sampling error (dotted: before training)",
     )
 

@@ -166,7 +166,8 @@ def finetune(
     largest = LARGEST_RATE * _step(SEARCHED) / _step(lora_of(lora))
     rate = float(f"{min(suggested.lr, largest):.3g}")
     norm = min(suggested.clip_norm, 1.0)
-    choices["rate"] = f"{rate:g}: {suggested.origin}; at most {largest:.3g}"
+    cut = f", cut to {largest:.3g}" if suggested.lr > largest else ""
+    choices["rate"] = f"{rate:g}: {suggested.origin}{cut}"
     choices["clip norm"] = f"{norm:.3g}: the noise is in proportion to it"
     terms = task, row, privacy.replace(clip_norm=norm), plan.replace(lr=rate)
     records = _with_bar(run(*terms, lora=lora, seed=seed, out=out), rounds)

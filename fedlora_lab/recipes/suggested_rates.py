@@ -103,11 +103,12 @@ def suggest_lr(
     """
     noise = noise_taken_up(task, method, privacy, plan, lora).in_copies()
     factor = noise.factor(SUGGESTED_VARIANCE)
-    origin = f"at which noise on an output of a client's copy has variance {SUGGESTED_VARIANCE:g}"
+    origin = "the rate" if privacy.releases_steps else "the clip norm"
+    origin += f" at which noise on an output has variance {SUGGESTED_VARIANCE:g}"
     if takes_turns(methods.get(method)):
         # Each factor has half of the noise, and some runs collapse before the mean does.
         factor /= math.sqrt(2)
-        origin = f"that is 0.7 of the one {origin}, since the factors take turns"
+        origin = f"0.7 times {origin}"
     if noise.uncounted:
         origin += f"; not counted: {noise.uncounted}"
     rate = plan.rate("B") or 1.0
@@ -121,9 +122,8 @@ def suggest_lr(
             return _rehearsed(task, method, privacy, plan, lora, rate * factor)
         origin += f"; no public examples to rehearse with, and {UNREHEARSED}"
     if privacy.releases_steps:
-        return PublicSuggestion(rate * factor, clip_norm, f"the rate {origin}")
-    origin = f"the clip norm {origin}; the rate is the plan's"
-    return PublicSuggestion(rate, clip_norm * factor, origin)
+        return PublicSuggestion(rate * factor, clip_norm, origin)
+    return PublicSuggestion(rate, clip_norm * factor, f"{origin}; the rate is the plan's")
 
 
 def _asked_network(

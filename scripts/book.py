@@ -3,7 +3,7 @@ reference from docstrings.
 
     python scripts/book.py                 writes build/book/index.html and what belongs to it
     python scripts/book.py --out FOLDER    elsewhere
-    python scripts/book.py --fill          rewrite the table of docs/methods.md
+    python scripts/book.py --fill          rewrite the tables of docs/methods.md and its evidence
 
 Notebooks and pages have one home each; a temporary folder takes copies of them together with what
 is generated: the table of contents from the notebooks that are there, one page of reference for
@@ -40,6 +40,7 @@ from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 METHODS = DOCS / "methods.md"
+METHODS_EVIDENCE = DOCS / "evidence" / "methods.md"
 PAGES = {
     "Use the library": (
         "docs/first_steps",
@@ -147,19 +148,31 @@ def deviation(row: Any) -> str:
 def table() -> str:
     """The methods at a glance, each leading to its section."""
     frame: Any = methods.table()
-    rows = [["method", "in one sentence", "moves", "deviation", "kB up", "kB down", "paper"]]
+    rows = [["method", "in one sentence", "kB up / down"]]
     for slug, row in frame.iterrows():
         sentence = row["note"][0].upper() + row["note"][1:] + "."
-        traffic = [f"{row[way] / 1000:.1f}" for way in ("up", "down")]
-        link = f"[`{slug}`](#{slug})"
-        paper = linked(row["source"])
-        rows.append([link, sentence, describe_schedule(row), deviation(row), *traffic, paper])
+        traffic = f"{row['up'] / 1000:.1f} / {row['down'] / 1000:.1f}"
+        rows.append([f"[`{slug}`](#{slug})", sentence, traffic])
     return markdown_table(rows)
 
 
-def methods_page() -> str:
-    """docs/methods.md with its generated table as the package has it."""
-    return fill_blocks(METHODS.read_text(encoding="utf-8"), {"table": table()})
+def measured_table() -> str:
+    """What moves in each method, and how far its server is from the mean of products."""
+    frame: Any = methods.table()
+    rows = [["method", "moves", "deviation", "paper"]]
+    for slug, row in frame.iterrows():
+        link = f"[`{slug}`](../methods.md#{slug})"
+        rows.append([link, describe_schedule(row), deviation(row), linked(row["source"])])
+    return markdown_table(rows)
+
+
+def methods_pages() -> dict[Path, str]:
+    """docs/methods.md and its evidence with their generated tables as the package has them."""
+    tables = {METHODS: table(), METHODS_EVIDENCE: measured_table()}
+    return {
+        path: fill_blocks(path.read_text(encoding="utf-8"), {"table": content})
+        for path, content in tables.items()
+    }
 
 
 def as_cards(page: str, folder: Path) -> str:
@@ -308,7 +321,7 @@ def assemble(folder: Path) -> None:
     below = [name for name in logbook if name != HOME]
     config = (ROOT / "book" / "_config.yml").read_text(encoding="utf-8")
     pages = {
-        "docs/methods.md": as_cards(methods_page(), folder / "docs" / "figures"),
+        "docs/methods.md": as_cards(methods_pages()[METHODS], folder / "docs" / "figures"),
         "index.md": fill_blocks(front, {"notebooks": lessons()}),
         "_static/dials.js": page_script(),
         "_static/playground.js": classic_script(playground.module()),
@@ -354,7 +367,8 @@ def main() -> None:
     parser.add_argument("--fill", action="store_true")
     arguments = parser.parse_args()
     if arguments.fill:
-        METHODS.write_text(methods_page(), encoding="utf-8")
+        for path, text in methods_pages().items():
+            path.write_text(text, encoding="utf-8")
         return
     build(arguments.out)
     print(f"{arguments.out / 'index.html'}: {len(lesson_paths())} notebooks")

@@ -138,7 +138,7 @@ def at_other_ranks(cards: list[dict[str, Any]]) -> str:
         )
     base = at_four["fedlora"]["accuracy"]
     above = [one["accuracy"] for card, one in trained_in(setting, cards) if is_private(card)]
-    ahead = "more than every row below with an ε"
+    ahead = "more than every row with an ε"
     if means["fed-sb"] <= max(above):
         ahead = "not more than all"
     return (
@@ -154,29 +154,19 @@ def _number(value: float | None, text: str, missing: str = "not defined") -> str
 
 
 def overview(cards: list[dict[str, Any]]) -> str:
-    """The table of all rows: accuracy at the rate that validation chose in every setting, and
-    bytes; the row of the best mean first.
+    """The table of all rows with an ε, by name: accuracy at the rate that validation chose in
+    every setting.
     """
     short = {name: in_words(name) for name in protocol.SETTINGS}
     lines = []
-    for card in cards:
+    for card in filter(is_private, cards):
         scores = [card["settings"].get(name, {}).get("accuracy") for name in short]
-        known = [score for score in scores if score is not None]
-        sizes = [found for _, found in _first_setting(card)]
-        kilobytes = [f"{sizes[0][key] / 1000:.1f}" if sizes else "" for key in BYTES]
-        cells = [_number(score, ".3f", "refused") for score in scores]
-        place = (is_private(card), np.mean(known or [0]))
-        lines.append((place, [shown_name(card), *cells, *kilobytes]))
-    lines.sort(key=lambda line: line[0], reverse=True)
-    head = ["method", *short.values(), "kB up", "kB down"]
-    return markdown_table([head, *(line for _, line in lines)])
+        lines.append([card["name"], *(_number(score, ".3f", "refused") for score in scores)])
+    lines.sort(key=lambda line: line[0].lower())
+    return markdown_table([["method", *short.values()], *lines])
 
 
 BYTES = ("bytes_up", "bytes_down")
-
-
-def _first_setting(card: dict[str, Any]) -> list[Found]:
-    return [pair for name in protocol.SETTINGS for pair in trained_in(name, [card])][:1]
 
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
@@ -231,8 +221,7 @@ def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
                 (ahead if mean > 0 else behind).setdefault(card["name"], []).append(abs(mean))
     above, below = (sum(map(len, side.values())) for side in (ahead, behind))
     said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, "
-    said += f"**{above} have an interval above zero and {below} one below it**; "
-    said += f"if all rows were alike, {len(halves) / 40:.1f} of each kind would be expected."
+    said += f"**{above} have an interval above zero and {below} one below it**."
     if halves:
         said += f" Half of the intervals are wider than ±{np.median(halves):.3f}."
     named = []

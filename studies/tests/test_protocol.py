@@ -155,7 +155,8 @@ def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page()
         name: table.more_than(one, base["settings"][name]) for name, one in bare["settings"].items()
     }
     said = ["{:.3f} ± {:.3f}".format(*gap) for gap in gaps.values() if gap[0] > gap[1]]
-    page = " ".join(table.WORDS[table.PAGE].read_text("utf-8").split())
+    page = " ".join(table.WORDS[table.EVIDENCE].read_text("utf-8").split())
+    assert bare["name"] not in table.overview(cards)
     by_example, by_client = said
     assert f"by {by_example} with examples and by {by_client} with clients protected" in page
     assert "**0 have an interval above zero" in table.leads(cards)[0]

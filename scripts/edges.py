@@ -52,7 +52,7 @@ hold it.
 
 | answer | meaning |
 |---|---|
-| not expressible | plans, rows and rules cannot say it |
+| not expressible | no plan, row or rule says it under a finite ε |
 | refuses | it is answered with an error, or with no ε |
 | measures | a run's records show it |
 | tells | a run cannot prevent it; this page and the course warn of it |

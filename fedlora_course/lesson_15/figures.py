@@ -82,7 +82,7 @@ def plan_ends(ends: pd.DataFrame) -> style.Picture:
     lines(with_sampling_error(ends), band="bars", ylabel=words, ax=right, **look)
     left.set(ylim=(0, 0.45), xlabel="")
     right.set(ylim=(0.5, 0.8), xlabel="")
-    style.headline(figure, "The noise against signal falls, and the accuracy does not rise")
+    style.headline(figure, "The noise against signal falls, and no rise of accuracy is seen")
     return figure
 
 

@@ -36,7 +36,9 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
     drawn = []
     for (value, words, ink), height in zip(sorted(marks), (0.85, 0.58, 0.31), strict=True):
         at = min(value, EDGE)
-        drawn.append(line(at, [-0.16, height], ink, width=1.6))
+        off_axis = value > EDGE  # an arrow, and a line of no length
+        words += " →" if off_axis else ""
+        drawn.append(line(at, [height if off_axis else -0.16, height], ink, width=1.6))
         beside: Any = {"anchor": "end", "dx": -5} if at > 0.55 * EDGE else {"dx": 5}
         drawn.append(text(at, height, words, ink, dy=4, **beside))
     panels = [

@@ -313,6 +313,31 @@ def test_the_pages_say_what_training_all_weights_found():
     assert mean > half and missing("README.md", link) == []
 
 
+def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
+    """FFA-LoRA's leads with a frozen head, and at epsilon 1."""
+    runs = pd.read_csv(RESULTS / "fashion.csv").query("seed < 10")
+
+    def lead(setting: str, over: str) -> tuple[float, float]:
+        scores = runs[runs["setting"] == setting].pivot_table("accuracy", "seed", "method")
+        gap: Any = 100 * (scores["ffa-lora"] - scores[over])
+        mean, half = t_interval(gap.to_numpy())
+        return mean, half
+
+    def interval(mean: float, half: float) -> str:
+        return f"[{mean - half:.1f}, {mean + half:.1f}]".replace("-", "−")
+
+    others = ("fedlora", "fedlpp", "deer", "rolora", "la-lora")
+    leads = {slug: lead("frozen", slug) for slug in others}
+    assert all(mean > half for mean, half in leads.values())
+    cells = [f"{mean:.1f} {interval(mean, half)}" for mean, half in leads.values()]
+    assert missing("studies/logbook.md", " | ".join(cells)) == []
+    mean, half = leads["fedlora"]
+    said = f"leads FedLoRA by {mean:.1f} points {interval(mean, half)} over ten seeds"
+    assert missing("docs/table.md", said) == []
+    mean, half = lead("frozen, epsilon 1", "fedlora")
+    assert missing("studies/logbook.md", f"{mean:.1f} {interval(mean, half)}. Predictions") == []
+
+
 def test_the_pages_say_how_often_balanced_lora_leads():
     """Intervals of twelve settings hold together."""
     places = []

@@ -15,6 +15,7 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE
 from fedlora_lab.report import paired_difference
+from studies.ranks import TUNING_SEED, ranks_of
 
 RESULTS = ROOT / "results"
 
@@ -336,6 +337,48 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
     assert missing("docs/table.md", said) == []
     mean, half = lead("frozen, epsilon 1", "fedlora")
     assert missing("studies/logbook.md", f"{mean:.1f} {interval(mean, half)}. Predictions") == []
+
+
+def test_the_logbook_says_what_own_ranks_and_equal_upload_found():
+    """Own rank: the best validation score of the tuning seed, among the ranks that were tried."""
+    runs = pd.read_csv(RESULTS / "ranks.csv")
+    reported = runs[runs["seed"] < 3].set_index(["method", "rank"])["accuracy"].sort_index()
+    slugs = (
+        "ffa-lora",
+        "fedlora",
+        "rolora",
+        "deer",
+        "la-lora",
+        "fedlpp",
+        "fed-sb",
+        "ravan",
+        "prism",
+    )
+    own, equal = [], []
+    for slug in slugs:
+        tried = runs[(runs["method"] == slug) & (runs["seed"] == TUNING_SEED)]
+        places = ranks_of(slug)
+        best = tried[tried["rank"].isin(places)].groupby("rank")["validation"].max()
+        own.append(int(best.idxmax()))
+        others = [rank for rank in reported[slug].index.unique() if rank != own[-1]]
+        equal.append(int(others[0]) if others else own[-1])
+    without = [reported["head-only", 1], reported["all-weights", 1]]
+    scores = [reported[slug, rank] for slug, rank in zip(slugs, own)]
+    at_equal = [reported[slug, rank] for slug, rank in zip(slugs, equal)]
+
+    def cells(values: Any) -> str:
+        return " | ".join(f"{value.mean():.3f}".lstrip("0") for value in values)
+
+    said = [
+        "| own rank | " + " | ".join(map(str, own)),
+        f"| accuracy there | {cells([*scores, *without])} |",
+        f"| accuracy there | {cells(at_equal)} |",
+    ]
+    assert missing("studies/logbook.md", *said) == []
+    gap: Any = 100 * (without[1].to_numpy() - scores[1].to_numpy())
+    mean, half = t_interval(gap)
+    said = f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}] at own ranks"
+    assert missing("studies/logbook.md", said) == []
 
 
 def test_the_pages_say_how_often_balanced_lora_leads():

@@ -21,19 +21,19 @@ __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 
 def lesson(number: int) -> SimpleNamespace:
-    """Collects the figures and dials of one notebook, so that it can call them by name.
+    """Collects the figures, dials and formulas of one notebook, so that it can call them by name.
 
     Args: number: of the notebook, 0 to 16.
-    Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
-        ``dials.py``, in lesson 11 also of ``scans.py`` and in lesson 12 of ``clips.py``, and
-        ``evidence``, which a lesson calls with ``globals()`` in its last cell.
+    Returns: a namespace with the public functions and classes of the lesson's ``figures.py``,
+        ``dials.py`` and ``theory.py``, in lesson 11 also of ``scans.py`` and in lesson 12 of
+        ``clips.py``, and ``evidence``, which a lesson calls with ``globals()`` in its last cell.
     """
     check_whole("number", number, 0, 16)
     package = f"fedlora_course.lesson_{number:02}"
     from fedlora_course.evidence import Evidence
 
     public: dict[str, Any] = {"evidence": Evidence(number)}
-    for part in ("figures", "dials", "clips", "scans"):
+    for part in ("figures", "dials", "theory", "clips", "scans"):
         if find_spec(f"{package}.{part}") is None:
             continue
         module = import_module(f"{package}.{part}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlora_lab import theory
+from fedlora_course.lesson_02.theory import deviation_matrix
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit.bounds import threshold_lower_bound
 from fedlora_lab.methods.filters import binomial
@@ -98,7 +98,7 @@ def unscaled_residual(broken: bool) -> float:
     A = rng.standard_normal((5, 2, 8))
     scaling = 4.0
     mean = scaling * (B @ A).mean(0)
-    residual = -theory.deviation_matrix(B, A) * (1.0 if broken else scaling)
+    residual = -deviation_matrix(B, A) * (1.0 if broken else scaling)
     server = scaling * B.mean(0) @ A.mean(0) + residual
     return float(np.linalg.norm(server - mean) / np.linalg.norm(mean))
 

@@ -5,9 +5,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
+from fedlora_course.lesson_01.theory import reachable_error
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel
-from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -58,7 +58,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
     """Draws singular values, the best error of a rank, and a descent towards it."""
 
     values = np.linalg.svd(change, compute_uv=False)
-    floor = theory.reachable_error(values)
+    floor = reachable_error(values)
     count = len(values)
     directions = np.arange(1, count + 1)
     ranks = [rank for rank in RANKS if rank <= count]
@@ -105,7 +105,7 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     The descent takes 200 steps at learning rate 0.3, with the scale α / rank.
 
     Args: change: what training in full did to a layer.
-    The floor is `theory.reachable_error`, the way `descent_errors`.
+    The floor is `reachable_error`, the way `descent_errors`.
     """
 
     change = np.asarray(change, dtype=float)

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Num
 
+from fedlora_course.lesson_02.theory import deviation_matrix
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, draw_scene, line, panel, text
-from fedlora_lab import theory
 from fedlora_lab.plots.style import Picture
 
 LOW = -1.5
@@ -34,7 +34,7 @@ def _cloud(
     product = float(p @ (B * A))
     server = _number(mean_B * mean_A)
     average = _number(product)
-    D = float(theory.deviation_matrix(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), p)[0, 0])
+    D = float(deviation_matrix(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), p)[0, 0])
     parts = (-p * (B - mean_B) * (A - mean_A)).round(3)
     places = np.arange(1, len(B) + 1)
     sums = [*places.tolist(), len(B) + 1.5]

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import norm
 
+from fedlora_course.lesson_03.theory import clip_terms
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab import theory
@@ -117,7 +118,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
     """Makes a dial for clip norm, noise and batch: gradient norms and the cost of the clip.
 
     Args: rows: private gradients before the clip, see `example_gradients`.
-    Guarantees: the cosine with draw and noise is that of `theory.clip_terms`
+    Guarantees: the cosine with draw and noise is that of `clip_terms`
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
     effect = clip_effect(rows)
@@ -132,7 +133,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
     @cache
     def released_cosine(noise: float, batch: int) -> Float[np.ndarray, " at"]:
         # Draw and noise depend on the lengths alone: a row of one number each stands for the whole.
-        terms = [theory.clip_terms(norms[:, None], float(clip), noise, batch) for clip in at]
+        terms = [clip_terms(norms[:, None], float(clip), noise, batch) for clip in at]
         spread = np.array([term.sampling + rows.shape[1] * term.noise for term in terms]) / size**2
         length = effect["length"].to_numpy()
         return effect["cosine"].to_numpy() * length / np.sqrt(length**2 + spread)

@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from fedlora_course.lesson_04.figures import accuracy_of, drawn_gradients
+from fedlora_course.lesson_05.theory import row_space_share
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
 from fedlora_lab.plots.grammar import place_ticks
 from fedlora_lab.tasks.task import Task
-from fedlora_lab.theory import row_space_share
 
 
 def one_file() -> ModuleType:

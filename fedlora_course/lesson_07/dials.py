@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from fedlora_course.lesson_07.theory import regulated_multiplier
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, area, axis, dots, line, panel, text
 from fedlora_lab import theory
@@ -49,11 +50,11 @@ def separation(stretches: ArrayLike, sigma: float, clip: str) -> float:
 
     Args: stretches: singular values of the frozen factor; sigma: nominal noise multiplier; clip: of
         `CLIPS`, what the clip bounds.
-    Source: arXiv:2410.12926 for the regulator; see `theory.regulated_multiplier`.
+    Source: arXiv:2410.12926 for the regulator; see `regulated_multiplier`.
     """
     if clip == "product":
         return 1 / sigma
-    return 1 / theory.regulated_multiplier(np.diag(stretches), sigma)
+    return 1 / regulated_multiplier(np.diag(stretches), sigma)
 
 
 def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Scene:

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from scipy.fft import idct
 
 from fedlora_course.lesson_08.figures import spectrum
+from fedlora_course.lesson_08.theory import filter_response, filter_worth
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
-from fedlora_lab import theory
 from fedlora_lab.methods.filters import binomial
 
 CHANNELS = 64
@@ -34,11 +34,11 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
     noised = gradient + noise * draws
     filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
     energy = spectrum(gradient, "A")
-    response = theory.filter_response(taps, CHANNELS)
+    response = filter_response(taps, CHANNELS)
     gain = response**2
     along = float(response @ energy / energy.sum())
     left = float(gain.mean())
-    worth = theory.filter_worth(energy, taps)
+    worth = filter_worth(energy, taps)
     if taps == 1:
         verdict = "One tap is no filter"
     elif 0.95 < worth < 1.05:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from fedlora_course.lesson_09.theory import factor_average_terms, product_average_terms
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, panel, text
-from fedlora_lab import theory
 
 STD = 0.4 * 5**0.5 / 16
 """Noise on a client's factor after five local steps, at rate 0.4, C = 1 and batch 16, for σ = 1."""
@@ -22,8 +22,8 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
     more than the squared norm of their mean, and so is the exact server's linear part.
     """
     std = STD * noise
-    averaged = theory.factor_average_terms(B, A, std, std, clients)
-    exact = theory.product_average_terms(B, A, std, std, clients)
+    averaged = factor_average_terms(B, A, std, std, clients)
+    exact = product_average_terms(B, A, std, std, clients)
     linear = averaged.linear_B + averaged.linear_A
     longer = 1 / (1 - missed / 100)
     data = (missed / 100 * longer * np.linalg.norm(B @ A)) ** 2
@@ -56,7 +56,7 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
 def server_explorer() -> Dial:
     """Makes a dial for clients, noise and what the clients' data make the factors' average miss.
 
-    It is `theory.factor_average_terms` beside `theory.product_average_terms`.
+    It is `factor_average_terms` beside `product_average_terms`.
     """
     return Dial(
         "09/server_explorer",

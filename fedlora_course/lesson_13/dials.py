@@ -2,6 +2,7 @@
 
 import math
 
+from fedlora_course.lesson_13.theory import surviving_multiplier
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel, text
 from fedlora_lab import theory
@@ -32,7 +33,7 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
     if trust == "local":
         crowd = theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA)
         return {"public": crowd, "server": stated, "together": stated}
-    remaining = theory.surviving_multiplier(sigma, clients, clients - colluders)
+    remaining = surviving_multiplier(sigma, clients, clients - colluders)
     together = theory.gdp_epsilon(1 / remaining, DELTA)
     return {"public": stated, "server": stated, "together": together}
 

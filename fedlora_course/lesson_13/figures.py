@@ -9,6 +9,7 @@ from matplotlib.patches import Circle
 
 from fedlora_course import drawing
 from fedlora_course.lesson_13.dials import TRUSTS, epsilon_by_observer
+from fedlora_course.lesson_13.theory import surviving_multiplier
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
@@ -101,7 +102,7 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
     rows = []
     for shares in relied:
         for colluding in range(clients):
-            left = theory.surviving_multiplier(sigma, shares, clients - colluding)
+            left = surviving_multiplier(sigma, shares, clients - colluding)
             spent = theory.gdp_epsilon(1 / left, DELTA)
             rows.append((colluding, f"counts on {shares} shares", spent))
     return pd.DataFrame(rows, columns=["colluding", "noise", "epsilon"])

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from fedlora_course.lesson_14.theory import quantiser_error
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel
-from fedlora_lab import theory
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -41,7 +41,7 @@ def _numbers(kind: str, trained: ArrayLike) -> Row:
 @cache
 def expected_errors(block: int) -> list[float]:
     """Computes the relative error of normal numbers for each of `WIDTHS`."""
-    return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
+    return [quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
 
 
 def measured_errors(row: Row, block: int) -> list[float]:

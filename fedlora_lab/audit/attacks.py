@@ -164,7 +164,7 @@ def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Ten
 def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
     """Recovers the one input from the gradient of A, up to its sign and size.
 
-    Guarantees: the direction that notebook 11 holds against `theory.gradient_overlap`.
+    Guarantees: the direction that notebook 11 compares with its closed form.
 
     >>> input_from_a_gradient(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).abs()
     tensor([0., 1.])

@@ -1,6 +1,6 @@
-"""The formulas of the course as functions on NumPy arrays.
+"""The closed forms of the library as functions on NumPy arrays.
 
-Each names the test that holds it.
+Each names the test that holds it. A formula of one lesson alone stands in that lesson's folder.
 
 Convention: W = W0 + scaling B A with B (d_out, r), A (r, d_in); norms are Frobenius norms unless
 another is named.
@@ -13,8 +13,6 @@ another is named.
 
 from fedlora_lab.theory.gaussian_dp import *
 from fedlora_lab.theory.products import *
-from fedlora_lab.theory.rounding import *
-from fedlora_lab.theory.turns import *
 
 
 def __dir__() -> list[str]:

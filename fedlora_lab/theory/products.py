@@ -1,103 +1,15 @@
-"""Closed forms of products of factors: deviation, noise, amplification and reach.
-
-Of several clients B is (clients, d_out, r), A (clients, r, d_in); weights are p >= 0 with sum 1,
-``None`` is 1 / clients each.
-"""
+"""Closed forms of the noise on a product of factors: its terms, its amplification, its output."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import betaincinv
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
 
-FactorsB = Float[np.ndarray, "clients d_out r"]
-FactorsA = Float[np.ndarray, "clients r d_in"]
-Weights = Float[np.ndarray, " clients"] | None
-Matrix = Float[np.ndarray, "d_out d_in"]
 FactorB = Float[np.ndarray, "d_out r"]
 FactorA = Float[np.ndarray, "r d_in"]
-
-# ---- the mean of products is not the product of means
-
-
-def _weights(B: np.ndarray, A: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Returns the weights, after a check of all three."""
-    fits = B.ndim == A.ndim == 3 and len(B) == len(A) > 0 and B.shape[2] == A.shape[1]
-    check(fits, "B, A", (B.shape, A.shape), "shapes (clients, d_out, r) and (clients, r, d_in)")
-    p = np.full(len(B), 1 / len(B)) if weights is None else np.asarray(weights, float)
-    good = p.shape == (len(B),) and bool(np.all(p >= 0)) and abs(float(p.sum()) - 1) < 1e-9
-    check(good, "weights", weights, f"{len(B)} numbers >= 0 that sum to 1")
-    return p
-
-
-def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix:
-    """D = (sum p B)(sum p A) - sum p B A: what averaging factors adds to the mean of the products.
-
-    Args: B, A: the clients' factors; weights: p.
-    Guarantees: taken away it leaves the mean of products
-        (test_mistakes.py::test_the_line_lies_between_broken_and_sound); with weights its squared
-        norm is the closed form's (test_noisy_deviation_is_the_mean_over_draws).
-    Source: arXiv:2403.12313, equations 3-5.
-    """
-    p = _weights(B, A, weights)
-    return np.tensordot(p, B, 1) @ np.tensordot(p, A, 1) - np.einsum("i,ior,irk->ok", p, B, A)
-
-
-class DeviationTerms(NamedTuple):
-    """Expected squared norms of three uncorrelated parts of D.
-
-    Of the clients' own factors, of noise on one factor against the gaps in the other, and of noise
-    against noise.
-    """
-
-    data: float
-    linear: float
-    quadratic: float
-
-    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
-
-
-def noisy_deviation(
-    B: FactorsB,
-    A: FactorsA,
-    std_B: "float | np.ndarray",
-    std_A: "float | np.ndarray",
-    weights: Weights = None,
-) -> DeviationTerms:
-    """Expected ||D||_F^2 when each client's factors get independent Gaussian noise.
-
-    quadratic = d_out d_in r sum_kl (p_k [k = l] - p_k p_l)^2 std_B,k^2 std_A,l^2, which is
-    d_out d_in r std^4 (K - 1) / K^2 for equal weights and one std.
-
-    Args:
-        B, A: the clients' factors before the noise.
-        std_B, std_A: of each entry, >= 0, one for all clients or one each.
-        weights: p.
-
-    Guarantees: the mean over draws (test_noisy_deviation_is_the_mean_over_draws).
-    Source: derived; D is minus the covariance of B and A over clients.
-    """
-    p = _weights(B, A, weights)
-    var_B = np.broadcast_to(np.asarray(std_B, float) ** 2, len(B))
-    var_A = np.broadcast_to(np.asarray(std_A, float) ** 2, len(B))
-    finite = bool(np.all(np.isfinite(var_B + var_A))) and min(np.min(std_B), np.min(std_A)) >= 0
-    check(finite, "std_B, std_A", (std_B, std_A), "numbers >= 0")
-    gaps_B = np.sum((B - np.tensordot(p, B, 1)) ** 2, axis=(1, 2))
-    gaps_A = np.sum((A - np.tensordot(p, A, 1)) ** 2, axis=(1, 2))
-    data = np.sum(deviation_matrix(B, A, p) ** 2)
-    _, d_out, r = B.shape
-    d_in = A.shape[2]
-    linear = d_out * np.sum(p**2 * var_B * gaps_A) + d_in * np.sum(p**2 * var_A * gaps_B)
-    # Squared weights of xi_B,k xi_A,l in D: a client's own product is also in the mean of products.
-    spread = (np.diag(p) - np.outer(p, p)) ** 2
-    quadratic = d_out * d_in * r * float(var_B @ spread @ var_A)
-    return DeviationTerms(float(data), float(linear), quadratic)
-
-
-# ---- noise on the factors
 
 
 class NoiseTerms(NamedTuple):
@@ -141,36 +53,6 @@ def noise_terms(
         linear_A=s2 * std_A**2 * d_in * float(np.sum(B * B)),
         quadratic=s2 * (std_B * std_A) ** 2 * d_out * d_in * r,
     )
-
-
-def factor_average_terms(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int
-) -> NoiseTerms:
-    """Energy in B A when K clients noise the same factors and the server averages the FACTORS.
-
-    `noise_terms` at std / sqrt(K), so the quadratic term falls with K^2.
-
-    Args: B, A: the factors; std_B, std_A: of one client's noise; clients: K >= 1.
-    Guarantees: the mean over drawn copies of an adapter (test_product_average_terms).
-    Source: derived.
-    """
-    check_symbols(clients=clients)
-    return noise_terms(B, A, std_B / math.sqrt(clients), std_A / math.sqrt(clients))
-
-
-def product_average_terms(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int
-) -> NoiseTerms:
-    """Energy when the server averages the PRODUCTS instead (exact aggregation).
-
-    The quadratic term falls only with K, so it is K times that of averaged factors.
-
-    Args: as `factor_average_terms`.
-    Guarantees: the mean over drawn copies of an adapter (test_product_average_terms).
-    Source: derived.
-    """
-    check_symbols(clients=clients)
-    return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A)))
 
 
 def _accumulated_std(std: float, releases: int) -> float:
@@ -361,7 +243,7 @@ def balanced_scale(amplification: float, target: float) -> float:
     return max(1.0, math.sqrt(amplification / target))
 
 
-# ---- an adapter at the start of training: A drawn at random, B zero
+# ---- what was measured beside a closed form
 
 
 class Band(NamedTuple):
@@ -388,78 +270,3 @@ def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
     mean = float(np.mean(samples))
     half = errors * float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
     return Band(mean, mean - half, mean + half)
-
-
-def reachable_error(singular_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
-    """Smallest ||s B A - D||_F / ||D||_F of adapters of rank 0 ... n, from D's singular values.
-
-    The scale s is not in it, since B can absorb it: alpha changes what is cheap to reach, never
-    what can be reached.
-
-    Guarantees: that of the best approximation
-        (test_reachable_error_is_that_of_the_best_approximation).
-    Source: Eckart & Young, The approximation of one matrix by another of lower rank (1936).
-    """
-    energy = np.sort(np.asarray(singular_values, float))[::-1] ** 2
-    some = energy.ndim == 1 and bool(energy.sum() > 0)
-    check(some, "singular_values", singular_values, "some of them > 0")
-    # Summed from the small end, so that the last errors are not lost in rounding.
-    left = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-    return np.sqrt(left / left[0])
-
-
-class FirstStep(NamedTuple):
-    """Expected <G A^T A, G> / ||G||^2 and ||G A^T A||^2 / ||G||^2 of a first step, G = dL/dW."""
-
-    along: float
-    energy: float
-
-    @property
-    def cosine(self) -> float:
-        """Cosine between the change of W and the full gradient: about sqrt(r / (d_in + r))."""
-        return self.along / self.energy**0.5
-
-
-def first_step(rank: int, d_in: int) -> FirstStep:
-    """Size and direction of the first move of W: at B = 0 only B moves, and W by -lr s^2 G A^T A.
-
-    A has independent entries, uniform in [-1, 1] / sqrt(k) with k = d_in: along = r / (3k),
-    energy = r (k + r - 1/5) / (9k^2).
-
-    Guarantees: the mean over drawn starts (test_the_first_step_has_the_closed_form).
-    Source: derived; fourth moments of the uniform law.
-    """
-    check_symbols(rank=rank, d_in=d_in)
-    return FirstStep(rank / (3 * d_in), rank * (d_in + rank - 0.2) / (9 * d_in**2))
-
-
-def row_space_share(
-    rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None
-) -> Band:
-    """Share of a wanted change's energy in the row space of a random A: r / d_in, and a 95 % band.
-
-    With A frozen, W can only move within that space, whatever B becomes.
-
-    Args:
-        rank, d_in: r in [1, d_in], d_in >= 2.
-        spectrum: singular values of the wanted change; ``None``: it has one direction.
-
-    Guarantees: 95 % of drawn spaces lie in the band (test_row_space_share).
-    Source: derived; a projection on random directions has a beta law, exact for one direction, by
-        two moments for more.
-    """
-    check_whole("d_in", d_in, 2)
-    check_whole("rank", rank, 1, d_in)
-    if rank == d_in:
-        return Band(1.0, 1.0, 1.0)
-    energy = np.square(np.ones(1) if spectrum is None else spectrum)
-    concentrated = float(np.sum((energy / np.sum(energy)) ** 2))
-    along_one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
-    variance = along_one * (concentrated - (1 - concentrated) / (d_in - 1))
-    mean = rank / d_in
-    if variance < 1e-14:  # of a flat spectrum all spaces have the same share
-        return Band(mean, mean, mean)
-    size = mean * (1 - mean) / variance - 1
-    # The beta law with this mean and variance.
-    ends = betaincinv(mean * size, (1 - mean) * size, [0.025, 0.975])
-    return Band(mean, *ends.tolist())

@@ -6,6 +6,7 @@ import torch
 
 import fedlora_course as course
 import fedlora_lab as fl
+from fedlora_course.lesson_01.theory import first_step, reachable_error
 from fedlora_lab import theory
 
 
@@ -19,7 +20,7 @@ def change():
 
 def test_reachable_error_is_that_of_the_best_approximation(change):
     left, values, right = np.linalg.svd(change, full_matrices=False)
-    errors = theory.reachable_error(values)
+    errors = reachable_error(values)
     assert errors[0] == 1 and errors[-1] == 0 and len(errors) == len(values) + 1
     for rank in (1, 3, 7):
         missed = change - (left[:, :rank] * values[:rank]) @ right[:rank]
@@ -32,7 +33,7 @@ def test_the_first_step_has_the_closed_form(rank, d_in):
     G = rng.standard_normal((6, d_in))
     A = rng.uniform(-1, 1, (40_000, rank, d_in)) / np.sqrt(d_in)
     moves = G @ A.transpose(0, 2, 1) @ A
-    form, size = theory.first_step(rank, d_in), np.sum(G * G)
+    form, size = first_step(rank, d_in), np.sum(G * G)
     assert form.along in theory.mean_band(np.sum(moves * G, axis=(1, 2)) / size)
     assert form.energy in theory.mean_band(np.sum(moves * moves, axis=(1, 2)) / size)
     assert form.cosine == pytest.approx(np.sqrt(rank / (d_in + rank)), rel=0.1)

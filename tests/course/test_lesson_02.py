@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fedlora_lab as fl
+from fedlora_course.lesson_02.theory import deviation_matrix, noisy_deviation
 from fedlora_lab import theory
 
 
@@ -20,13 +21,13 @@ def test_noisy_deviation_is_the_mean_over_draws(weights):
         for _ in range(4000):
             one = b + u[:, None, None] * rng.standard_normal(b.shape)
             other = a + v[:, None, None] * rng.standard_normal(a.shape)
-            found.append(np.sum(theory.deviation_matrix(one, other, weights) ** 2))
+            found.append(np.sum(deviation_matrix(one, other, weights) ** 2))
         return np.array(found)
 
-    form = theory.noisy_deviation(B, A, u, v, weights)
+    form = noisy_deviation(B, A, u, v, weights)
     assert form.total in theory.mean_band(squares(B, A))
     assert form.quadratic in theory.mean_band(squares(0 * B, 0 * A))
-    assert form.data == pytest.approx(np.sum(theory.deviation_matrix(B, A, weights) ** 2))
+    assert form.data == pytest.approx(np.sum(deviation_matrix(B, A, weights) ** 2))
 
 
 def one_round(task, seed, batch, lr=0.05):

@@ -7,7 +7,9 @@ import pytest
 
 import fedlora_course as course
 import fedlora_lab as fl
+from fedlora_course.lesson_03.theory import clip_terms
 from fedlora_lab.tasks.task import concatenate
+from fedlora_lab.theory import mean_band
 
 
 @pytest.mark.further
@@ -24,3 +26,20 @@ def test_single_gradients_average_to_that_of_the_mean_loss():
     for key, part in zip(tensors, np.split(mean, ends[:-1]), strict=True):
         if key.layer == "blocks.0.query":
             np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)
+
+
+def test_clip_terms():
+    """Simulated releases of heavy-tailed rows."""
+    rng = np.random.default_rng(21)
+    n = 8000
+    rows = rng.standard_t(3, size=(30, 5))
+    clip = 2.5
+    sigma = 0.7
+    batch = 10.0
+    terms = clip_terms(rows, clip, sigma, batch)
+    clipped = rows * np.minimum(1.0, clip / np.linalg.norm(rows, axis=1, keepdims=True))
+    drawn = rng.random((n, 30)) < batch / 30
+    xi = rng.normal(0, sigma * clip, (n, 5))
+    errors = (drawn @ clipped + xi) / batch - rows.mean(0)
+    assert terms.total in mean_band(np.square(errors).sum(1))
+    assert terms.bias == pytest.approx(np.sum((clipped.mean(0) - rows.mean(0)) ** 2), rel=1e-12)

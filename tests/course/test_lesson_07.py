@@ -5,6 +5,7 @@ import pytest
 from noisy_descent import minimum, miss, noisy_descent
 
 from fedlora_course.lesson_07.exercises import price, release
+from fedlora_course.lesson_07.theory import regulated_multiplier
 
 
 @pytest.mark.parametrize("frozen_A", [True, False])
@@ -61,3 +62,19 @@ def test_a_frozen_random_A_is_ahead_only_where_training_does_not_pay(
         ends[len(schedule)] = np.mean(losses)
     assert (ends[1] < ends[2]) == frozen_ahead
     assert not frozen_ahead or ends[1] > np.square(goal).sum() / 2, "worse than untrained"
+
+
+def test_regulated_multiplier():
+    """The worst shift of norm C stands along the peer's largest direction; none stands out more.
+
+    Deviations are those of the covariance of xi_W A^+, written out.
+    """
+    rng = np.random.default_rng(0)
+    A = 3 * rng.uniform(-1, 1, (4, 16)) / 4
+    clip = 0.5
+    sigma = 1.1
+    shifts = [np.outer([1.0, 0.0], np.linalg.svd(A)[0][:, 0]), *rng.normal(size=(50, 2, 4))]
+    inverse = A @ A.T / (sigma * clip) ** 2
+    units = [clip * x / np.linalg.norm(x) for x in shifts]
+    sizes = [np.sqrt(sum(row @ inverse @ row for row in x)) for x in units]
+    assert 1 / regulated_multiplier(A, sigma) == pytest.approx(max(sizes), rel=1e-12)

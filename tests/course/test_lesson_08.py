@@ -9,7 +9,7 @@ import torch
 import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course.lesson_08 import dials, figures
-from fedlora_lab import theory
+from fedlora_course.lesson_08.theory import filter_response, filter_worth
 from fedlora_lab.methods.filters import binomial
 
 
@@ -28,7 +28,7 @@ def test_the_filter_response_is_the_librarys_filter(taps, size):
     """Each cosine passes the library's own filter as itself, times the gain."""
     place = (np.arange(size) + 0.5) / size
     waves = torch.from_numpy(np.cos(np.pi * np.outer(np.arange(size), place)))
-    passed = torch.from_numpy(theory.filter_response(taps, size))[:, None] * waves
+    passed = torch.from_numpy(filter_response(taps, size))[:, None] * waves
     torch.testing.assert_close(binomial(taps)(waves, "A"), passed, rtol=0, atol=1e-12)
 
 
@@ -54,7 +54,7 @@ def test_the_worth_is_the_best_steps_gain():
         filtered = (g @ matrix @ g) ** 2 / np.sum(matrix**2)
         plain = (g @ g) ** 2 / 40
         energy = figures.spectrum(g[None], "A")
-        assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
+        assert filter_worth(energy, 5) == pytest.approx(filtered / plain)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,6 @@ def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
     """Fault: it showed the energy that is kept, which does not tell whether a filter helps."""
     panels, words = dials._filter_scene(5, smoothness, 1.0, shuffle)
     energy = figures.spectrum(dials._signal(smoothness, shuffle), "A")
-    worth = theory.filter_worth(energy, 5)
+    worth = filter_worth(energy, 5)
     assert (worth > 1) == (said == "pays")
     assert f"{said}: f²/w = {worth:.2g}" in str(panels) and said in "".join(words)

@@ -6,6 +6,8 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_course.lesson_09 import dials, exercises, figures
+from fedlora_course.lesson_09.theory import factor_average_terms, product_average_terms
+from fedlora_lab.theory import mean_band
 
 
 @pytest.mark.slow
@@ -49,3 +51,19 @@ def test_the_dial_has_the_errors_of_drawn_noise(missed, said):
     told = "".join(dials._server_scene(10, 0.8, missed)[1])
     assert said in told
     assert errors[1] / errors[0] == pytest.approx(float(said.split()[0]), rel=0.03)
+
+
+def test_product_average_terms():
+    """Six noised copies of an adapter: means of factors, and means of products."""
+    rng = np.random.default_rng(7)
+    B = 0.3 * rng.normal(size=(5, 4))
+    A = rng.uniform(-1, 1, size=(4, 6)) / 6**0.5
+    noised_B = B + rng.normal(0, 0.5, (3000, 6, *B.shape))
+    noised_A = A + rng.normal(0, 0.4, (3000, 6, *A.shape))
+    factors = factor_average_terms(B, A, 0.5, 0.4, 6)
+    products = product_average_terms(B, A, 0.5, 0.4, 6)
+    for terms, made in (
+        (factors, noised_B.mean(1) @ noised_A.mean(1)),
+        (products, (noised_B @ noised_A).mean(1)),
+    ):
+        assert terms.total in mean_band(np.square(made - B @ A).sum((1, 2)))

@@ -5,6 +5,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import figures, scans
+from fedlora_course.lesson_11.theory import vanishing_noise
 from fedlora_lab.audit import attacks
 
 
@@ -28,7 +29,7 @@ def test_an_image_is_lost_where_it_is_nearly_as_near_as_a_random_one():
     signal[:, 0, 0] = 1.0
     chance = (2 / np.pi / figures.PIXELS) ** 0.5
     above = []
-    for sigma in (figures.LOST, 0.5, fl.theory.vanishing_noise(8, 64, 1)):
+    for sigma in (figures.LOST, 0.5, vanishing_noise(8, 64, 1)):
         noised = signal + sigma * rng.standard_normal(signal.shape)
         above.append(abs(np.linalg.svd(noised)[2][:, 0, 0]).mean() - chance)
     assert above[0] < 0.03 < above[1] and above[2] > 0.2

@@ -8,6 +8,7 @@ import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import figures as lesson_11
 from fedlora_course.lesson_14 import dials, figures
+from fedlora_course.lesson_14.theory import quantiser_error
 from fedlora_lab import theory
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 
@@ -16,7 +17,7 @@ from fedlora_lab.methods.quantization import normal_float, normal_levels
 def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     draws = np.random.default_rng(width).standard_normal((400, 64))
     off = (normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws) ** 2
-    closed = theory.quantiser_error(normal_levels(width), block)
+    closed = quantiser_error(normal_levels(width), block)
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
 

@@ -87,7 +87,7 @@ def test_the_table_is_the_rows():
 def test_show_opens_functions_classes_and_methods():
     """Without docstrings; a thing without a source is refused in a line."""
     for thing, start, holds in (
-        (fl.theory.filter_worth, "def filter_worth(", "return"),
+        (fl.theory.noise_factor, "def noise_factor(", "return"),
         (fl.Ledger, "class Ledger", "def epsilon("),
         ("la-lora", "Method(", "class Binomial"),
     ):

@@ -1,30 +1,12 @@
-"""Closed forms of factors that move in turns: noise shaped by the peer, and the low-pass filter.
-
-The peer is the factor that stands still while the other one moves.
-"""
+"""Closed forms of lesson 08: the low-pass filter along channels."""
 
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_symbols, check_whole
+from fedlora_lab._utils.validation import check, check_whole
 
 Spectrum = Float[np.ndarray, " n"]
 """Energy at each frequency of the cosine transform."""
-
-
-def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
-    """Computes the noise multiplier of a clipped change of B under xi_W A^+: sigma / |A|_2.
-
-    Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
-
-    Guarantees: no shift of norm C stands out more (test_regulated_multiplier).
-    Source: derived: a shift of B is |shift A| / std deviations of noise xi_W A^+, that of
-        arXiv:2410.12926.
-    """
-    check_symbols(noise_multiplier=noise_multiplier)
-    size = float(np.linalg.norm(peer, 2))
-    check(size > 0, "peer", size, "a matrix other than zero")
-    return noise_multiplier / size
 
 
 def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:

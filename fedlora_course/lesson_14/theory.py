@@ -1,4 +1,4 @@
-"""Closed form of rounding: the error of codes of few levels."""
+"""Closed form of lesson 14: the error of codes of few levels."""
 
 from collections.abc import Sequence
 

@@ -2,8 +2,8 @@
 
 >>> import fedlora_course as course
 >>> import fedlora_lab as fl
->>> dial = course.lesson(4).noise_explorer()  # turns in the browser
->>> figure = dial.picture(std=0.05)  # the same, drawn
+>>> dial = course.lesson(2).deviation_explorer()  # turns in the browser
+>>> figure = dial.picture(spread=0.4)  # the same, drawn
 """
 
 from importlib import import_module

@@ -21,7 +21,6 @@ DIALS = {
     "two worlds": "course.lesson(3).two_worlds()",
     "clip": "course.lesson(3).clip_explorer(rows)",
     "planner": "course.lesson(3).privacy_planner()",
-    "amplifier": "course.lesson(4).noise_explorer()",
     "film": "course.lesson(4).matrix_film(split, 'q')",
     "schedule": "course.lesson(6).schedule_explorer()",
     "regulator": "course.lesson(7).regulator_explorer()",

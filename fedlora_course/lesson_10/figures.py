@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from fedlora_course import drawing
 from fedlora_lab.plots import style
@@ -15,6 +16,9 @@ TIED = "#CFEBDF"
 """Ground of a method that is tied with the best."""
 END = 0.35
 """The v at which a range of rates is expected to end (lesson 04)."""
+FACTOR = 1.5
+"""The shade around equal predicted and found ends: all lie in it or on its edge."""
+CURVE = ["unit", "epsilon", "method"]
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
@@ -101,16 +105,16 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     return figure
 
 
-# ---- rates of six methods, and the noise that they put on an output
+# ---- where ranges of rates end
 
 
-def falls(means: pd.DataFrame, x: str, points: float = 10.0) -> pd.Series:
-    """Finds where each curve has fallen by some points behind its best, between two of its places.
+def range_ends(means: pd.DataFrame, x: str = "lr", points: float = 3.0) -> pd.Series:
+    """Finds where the range of each curve ends, between two of its places.
 
     Args:
         means: columns unit, epsilon, method, accuracy and x, each curve beyond its best falling.
         x: column of the places, on a logarithmic axis.
-        points: of accuracy, in per cent.
+        points: of accuracy, in per cent, that are lost at the end of a range.
     """
 
     def place(curve: pd.DataFrame) -> float:
@@ -121,55 +125,64 @@ def falls(means: pd.DataFrame, x: str, points: float = 10.0) -> pd.Series:
         here = slice(after - 1, after + 1)
         return float(np.exp(np.interp(points, behind[here], np.log(curve[x].to_numpy()[here]))))
 
-    return means.groupby(["unit", "epsilon", "method"], sort=False)[[x, "accuracy"]].apply(place)
+    return means.groupby(CURVE, sort=False)[[x, "accuracy"]].apply(place)
 
 
-def beside_prediction(means: pd.DataFrame) -> pd.DataFrame:
-    """Adds ``share``, each rate divided by the one at which the curve's v is 0.35.
+def predicted_ends(means: pd.DataFrame) -> pd.Series:
+    """Finds the rate at which the v of each curve is 0.35.
 
     Args: means: columns unit, epsilon, method, lr and v, which grows with lr.
     """
 
-    def predicted(curve: pd.DataFrame) -> float:
+    def rate(curve: pd.DataFrame) -> float:
         curve = curve.sort_values("v")
         return float(np.exp(np.interp(np.log(END), np.log(curve["v"]), np.log(curve["lr"]))))
 
-    case = ["unit", "epsilon", "method"]
-    ends = means.groupby(case, sort=False)[["lr", "v"]].apply(predicted).rename("end")
-    shares = means.merge(ends.reset_index(), on=case)
-    return shares.assign(share=shares["lr"] / shares["end"]).drop(columns="end")
+    return means.groupby(CURVE, sort=False)[["lr", "v"]].apply(rate)
 
 
 @style.paper()
-def falling_together(means: pd.DataFrame) -> style.Picture:
-    """Draws how far each method is behind its own best, over the rate and beside the predicted one.
+def ends_of_ranges(means: pd.DataFrame, unit: str, epsilon: float) -> style.Picture:
+    """Draws the curves of one setting with the ends of their ranges, and all ends over predicted.
 
-    Args: means: columns unit, epsilon, method, lr, share and accuracy, a row a rate.
+    Args:
+        means: columns unit, epsilon, method, lr, v and accuracy, a row a rate.
+        unit, epsilon: of the setting whose curves are drawn.
     """
-    figure, axes = style.subplots(10.2, 4.1, columns=2, sharey=True)
-    words = ("learning rate", "learning rate / the rate at which v is 0.35")
-    for ax, x, label in zip(axes, ("lr", "share"), words, strict=True):
-        for (_, _, slug), curve in means.groupby(["unit", "epsilon", "method"], sort=False):
-            curve = curve.sort_values(x)
-            behind = 100 * (curve["accuracy"] - curve["accuracy"].max())
-            ax.plot(curve[x], behind, color=style.look(str(slug)).colour, lw=1.3, alpha=0.8)
-        found = falls(means, x)
-        ax.axvspan(found.min(), found.max(), color=style.FAINT, alpha=0.5, lw=0, zorder=0)
-        ax.axhline(-10, color=style.GREY, lw=1, ls=style.DOTTED)
-        spread = found.max() / found.min()
-        words_of_spread = f"{spread:.0f}" if spread > 10 else f"{spread:.1f}"
-        ax.set_title(f"ten points lost within a factor of {words_of_spread}", loc="left")
-        ax.set(xscale="log", xlabel=label, ylim=(-30, 1.5))
-    axes[0].set_xlim(0.01, 4)
-    axes[1].set_xlim(0.01, 4)
-    axes[0].set_ylabel("points behind the method's own best")
+    figure, (left, right) = style.subplots(10.2, 4.3, columns=2)
+    found, predicted = range_ends(means), predicted_ends(means)
     for slug in means["method"].unique():
         look = style.look(str(slug))
-        axes[1].plot([], [], color=look.colour, label=style.name(str(slug)))
-    axes[1].legend(loc="lower left", frameon=False, fontsize=9)
-    style.headline(figure, "Twenty ranges end at very different rates, all near the predicted one")
-    words_below = (
-        "a line: a method in a setting, five seeds; shade: where lines cross ten points lost"
+        here = (means["unit"] == unit) & (means["epsilon"] == epsilon) & (means["method"] == slug)
+        curve = means[here].sort_values("lr")
+        behind = 100 * (curve["accuracy"] - curve["accuracy"].max())
+        left.plot(curve["lr"], behind, color=look.colour, lw=1.8, label=style.name(str(slug)))
+        style.draw_dots(left, [found[unit, epsilon, slug]], [-3.0], look.colour, size=9)
+        ends = pd.DataFrame({"x": predicted, "y": found}).xs(slug, level="method")
+        for place, row in ends.iterrows():
+            face = look.colour if place[0] == "example" else style.CARD
+            style.draw_dots(right, [row["x"]], [row["y"]], face, size=8, mec=look.colour, mew=1.8)
+    left.axhline(-3, color=style.GREY, lw=1, ls=style.DOTTED)
+    left.legend(loc="lower left", frameon=False, fontsize=9)
+    left.set(xscale="log", xlim=(0.02, 4), ylim=(-20, 1), xlabel="learning rate")
+    left.set_yticks(range(-20, 1, 5))
+    left.set_ylabel("points behind the method's own best")
+    left.set_title(f"one setting, ε = {epsilon:g}: four ranges end at four rates", loc="left")
+    limits = (0.04, 2.6)
+    right.plot(limits, limits, color=style.GREY, lw=1, ls=style.DOTTED)
+    right.fill_between(
+        limits, np.array(limits) / FACTOR, np.array(limits) * FACTOR, color=style.FAINT, alpha=0.5
     )
-    style.footer(figure, words_below)
+    right.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    right.set(xlabel="predicted: the rate at which v is 0.35", ylabel="found: the range ends here")
+    right.set_title(f"four settings: predicted within a factor of {FACTOR:g}", loc="left")
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_locator(NullLocator())
+    style.note(right, 0.03, 0.94, "full: examples protected, hollow: clients", size=9)
+    style.headline(figure, "Each method's range ends at a rate of its own, near the predicted one")
+    style.footer(
+        figure, "dot: where a range ends, three points lost (five seeds); shade: a factor of 1.5"
+    )
     return figure

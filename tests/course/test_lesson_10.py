@@ -25,21 +25,18 @@ def test_ties_are_rarely_broken_by_chance():
     assert table.index[0] == "deer" and table["tied"].tolist() == [True, False, False, False]
 
 
-def test_a_curve_has_fallen_where_it_is_so_many_points_behind_its_best():
+def test_a_range_ends_where_a_curve_is_so_many_points_behind_its_best():
     """Before the best it may be as far behind; from 0.8 it falls by 20 points in an octave."""
     curve = {"lr": [0.5, 1.0, 2.0, 4.0], "accuracy": [0.6, 0.8, 0.6, 0.2]}
     means = pd.DataFrame({"unit": "example", "epsilon": 8, "method": "fedlora", **curve})
-    assert figures.falls(means, "lr").tolist() == pytest.approx([2**0.5])
-    assert figures.falls(means, "lr", points=40).tolist() == pytest.approx([2**1.5])
+    assert figures.range_ends(means).tolist() == pytest.approx([2**0.15])
+    assert figures.range_ends(means, points=40).tolist() == pytest.approx([2**1.5])
 
 
-def test_a_rate_is_divided_by_the_one_at_which_v_reaches_its_end():
+def test_an_end_is_predicted_at_the_rate_where_v_reaches_it():
     """On the grid v is 0.35 at the rate 2 of one curve, and half-way to 4 of the other."""
     rates = [1.0, 2.0, 4.0]
     curves = [("fedlora", rate, 0.35 * (rate / 2) ** 4) for rate in rates]
     curves += [("ffa-lora", rate, 0.35 * rate**2 / 8) for rate in rates]
     means = pd.DataFrame(curves, columns=["method", "lr", "v"]).assign(unit="example", epsilon=8)
-    shares = figures.beside_prediction(means)["share"]
-    assert shares.tolist() == pytest.approx(
-        [rate / 2 for rate in rates] + [rate / 8**0.5 for rate in rates]
-    )
+    assert figures.predicted_ends(means).tolist() == pytest.approx([2, 8**0.5])

@@ -19,6 +19,16 @@ SHAPES = {ParamKey("A", "layer"): (2, 6), ParamKey("B", "layer"): (4, 2)}
 BATCH = 8
 
 
+def clips_at_4C(
+    rows: Tensors, clip_norm: float, owner: Tensor, owners: int, *rest: Any
+) -> tuple[dict, Any]:
+    """Clips at four times the norm for which the noise was made.
+
+    Args: as in `clip_sum`.
+    """
+    return clip_sum(rows, 4 * clip_norm, owner, owners)
+
+
 def clips_each_tensor(
     rows: Tensors, clip_norm: float, owner: Tensor, owners: int, *rest: Any
 ) -> tuple[dict, Any]:

@@ -43,7 +43,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
         drawn.append(text(at, height, words, ink, dy=4, **beside))
     panels = [
         panel(
-            "What is seen of canaries: the further apart, the easier to guess",
+            "The further apart, the easier to guess",
             axis("trace of a canary, in noise deviations", -5, 13),
             axis("", -0.6, 1.6, ticks=[0, 1], names=["out", "in"]),
             *groups,

@@ -17,11 +17,10 @@ def _guesses(rng):
     """Counts at which ε is refuted or nearly so, for instance 90 of 120."""
     from scipy.stats import binom
 
-    m = int(rng.integers(200, 1000))
     epsilon = rng.uniform(0.3, 1.5)
-    g = int(m * rng.uniform(0.2, 0.6))
+    g = int(rng.integers(50, 500))
     s = int(binom.ppf(rng.uniform(0.8, 0.97), g, 1 / (1 + np.exp(-epsilon))))
-    return m, g, s, epsilon, rng.uniform(0.5, 1) * 0.1 / m
+    return g, s, epsilon
 
 
 # Asked at every check: more false alarms than misses, with scores at the threshold, and a threshold
@@ -36,13 +35,9 @@ FEW_RUNS = (
     0.01,
     0.2,
 )
-# A δ with which anything may happen: the sum of the two terms is more than one.
-ANYTHING = 1000, 10, 7, 0.5, 0.01
-# The largest gain is at i = 1, where fewer are right than are expected; at i = 1 = s; and beyond
-# the half of s, where all are right.
-FEW_RIGHT = 10, 6, 2, 0.4, 0.02
-ONE_RIGHT = 10, 2, 1, 0.3, 0.01
-ALL_RIGHT = 20, 10, 10, 0.1, 0.01
+# Fewer are right than are expected; and all are right.
+FEW_RIGHT = 10, 2, 0.4
+ALL_RIGHT = 10, 10, 0.1
 # The threshold lies beyond all scores: no canary is found, and nobody is accused.
 NONE_FOUND = np.zeros(20), np.zeros(30), 1.0, 0.01, 0.05
 CALLS = {
@@ -55,10 +50,8 @@ CALLS = {
         draw=_scores,
     ),
     "12.2": Calls(
-        "m, g, s, epsilon and delta",
-        ANYTHING,
+        "g, s and epsilon",
         FEW_RIGHT,
-        ONE_RIGHT,
         ALL_RIGHT,
         draw=_guesses,
     ),
@@ -82,11 +75,8 @@ def threshold_audit(inside, outside, threshold, delta, significance):
 # ---- 12.2: the p-value of a one-run audit
 
 
-def p_value(m, g, s, epsilon, delta):
+def p_value(g, s, epsilon):
     from scipy.stats import binom
 
     right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(s - 1, g, right)
-    i = np.arange(1, s + 1)
-    gain = (binom.sf(s - i - 1, g, right) - tail) / i
-    return min(1, tail + 2 * m * delta * gain.max())
+    return binom.sf(s - 1, g, right)

@@ -27,7 +27,7 @@ REPEATS = 200
 
 @style.paper()
 def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
-    """Draws each audit as a bar up to its lower bound, beside what it can prove and what is stated.
+    """Draws each audit as a bar up to its lower bound, beside what is stated.
 
     Args: audits: words -> audit, valid ones at one δ; title: the finding.
     """
@@ -35,7 +35,6 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     for y, audit in enumerate(audits.values()):
         colour = style.look(audit.method).colour if audit.holds else style.WRONG
         ax.barh(y, audit.epsilon_lower, height=0.4, color=colour)
-        ax.plot([audit.ceiling], [y], "|", color=style.GREY, ms=15, mew=1.8)
         ax.plot([audit.claimed], [y], "D", color=style.INK, ms=6, mec=style.CARD)
         proved = round_down(audit.epsilon_lower, ".2f")
         stated = round_up(audit.claimed, ".3g")
@@ -44,7 +43,7 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     ax.set_yticks(range(len(audits)), list(audits), color=style.INK)
     ax.grid(visible=False, axis="y")
     ax.invert_yaxis()
-    ax.set_xlabel("ε (bar: proved; tick: provable at most; diamond: stated)")
+    ax.set_xlabel("ε (bar: proved; diamond: stated)")
     style.headline(figure, title)
     return figure
 

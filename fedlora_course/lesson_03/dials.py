@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import norm
 
-from fedlora_course.lesson_03.theory import clip_terms
+from fedlora_course.lesson_03.theory import clip_terms, membership_bound
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab import theory
@@ -219,7 +219,7 @@ def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
     plans = _plans()
     spent = {n: plans[f"{sigma:g} {rate:g} {n}"]["epsilon"] for n in PLAN_RELEASES}
     allowed = np.array(plans[f"{sigma:g} {rate:g} {releases}"]["found"])
-    loose = theory.membership_bound(rates, spent[releases], PLAN_DELTA)
+    loose = membership_bound(rates, spent[releases], PLAN_DELTA)
     price = round_up(spent[releases], ".2f")
     most, by_pair = (round_up(100 * float(bound[0]), ".1f") for bound in (allowed, loose))
     panels = [

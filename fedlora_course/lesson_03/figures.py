@@ -11,17 +11,21 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_course import drawing
+from fedlora_course.lesson_03.theory import membership_bound
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.ledger import Ledger
 
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
 BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
+LOWEST_RATE = 1e-3
+"""The left and lower end of the axes of `tradeoff`."""
 
 
 @style.paper()
@@ -120,7 +124,7 @@ def neighbouring_outputs(
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
     fpr = np.linspace(0, 1, 201)
-    pair = theory.membership_bound(fpr, epsilon, delta)
+    pair = membership_bound(fpr, epsilon, delta)
     right.plot(fpr, pair, color=LEAK, ls=style.DASHED)
     right.plot(fpr, norm.cdf(norm.ppf(fpr) + mu), color=style.INK)
     right.plot(fpr, fpr, color=style.GREY, lw=1, ls=SPARSE)
@@ -147,3 +151,44 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
         for part in private_gradients(require_source(record))
     ]
     return torch.cat(parts).numpy()
+
+
+@style.paper()
+def tradeoff(ledger: Ledger, title: str = "Who was in the training data?") -> style.Picture:
+    """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
+
+    The curve comes from the composed privacy loss. The dashed line is all that epsilon at one delta
+    says; it lies above.
+
+    Args:
+        ledger: of a run, or a composition.
+        title: the finding.
+
+    Raises: `Uncertified` where the ledger states no epsilon.
+    Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
+    """
+    grid = np.geomspace(LOWEST_RATE, 1, 200)
+    allowed = ledger.tradeoff(grid)
+    spent = ledger.epsilon()
+    loose = membership_bound(grid, spent, ledger.delta)
+    figure, (ax,) = style.subplots(7.4, 4.8)
+    ax.set(xscale="log", yscale="log", xlim=(LOWEST_RATE, 1), ylim=(LOWEST_RATE, 1))
+    ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
+    ax.plot(grid, allowed, color=style.WRONG, lw=1.8)
+    ax.plot(grid, loose, color=style.WRONG, lw=1.2, ls=style.DASHED)
+    ax.plot(grid, grid, color=style.GREY, lw=1.2, ls=style.DOTTED)
+    style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, weight="bold", va="top")
+    # Beside the diagonal, at any height of the axes.
+    style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
+    ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
+    ax.set_title(title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    caption = (
+        f"red: composed privacy loss, advantage at most {round_up(ledger.advantage(), '.2g')}; "
+    )
+    caption += (
+        f"dashed: all that ε = {round_up(spent, '.3g')} at δ = {round_up(ledger.delta, 'g')} says"
+    )
+    style.footer(figure, caption)
+    return figure

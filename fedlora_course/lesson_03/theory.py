@@ -1,11 +1,32 @@
-"""Closed form of lesson 03: the parts of clip, batch and noise in one released mean."""
+"""Closed forms of lesson 03: what attackers find, and the parts of one released mean."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check_number, check_symbols
+from fedlora_lab._utils.validation import check, check_number, check_symbols
+
+
+def membership_bound(
+    fpr: Float[np.ndarray, " n"], epsilon: float, delta: float
+) -> Float[np.ndarray, " n"]:
+    """The largest share of members that any attacker finds at a false positive rate ``fpr``.
+
+    The smaller of e^epsilon fpr + delta and 1 - e^-epsilon (1 - delta - fpr), and never above 1.
+
+    Args: fpr: in [0, 1]; epsilon: >= 0; delta: in [0, 1].
+    Guarantees: no test between two Gaussians beats it, the best one touches it
+        (test_membership_bound).
+    Source: arXiv:1311.0776, theorem 2.1.
+    """
+    check_symbols(epsilon=epsilon)
+    check_number("delta", delta, 0, 1)
+    check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
+    # At 700 the exponential is as good as infinite, and no float overflows.
+    steep = delta + fpr * math.exp(min(epsilon, 700.0))
+    return np.minimum(1.0, np.minimum(steep, 1 - math.exp(-epsilon) * (1 - delta - fpr)))
 
 
 class ClipTerms(NamedTuple):

@@ -2,7 +2,7 @@
 
 import math
 
-from fedlora_course.lesson_13.theory import surviving_multiplier
+from fedlora_course.lesson_13.theory import surviving_multiplier, trust_level
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel, text
 from fedlora_lab import theory
@@ -20,7 +20,7 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
 
     Args:
         trust: of `TRUSTS`.
-        sigma: noise multiplier of the sum, see `theory.trust_level`.
+        sigma: noise multiplier of the sum, see `trust_level`.
         clients: that upload.
         colluders: clients that tell the server their own noise, below ``clients``.
 
@@ -47,7 +47,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
         who: value * (1 - SEARCH)
         for who, value in epsilon_by_observer(trust, sigma, clients, others).items()
     }
-    levels = {kind: theory.trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
+    levels = {kind: trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
     noise = []
     for i, (kind, level) in enumerate(levels.items()):
         chosen = kind == trust
@@ -99,7 +99,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
 def trust_explorer() -> Dial:
     """Makes a dial for trust, clients, promise and colluders: the noise, each observer's ε.
 
-    Guarantees: noise and ε are `theory.trust_level` and `epsilon_by_observer`
+    Guarantees: noise and ε are `trust_level` and `epsilon_by_observer`
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
     return Dial(

@@ -1,8 +1,48 @@
-"""Closed form of lesson 13: noise whose shares are partly known."""
+"""Closed forms of lesson 13: who adds how much noise, and what remains of it."""
 
 import math
+from typing import NamedTuple
 
-from fedlora_lab._utils.validation import check_symbols
+from fedlora_lab._utils.trust import TRUST
+from fedlora_lab._utils.validation import check_one_of, check_symbols
+
+
+class TrustLevel(NamedTuple):
+    """Standard deviations for m uploads of sensitivity C."""
+
+    each: float  # that every client adds to its upload
+    server: float  # that the server adds to the sum
+    mean: float  # of the noise on the mean of the uploads
+
+
+def trust_level(
+    trust: str,
+    noise_multiplier: float,
+    clip_norm: float,
+    participants: int,
+) -> TrustLevel:
+    """The noise levels under which the sum is protected with multiplier sigma, by whom one trusts.
+
+    Args:
+        trust: "local" (every upload is seen), "secagg" (only the sum is seen), "central" (a trusted
+            server).
+        noise_multiplier: sigma >= 0.
+        clip_norm: C >= 0; neighbours differ by one contribution replaced by nothing (by another
+            one: 2 C).
+        participants: m >= 1.
+
+    Guarantees: the noise drawn at each level (test_trust_level).
+    Source: derived; distributed noise as in arXiv:2102.06387.
+    """
+    check_one_of("trust", trust, tuple(TRUST))
+    check_symbols(clip_norm=clip_norm, participants=participants)
+    check_symbols(noise_multiplier=noise_multiplier)
+    std = noise_multiplier * clip_norm
+    if TRUST[trust].server_adds_noise:
+        return TrustLevel(each=0.0, server=std, mean=std / participants)
+    shares = 1 if TRUST[trust].uploads_are_seen else participants
+    each = std / math.sqrt(shares)
+    return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants))
 
 
 def surviving_multiplier(

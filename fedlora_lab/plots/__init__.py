@@ -11,7 +11,6 @@ Each method has one colour in all of them, and each mean its band.
 
 from fedlora_lab.plots.closed_forms import closed_form
 from fedlora_lab.plots.grammar import intervals, lines
-from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.noise_alone import noise_alone
 from fedlora_lab.plots.training_curves import curves, deviation
@@ -24,6 +23,5 @@ __all__ = [
     "lines",
     "method_diagrams",
     "noise_alone",
-    "tradeoff",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

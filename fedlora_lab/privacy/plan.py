@@ -342,7 +342,7 @@ class Privacy:
 
         Guarantees: the noise on the sum has the standard deviation sigma C
             (test_exchange.py::test_noise_in_the_mean_has_the_stated_size).
-        Source: `theory.trust_level`.
+        Source: derived; distributed noise as in arXiv:2102.06387.
         """
         check_whole("clients", clients, 1)
         self._check_noise()

@@ -1,19 +1,16 @@
-"""Closed forms of Gaussian privacy: Renyi and Gaussian DP, attackers, and levels of trust."""
+"""Closed forms of Gaussian privacy: Renyi and Gaussian DP."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_ndtr
 
-from fedlora_lab._utils.trust import TRUST
 from fedlora_lab._utils.validation import (
     check,
     check_number,
-    check_one_of,
     check_symbols,
-    check_whole,
 )
 
 Numbers = Float[np.ndarray, " n"]
@@ -143,68 +140,3 @@ def gdp_epsilon(mu: float, delta: float) -> float:
         lambda epsilon: gdp_log_delta(mu, epsilon) - goal, 0.0, high, xtol=1e-300, rtol=1e-14
     )
     return float(root)
-
-
-def membership_bound(fpr: Numbers, epsilon: float, delta: float) -> Numbers:
-    """The largest share of members that any attacker finds at a false positive rate ``fpr``.
-
-    The smaller of e^epsilon fpr + delta and 1 - e^-epsilon (1 - delta - fpr), and never above 1.
-
-    Args: fpr: in [0, 1]; epsilon: >= 0; delta: in [0, 1].
-    Guarantees: no test between two Gaussians beats it, the best one touches it
-        (test_membership_bound).
-    Source: arXiv:1311.0776, theorem 2.1.
-    """
-    check_symbols(epsilon=epsilon)
-    check_number("delta", delta, 0, 1)
-    check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
-    # At 700 the exponential is as good as infinite, and no float overflows.
-    steep = delta + fpr * math.exp(min(epsilon, 700.0))
-    return np.minimum(1.0, np.minimum(steep, 1 - math.exp(-epsilon) * (1 - delta - fpr)))
-
-
-# ---- who adds how much noise
-
-
-class TrustLevel(NamedTuple):
-    """Standard deviations for m uploads of sensitivity C."""
-
-    each: float  # that every client adds to its upload
-    server: float  # that the server adds to the sum
-    mean: float  # of the noise on the mean of the uploads
-
-
-def trust_level(
-    trust: str,
-    noise_multiplier: float,
-    clip_norm: float,
-    participants: int,
-    honest_clients: int | None = None,
-) -> TrustLevel:
-    """The noise levels under which the sum is protected with multiplier sigma, by whom one trusts.
-
-    Args:
-        trust: "local" (every upload is seen), "secagg" (only the sum is seen), "central" (a trusted
-            server).
-        noise_multiplier: sigma >= 0.
-        clip_norm: C >= 0; neighbours differ by one contribution replaced by nothing (by another
-            one: 2 C).
-        participants: m >= 1.
-        honest_clients: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m.
-            Clients that upload and tell their noise are not among them.
-
-    Guarantees: the noise drawn at each level (test_trust_level).
-    Source: derived; distributed noise as in arXiv:2102.06387.
-    """
-    check_one_of("trust", trust, tuple(TRUST))
-    check_symbols(clip_norm=clip_norm, participants=participants)
-    check_symbols(noise_multiplier=noise_multiplier)
-    honest_clients = participants if honest_clients is None else honest_clients
-    check_whole("honest_clients", honest_clients, 1, participants)
-    std = noise_multiplier * clip_norm
-    if TRUST[trust].server_adds_noise:
-        return TrustLevel(each=0.0, server=std, mean=std / participants)
-    shares = 1 if TRUST[trust].uploads_are_seen else honest_clients
-    # The shares of the honest clients alone add up to the whole noise.
-    each = std / math.sqrt(shares)
-    return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants))

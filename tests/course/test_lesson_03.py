@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.lesson_03.theory import clip_terms
+from fedlora_course.lesson_03.theory import clip_terms, membership_bound
 from fedlora_lab.tasks.task import concatenate
-from fedlora_lab.theory import mean_band
+from fedlora_lab.theory import gdp_delta, mean_band
 
 
 @pytest.mark.further
@@ -43,3 +44,23 @@ def test_clip_terms():
     errors = (drawn @ clipped + xi) / batch - rows.mean(0)
     assert terms.total in mean_band(np.square(errors).sum(1))
     assert terms.bias == pytest.approx(np.sum((clipped.mean(0) - rows.mean(0)) ** 2), rel=1e-12)
+
+
+def test_membership_bound():
+    """No test between two Gaussians beats the bound at any of its (epsilon, delta), and the best
+    one touches it.
+    """
+    fpr = np.linspace(0, 1, 201)
+    for mu in (0.3, 3.0):
+        best = stats.norm.cdf(stats.norm.ppf(fpr) + mu)
+        for epsilon in (0.0, 2.0):
+            bound = membership_bound(fpr, epsilon, gdp_delta(mu, epsilon))
+            assert (best <= bound + 1e-12).all() and (best > bound - 1e-3).any()
+
+
+def test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above():
+    ledger = fl.Privacy(noise_multiplier=1.0, sample_rate=0.05, delta=1e-4).ledger(releases=50)
+    ax: Any = course.lesson(3).tradeoff(ledger).axes[0]
+    (x, drawn), (_, loose) = (line.get_data() for line in ax.lines[:2])
+    assert np.array_equal(drawn, ledger.tradeoff(np.asarray(x)))
+    assert (drawn <= loose).all() and (drawn < 0.8 * loose).any()

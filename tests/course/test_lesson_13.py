@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedlora_course.lesson_13.theory import trust_level
 from fedlora_course.secagg_demo import Grid
 
 
@@ -25,3 +26,16 @@ def test_a_sum_never_wraps():
     assert np.allclose(Grid(clipping_range=1.0, levels=31, modulus=128).dequantize(top, 4), 4.0)
     with pytest.raises(ValueError, match=r"^modulus=128: expected above 4 clients x 32 levels"):
         Grid(clipping_range=1.0, levels=32, modulus=128).dequantize(top, 4)
+
+
+def test_trust_level():
+    """Variances of independent draws add up: on the mean of five."""
+    std = 1.2 * 0.7
+    for trust, each, server in (
+        ("local", std, 0),
+        ("secagg", std / 5**0.5, 0),
+        ("central", 0, std),
+    ):
+        level = trust_level(trust, 1.2, 0.7, 5)
+        assert (level.each, level.server) == pytest.approx((each, server), rel=1e-12)
+        assert level.mean == pytest.approx((5 * each**2 + server**2) ** 0.5 / 5, rel=1e-12)

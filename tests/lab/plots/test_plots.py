@@ -47,14 +47,6 @@ def test_noise_alone_is_drawn_beside_the_trained_model():
     assert line_of(ax, style.GREY).get_xdata() == pytest.approx([0.5, 0.5])
 
 
-def test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above():
-    ledger = fl.Privacy(noise_multiplier=1.0, sample_rate=0.05, delta=1e-4).ledger(releases=50)
-    ax: Any = plots.tradeoff(ledger).axes[0]
-    (x, drawn), (_, loose) = (line.get_data() for line in ax.lines[:2])
-    assert np.array_equal(drawn, ledger.tradeoff(np.asarray(x)))
-    assert (drawn <= loose).all() and (drawn < 0.8 * loose).any()
-
-
 def test_deviation_names_the_exact(frame):
     figure = plots.deviation(frame)
     assert "zero: FFA-LoRA, RoLoRA, DEeR" in figure.get_supxlabel()
@@ -102,9 +94,9 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-@pytest.mark.parametrize("name", ["curves", "lines", "tradeoff", "method_diagrams"])
+@pytest.mark.parametrize("name", ["curves", "lines", "method_diagrams"])
 def test_what_cannot_be_drawn_is_refused(name):
-    with refused("^(frame|ledger|methods)=.*: expected "):
+    with refused("^(frame|methods)=.*: expected "):
         getattr(plots, name)(5)
 
 

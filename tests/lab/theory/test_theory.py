@@ -112,21 +112,6 @@ def test_mean_band():
 # ---- privacy
 
 
-def test_trust_level():
-    """Variances of independent draws add up: on the mean of five."""
-    std = 1.2 * 0.7
-    for trust, honest, each, server in (
-        ("local", None, std, 0),
-        ("secagg", None, std / 5**0.5, 0),
-        # The sum of the shares of the honest alone is hidden by sigma C.
-        ("secagg", 3, std / 3**0.5, 0),
-        ("central", None, 0, std),
-    ):
-        level = theory.trust_level(trust, 1.2, 0.7, 5, honest)
-        close((level.each, level.server), (each, server))
-        close(level.mean, math.sqrt(5 * each**2 + server**2) / 5)
-
-
 def test_gdp_delta():
     """delta = E max(0, 1 - e^(epsilon - loss)) with the loss N(mu^2 / 2, mu^2), by quadrature; and
     epsilon is its inverse.
@@ -140,15 +125,3 @@ def test_gdp_delta():
         epsilon = theory.gdp_epsilon(mu, delta)
         assert theory.gdp_delta(mu, epsilon) == pytest.approx(delta, rel=1e-9)
     assert theory.gdp_epsilon(0.01, 0.5) == 0
-
-
-def test_membership_bound():
-    """No test between two Gaussians beats the bound at any of its (epsilon, delta), and the best
-    one touches it.
-    """
-    fpr = np.linspace(0, 1, 201)
-    for mu in (0.3, 3.0):
-        best = stats.norm.cdf(stats.norm.ppf(fpr) + mu)
-        for epsilon in (0.0, 2.0):
-            bound = theory.membership_bound(fpr, epsilon, theory.gdp_delta(mu, epsilon))
-            assert (best <= bound + 1e-12).all() and (best > bound - 1e-3).any()

@@ -228,8 +228,5 @@ def noise_amplification(
     rolora 9.6
     """
     forecast = forecast_of(make_config(task, method, privacy, plan, lora, 0))
-    return NoiseAmplification(
-        forecast.mean(),
-        float(forecast.output_variance_by_round()[-1]),
-        forecast.unknown or forecast.unknown_on_outputs,
-    )
+    v = float("nan") if forecast.unknown_on_outputs else forecast.output_variance().total
+    return NoiseAmplification(forecast.mean(), v, forecast.unknown_on_outputs)

@@ -33,33 +33,17 @@ BLOCK = 256
 """Rows of an identity that a filter is given at once."""
 
 
-class Start(NamedTuple):
-    """What a layer begins with.
-
-    Args:
-        scale_A: how many times as large A starts as PEFT draws it.
-        norm_B: of B.
-        has_core: whether the product has more factors than these two.
-    """
-
-    scale_A: float
-    norm_B: float
-    has_core: bool
-
-
 class UnitNoise(NamedTuple):
     """What noise of variance 1 on every entry of the averaged A and B makes of a layer.
 
     Args:
         amplification: energy of the noise in A over A's own at the start.
         linear, quadratic: energy of the noise in the product, by that of B alone, and of both.
-        of_start: that of the noise in A alone, by what B starts with.
     """
 
     amplification: float
     linear: float
     quadratic: float
-    of_start: float
 
 
 @dataclass(frozen=True)
@@ -88,9 +72,7 @@ class NoiseForecast:
     @cached_property
     def unknown(self) -> str | None:
         """Why the amplification is not known before the run; ``None``: it is."""
-        zero = self.is_noisy and not all(start.scale_A for start in self._start.values())
-        reason = "A starts at zero, so its noise is no multiple of A's own energy"
-        return self._reason("A") or (reason if zero else None)
+        return self._reason("A")
 
     @cached_property
     def unknown_on_outputs(self) -> str | None:
@@ -115,8 +97,11 @@ class NoiseForecast:
             # A factor at rest takes up nothing. A core between the factors is not counted here.
             core = factor == "B" and not set("".join(moving)) <= set("AB")
             return "noised is something else than the factors" if core else None
-        if any(start.has_core for start in self._start.values()):
+        starts = self._start_energies.values()
+        if any(KINDS[name].of_the_product for start in starts for name in start.keys() - {*"AB"}):
             return f"a core stands between {factor} and the product"
+        if any(start.get("B") for start in starts):
+            return "B does not start at zero"
         if factor == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
         if not (method.uploaded_factors is None or factor in method.uploaded_factors):
@@ -220,21 +205,21 @@ class NoiseForecast:
     # ---- energies
 
     @cached_property
-    def _start(self) -> "dict[str, Start]":
-        """Layer -> how large its factors are before the first round."""
-        lora = self.config.lora
+    def _start_energies(self) -> dict[str, dict[str, float]]:
+        """Layer -> the energy of each tensor that the row starts in a way of its own."""
         initial = self.config.method.initial_factors
-        starts = {}
+        energies = {}
         for layer, weight in self.weights.items():
-            made = adapters.own_start(initial, weight, lora.rank)
-            energies = {name: float(x.double().square().sum()) for name, x in made.items()}
-            scale = lora.start_scale
-            # A row's own start may be larger or smaller than PEFT's draw, whose energy is r / 3.
-            if "A" in made:
-                scale *= math.sqrt(3 * energies["A"] / lora.rank)
-            core = any(KINDS[name].of_the_product for name in made.keys() - {"A", "B"})
-            starts[layer] = Start(scale, math.sqrt(energies.get("B", 0.0)), core)
-        return starts
+            made = adapters.own_start(initial, weight, self.config.lora.rank)
+            energies[layer] = {name: float(x.double().square().sum()) for name, x in made.items()}
+        return energies
+
+    def _scale(self, layer: str) -> float:
+        """How many times as large A starts as PEFT draws it, whose energy is r / 3."""
+        lora = self.config.lora
+        start = self._start_energies[layer]
+        own = math.sqrt(3 * start["A"] / lora.rank) if "A" in start else 1.0
+        return lora.start_scale * own
 
     @cached_property
     def _unit_noise(self) -> dict[str, UnitNoise]:
@@ -242,7 +227,7 @@ class NoiseForecast:
         lora = self.config.lora
         units = {}
         for layer, weight in self.weights.items():
-            scale, norm, _ = self._start[layer]
+            scale = self._scale(layer)
             d_out, d_in = weight.shape
             terms = theory.accumulated_noise_terms(
                 d_out=d_out,
@@ -254,12 +239,10 @@ class NoiseForecast:
                 releases_A=1,
                 scaling=lora.scaling,
                 start_scale=scale,
-                norm_B=norm,
             )
-            own = math.nan if self.is_noisy else 0.0  # of an A of zero, see `unknown`
-            if scale:
-                own = theory.noise_amplification(1.0, 1, d_in, scale)
-            units[layer] = UnitNoise(own, terms.linear_B, terms.quadratic, terms.linear_A)
+            # Of an A that starts at zero it is not known: then B does not.
+            own = theory.noise_amplification(1.0, 1, d_in, scale) if scale else math.nan
+            units[layer] = UnitNoise(own, terms.linear_B, terms.quadratic)
         return units
 
     def mean(self) -> float:
@@ -271,45 +254,23 @@ class NoiseForecast:
 
         return self._layer_mean(amplification)
 
-    def output_variance_by_round(self) -> Curve:
-        """v: variance of the noise on an output, for inputs of mean square 1, over the layers.
+    def output_variance(self, times_a: float = 1.0, times_b: float = 1.0) -> theory.OutputVariance:
+        """The two terms of v after the last round, as if the server only averaged.
 
-        Returns: after 0, 1, 2, ... rounds; NaN where the noise in either factor is not known.
-        """
-        return self._per_output("linear") + self._per_output("quadratic")
+        v is the variance of noise on an output, for inputs of mean square 1, over the layers. What
+        the method does with the noise afterwards is not asked: see `unknown_on_outputs`.
 
-    def _per_output(self, part: str) -> Curve:
-        """Energy of a part of the noise in the products of all layers, by the number of outputs."""
-        curves = self.table()
-        energies = [curves[layer, f"accumulated_{part}"] for layer in self.weights]
-        return np.sum(energies, axis=0) / sum(map(len, self.weights.values()))
-
-    def output_variance_of_start(self) -> float:
-        """The part of v that is B's start times the noise in A; 0 where that noise is not known.
-
-        A map that shapes it by B may leave any part of it in the product.
-        """
-        known = not self._reason("A")
-
-        def of_start(layer: str) -> float:
-            in_a = float(self.variance("A", layer)[-1])
-            return self._unit_noise[layer].of_start * in_a / len(self.weights[layer])
-
-        return self._layer_mean(of_start) if known else 0.0
-
-    def output_variance_terms(self) -> theory.OutputVariance:
-        """The two terms of v after the last round from B = 0, as if the server only averaged.
-
-        What the method does with A's noise afterwards is not asked: see `unknown`.
+        Args: times_a, times_b: how much noisier A and B are than the mean of what was released.
         """
 
         def linear(layer: str) -> float:
-            in_b = float(self.variance("B", layer)[-1])
+            in_b = times_b * float(self.variance("B", layer)[-1])
             return self._unit_noise[layer].linear * in_b / len(self.weights[layer])
 
         def quadratic(layer: str) -> float:
-            in_both = float(self.variance("A", layer)[-1]) * float(self.variance("B", layer)[-1])
-            return self._unit_noise[layer].quadratic * in_both / len(self.weights[layer])
+            in_a = times_a * float(self.variance("A", layer)[-1])
+            in_b = times_b * float(self.variance("B", layer)[-1])
+            return self._unit_noise[layer].quadratic * in_a * in_b / len(self.weights[layer])
 
         return theory.OutputVariance(self._layer_mean(linear), self._layer_mean(quadratic))
 
@@ -339,15 +300,13 @@ class NoiseForecast:
 
         ``amplification`` is the expected energy of the noise in A over A's own at the start,
         ``accumulated_...`` that which the noise has left in the product, without signal and start:
-        ``linear`` of one factor's noise times the start of the other. NaN where it is not known.
+        ``linear`` of B's noise times the start of A. NaN where it is not known.
         """
         curves = {}
         for layer, unit in self._unit_noise.items():
             in_a, in_b = self._variances(layer)
             curves[layer, "amplification"] = unit.amplification * in_a
-            # Only where B starts with something: else A's noise need not be known.
-            of_start = unit.of_start * in_a if unit.of_start else 0.0
-            curves[layer, "accumulated_linear"] = unit.linear * in_b + of_start
+            curves[layer, "accumulated_linear"] = unit.linear * in_b
             curves[layer, "accumulated_quadratic"] = unit.quadratic * in_a * in_b
         return curves
 

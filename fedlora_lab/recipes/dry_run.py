@@ -25,7 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ParamKey, TensorDict
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.taken_up import noise_taken_up
 from fedlora_lab.tasks.task import Task, forward, move_to_model, take
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ KEPT_AT_END = 0.55
 range of rates is predicted to end: 0.6 of ten classes, 0.78 of two."""
 FEWEST_STEPS = 3.0
 """Length of a run's whole noise, in steps of the clip norm, below which steps may end a range."""
-OCTAVES = range(-4, 8)
-"""Rates that are tried by default, in octaves above the end that v predicts."""
 MOST_EXAMPLES = 200
 AT_ONCE = 50
 """Examples that pass the model together."""
@@ -69,7 +67,7 @@ def dry_run(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    rates: Iterable[float] | None = None,
+    rates: Iterable[float],
     *,
     lora: "Lora | None" = None,
     draws: int = 4,
@@ -87,7 +85,6 @@ def dry_run(
         method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the noise follows the clip norm, which goes in proportion to the rate.
-            ``None``: octaves around the end that v predicts, see `suggest_lr`.
         draws: how many times noise is drawn, >= 1; the table has the means.
         seed: of the draws.
 
@@ -111,12 +108,8 @@ def dry_run(
     row = methods.get(method)
     check_whole("draws", draws, 1)
     check(task.public_test, "task", task.name, "one with public_test=True: its inputs are passed")
-    noise = noise_taken_up(task, row, privacy, plan, lora)
-    if rates is None:
-        # What v predicts is a factor on the plan's rate, or on the clip norm.
-        end = (plan.rate("B") or 1.0) * noise.factor(OUTPUT_VARIANCE)
-        rates = [end * 2.0**octave for octave in OCTAVES]
-    rates = [*rates]
+    uncounted = noise_taken_up(task, row, privacy, plan, lora).uncounted
+    rates = sorted(rates)
     for rate in rates:
         check_number("rates", rate, 0, open_low=True)
     examples = task.test if task.validation is None else task.validation
@@ -127,7 +120,7 @@ def dry_run(
     right = 0.0
     classes = 0
     steps = math.inf
-    for rate in sorted(rates):
+    for rate in rates:
         config = make_config(task, row, *at_rate(privacy, plan, rate), lora, seed)
         model = adapters.adapt(task, config.lora)
         stds = noise_stds(config, model)
@@ -137,10 +130,10 @@ def dry_run(
         classes = int(tried["classes"][0])
         steps = min(steps, _length_in_steps(config, model, stds))
     table = pd.DataFrame(rows)
-    end = _end_of(table, 1 / classes)
+    end = end_of(table, 1 / classes)
     # As many are right by one answer to all.
     knows = right > float(y.bincount().max()) / len(y)
-    return DryRun(table, end, steps, _warning(knows, end, steps, noise.uncounted))
+    return DryRun(table, end, steps, _warning(knows, end, steps, uncounted))
 
 
 def at_rate(privacy: Privacy, plan: Plan, rate: float) -> tuple[Privacy, Plan]:
@@ -245,7 +238,7 @@ def _length_in_steps(
     return math.sqrt(energy) / step
 
 
-def _end_of(table: "pd.DataFrame", guess: float) -> float:
+def end_of(table: "pd.DataFrame", guess: float) -> float:
     """The rate at which noise leaves so few answers that a range is predicted to end.
 
     Args: table: by rate. guess: the share of the answers that a guess would leave.

@@ -30,45 +30,26 @@ class NoiseTakenUp(NamedTuple):
     """The noise on a layer's output over a run.
 
     Args:
-        variance: on an output of the model that is scored, with A as PEFT draws it or as a start by
-            hand made it: of the averaged model, or of a client's own where a factor stays with it.
-        client_noise_ratio: variance of the noise in the A and in the B with which a client ends a
-            round, over that in this model.
+        variance: on an output, with A as PEFT draws it or as a start by hand made it.
         balance: the amplification number that a balanced start allows at most.
-        of_start: variance on an output of the noise in A times what B starts with.
         uncounted: what the row does with its noise that is not in here; ``None``: nothing.
     """
 
     variance: OutputVariance
-    client_noise_ratio: tuple[float, float]
     balance: float
-    of_start: float = 0.0
     uncounted: str | None = None
 
     @property
     def value(self) -> float:
         """v, the variance on an output: the same for all settings that are one run."""
         linear, quadratic = self.variance
-        return linear + self.of_start + min(quadratic, linear * self.balance)
+        return linear + min(quadratic, linear * self.balance)
 
     def factor(self, target: float) -> float:
         """By which factor the noise may grow until `value` is the target."""
         # A balanced start grows with the noise, which then is at most 1 + balance times linear.
-        linear, quadratic = self.variance
-        both = OutputVariance(linear + self.of_start, quadratic)
-        held = math.sqrt(target / (both.linear * (1 + self.balance)))
-        return max(noise_factor(both, target), held)
-
-    def in_copies(self) -> "NoiseTakenUp":
-        """The same of a client's own copy, on which it trains: both factors have more noise."""
-        of_a, of_b = self.client_noise_ratio
-        linear, quadratic = self.variance
-        return self._replace(
-            variance=OutputVariance(linear * of_b, quadratic * of_a * of_b),
-            client_noise_ratio=(1.0, 1.0),
-            balance=self.balance * of_a,
-            of_start=self.of_start * of_a,
-        )
+        held = math.sqrt(target / (self.variance.linear * (1 + self.balance)))
+        return max(noise_factor(self.variance, target), held)
 
 
 def noise_taken_up(
@@ -77,10 +58,16 @@ def noise_taken_up(
     privacy: Privacy,
     plan: Plan,
     lora: "Lora | None" = None,
+    *,
+    copies: bool = False,
 ) -> NoiseTakenUp:
     """Computes what `suggest_lr` holds against its bound, at the plan's rate and clip norm.
 
-    Args: see `run`, with the noise multiplier set.
+    Args:
+        task, method, privacy, plan, lora: see `run`, with the noise multiplier set.
+        copies: of a client's own copy, on which it trains and whose factors have more noise; else
+            of the model that is scored: the averaged one, or a client's where a factor stays with
+            it.
     Raises: as `suggest_lr`.
     """
     check_parts(task, privacy, plan)
@@ -112,25 +99,21 @@ def noise_taken_up(
     plain = {"aggregate": aggregation.mean, "balance": None, "uploaded_factors": None}
     like = row.replace(**plain, schedule=schedule, initial_factors=initial)
     forecast = forecast_of(replace(config, method=like, lora=adapter))
-    linear, quadratic = forecast.output_variance_terms()
     kept = [x for x in "AB" if not row.is_uploaded(ParamKey(x, ""))]
     expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
     check("B" not in kept or privacy.releases_steps, "method", row.slug, expected)
     # No mean thins the noise in what stays with its client, if it gets any.
-    own = forecast.client_noise_ratio()
+    averaged = forecast.client_noise_ratio() if copies else 1.0
     alone = forecast.unaveraged_noise_ratio() if privacy.releases_steps else 0.0
-    (in_a, of_a), (in_b, of_b) = ((alone, 1.0) if x in kept else (1.0, own) for x in "AB")
-    variance = OutputVariance(linear * in_b, quadratic * in_a * in_b)
-    of_start = forecast.output_variance_of_start() * in_a
-    check(
-        variance.linear + of_start > 0,
-        "noise",
-        variance.linear + of_start,
-        "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
-    )
+    times_a, times_b = (alone if x in kept else averaged for x in "AB")
+    variance = forecast.output_variance(times_a, times_b)
+    expected = "noise on B: a multiplier, a clip_norm > 0, a row that moves B"
+    check(variance.linear > 0, "noise", variance.linear, expected)
+    # The noise that a copy has more is in A as well.
+    balance *= 1.0 if "A" in kept else averaged
     shared = replace(config, method=row.replace(uploaded_factors=None))
     uncounted = NoiseForecast(shared, forecast.weights).unknown_on_outputs
-    return NoiseTakenUp(variance, (of_a, of_b), balance, of_start, uncounted)
+    return NoiseTakenUp(variance, balance, uncounted)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ Pair = Float[np.ndarray, " 2"]
 
 
 def _plane(title: str, noise: Pair, allowed: Pair) -> dict[str, Any]:
-    """Draws ellipses of one and two deviations, the changes that the clip allows, and the worst."""
+    """Draws one deviation of the noise, the changes that the clip allows, and the worst of them."""
     turn = np.radians(30)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
@@ -35,11 +35,13 @@ def _plane(title: str, noise: Pair, allowed: Pair) -> dict[str, Any]:
         frame,
         frame | {"label": ""},
         line(*ellipse(noise), "teal", width=1.6),
-        line(*ellipse(2 * noise), "teal", width=0.9),
         area(*ellipse(allowed), "ink", 0.12),
         line(*ellipse(allowed), "ink", width=1.8),
         line([0, tip[0]], [0, tip[1]], "red", width=3),
         dots(tip[0], tip[1], "red"),
+        text(-3.6, 3.2, "noise, one deviation", "teal", dx=4),
+        text(-3.6, 2.7, "allowed changes", "ink", dx=4),
+        text(-3.6, 2.2, "the worst of them", "red", dx=4),
         square=True,
         height=240,
     )
@@ -89,8 +91,7 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
     if not np.isclose(mu, promised):
         judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
     return panels, [
-        "Thin ellipses are noise, the filled shape holds the changes that the clip allows, red "
-        f"is the worst of them. Clip on the {clip}: ",
+        f"Clip on the {clip}: ",
         f"the worst change stands {mu:.2f} deviations out, {judged}; one release gives "
         f"ε = {round_up(real, '.2f')}, promised {round_up(nominal, '.2f')} at δ = 0.00001.",
     ]

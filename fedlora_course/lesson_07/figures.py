@@ -1,6 +1,6 @@
 """Figures of lesson 07: a ball in bowls of one loss, and turns at the minimum of a product."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from fedlora_lab.plots import style
 
 Distances = Float[np.ndarray, " rounds"]
+Factor = Float[np.ndarray, "d_out r"]
 
 
 @style.paper()
@@ -15,7 +16,7 @@ def bowls(paths: Mapping[str, tuple[float, Distances]], unit: float, title: str)
     """Draws where a ball was in each bowl, and what it lost on average.
 
     Args:
-        paths: words above a bowl -> (curvature, distances from the minimum).
+        paths: words above a bowl -> (curvature, distances from the bottom).
         unit: of the loss, the price of a direction under plain noise.
         title: the finding.
     """
@@ -35,7 +36,7 @@ def bowls(paths: Mapping[str, tuple[float, Distances]], unit: float, title: str)
         box = {"facecolor": style.CARD, "alpha": 0.8, "lw": 0, "pad": 1}
         ax.text(0.98 * reach, above, words, color=style.FACTOR["A"], ha="right", bbox=box)
         ax.set(xlim=(-reach, reach), ylim=(-0.05 * max(top, 8), max(top, 8)))
-        ax.set_xlabel("distance x from the minimum")
+        ax.set_xlabel("distance u from the bottom")
         ax.set_title(heading)
     axes[0].set_ylabel("loss, in units of τ²/4η")
     style.headline(figure, title)
@@ -64,3 +65,23 @@ def loss_at_the_minimum(
             A = A - eta * B.T @ error + tau * rng.standard_normal(A.shape)
         losses.append(np.square(B @ A - goal).sum() / 2)
     return float(np.mean(losses[rounds // 4 :]))
+
+
+def noise_over_rounds(
+    rule: Callable[[Factor, Factor], Factor], rng: np.random.Generator, rounds: int = 60
+) -> list[float]:
+    """Lets B and A of a layer take turns in which a rule adds noise alone.
+
+    Args: rule: (a change of nothing (64, 4), the frozen factor (4, 64)) -> what the server adds.
+    Returns: the energy of 2 B A after each round.
+    """
+    nothing = 1e-9 * np.ones((64, 4))
+    B, A = np.zeros((64, 4)), rng.uniform(-1, 1, (4, 64)) / 64**0.5
+    energies = []
+    for t in range(rounds):
+        if t % 2 == 0:
+            B = B + rule(nothing, A)
+        else:
+            A = A + rule(nothing, B.T).T
+        energies.append(float(np.square(2 * B @ A).sum()))
+    return energies

@@ -158,10 +158,11 @@ def ends_of_ranges(means: pd.DataFrame, unit: str, epsilon: float) -> style.Pict
         behind = 100 * (curve["accuracy"] - curve["accuracy"].max())
         left.plot(curve["lr"], behind, color=look.colour, lw=1.8, label=style.name(str(slug)))
         style.draw_dots(left, [found[unit, epsilon, slug]], [-3.0], look.colour, size=9)
-        ends = pd.DataFrame({"x": predicted, "y": found}).xs(slug, level="method")
-        for place, row in ends.iterrows():
-            face = look.colour if place[0] == "example" else style.CARD
-            style.draw_dots(right, [row["x"]], [row["y"]], face, size=8, mec=look.colour, mew=1.8)
+        ends = pd.DataFrame({"predicted": predicted, "found": found}).xs(slug, level="method")
+        for protected, part in ends.groupby(level="unit"):
+            face = look.colour if protected == "example" else style.CARD
+            edge: Any = {"mec": look.colour, "mew": 1.8}
+            style.draw_dots(right, part["predicted"], part["found"], face, size=8, **edge)
     left.axhline(-3, color=style.GREY, lw=1, ls=style.DOTTED)
     left.legend(loc="lower left", frameon=False, fontsize=9)
     left.set(xscale="log", xlim=(0.02, 4), ylim=(-20, 1), xlabel="learning rate")

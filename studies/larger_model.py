@@ -111,7 +111,7 @@ def content_of(name: str) -> bytes:
 
 
 @cache
-def sentences() -> tuple[pd.DataFrame, dict[str, Ragged]]:
+def sentences() -> tuple[pd.DataFrame, Any]:
     """Source, rating and text of the sentences that are rated far enough from neutral; their
     tokens."""
     options: Any = {"sep": "\t", "quoting": csv.QUOTE_NONE, "keep_default_na": False}

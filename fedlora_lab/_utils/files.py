@@ -162,7 +162,8 @@ def lock_folder(
         patience: seconds to wait for another holder before a ``ValueError``.
         what: how to call it in an error; default: ``out`` and the folder.
 
-    Guarantees: test_two_runs_in_one_folder_refuse_each_other, test_kills_of_a_run_lose_nothing.
+    Guarantees: test_two_runs_in_one_folder_refuse_each_other,
+        test_a_run_that_ends_at_any_write_goes_on_and_loses_nothing.
     """
     if folder is None:
         return nullcontext()

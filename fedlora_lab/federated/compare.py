@@ -118,7 +118,7 @@ def compare(
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit; the error
         of a run, such as `Diverged`, ends the comparison. With ``out`` what was done is kept.
     Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs,
-        ::test_no_example_stays_on_the_disk_after_a_kill.
+        ::test_no_example_is_put_into_a_file.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)

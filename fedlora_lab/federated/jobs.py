@@ -20,7 +20,7 @@ def run_calls(calls: Mapping[int, Callable[[], T]], jobs: int | None) -> Iterato
     """Runs calls at once; yields the number of each that ends, and what it returned.
 
     Args: calls: by number, independent of each other. jobs: see `compare`.
-    Guarantees: test_jobs.py::test_no_example_stays_on_the_disk_after_a_kill.
+    Guarantees: test_jobs.py::test_no_example_is_put_into_a_file.
     """
     backend, _ = get_active_backend()
     threads = getattr(backend, "inner_max_num_threads", None) or 1

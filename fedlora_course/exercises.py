@@ -34,7 +34,6 @@ import numpy as np
 
 from fedlora_course import diagnosis
 from fedlora_course.predictions import all_predictions, predict, reveal
-from fedlora_course.progress import SOLVED, TRIED, progress, save_result
 from fedlora_course.texts import PREDICTION_KEY, Entry, entries, question_html, to_html, unwrap
 from fedlora_lab._utils.validation import check as check_value
 
@@ -43,7 +42,6 @@ __all__ = [
     "all_predictions",
     "check",
     "predict",
-    "progress",
     "reveal",
     "show",
     "use",
@@ -635,8 +633,6 @@ def show(key: str) -> Exercise:
 def check(key: str, answer: Answer = ...) -> Feedback:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
 
-    That an answer was tried or right is kept in the reader's `progress`.
-
     Args:
         key: such as "02.1".
         answer: yours; ``...``, or a function that returns it, stands for none yet.
@@ -650,9 +646,7 @@ def check(key: str, answer: Answer = ...) -> Feedback:
     exercise = show(key)
     if answer is ... or _is_placeholder(answer):
         return Feedback(False, "no answer so far; replace the three dots with yours.")
-    feedback = exercise.judge(answer)
-    save_result(key, SOLVED if feedback else TRIED)
-    return feedback
+    return exercise.judge(answer)
 
 
 def use(key: str, function: Function) -> Function:

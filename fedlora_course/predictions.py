@@ -12,13 +12,16 @@ from html import escape
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from fedlora_course.progress import read_progress, save_result
 from fedlora_course.texts import PREDICTION_KEY, entries, inline_html, to_html, unwrap
 from fedlora_lab._utils.environment import require
 from fedlora_lab._utils.validation import check, check_one_of
 
 if TYPE_CHECKING:
     from fedlora_lab.plots.style import Picture
+
+
+_guesses: dict[str, str] = {}
+"""Key -> the letter that the reader of this session chose."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,16 @@ class Prediction:
     @property
     def guess(self) -> str | None:
         """The letter that the reader chose, ``None`` for none yet."""
-        letter = read_progress().get(self.key)
-        return letter if letter in self.letters else None
+        return _guesses.get(self.key)
 
     def option(self, letter: str) -> str:
         """Returns the words of an option, without a full stop."""
         return self.options[self.letters.index(letter)].rstrip(".")
 
     def choose(self, letter: str) -> None:
-        """Saves a guess, as its button does."""
+        """Keeps a guess until the session ends, as its button does."""
         check_one_of("letter", letter, self.letters)
-        save_result(self.key, letter)
+        _guesses[self.key] = letter
 
     def outcome(self) -> "Outcome":
         """Says what was guessed and what was measured."""

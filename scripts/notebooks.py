@@ -17,7 +17,6 @@ import argparse
 import copy
 import os
 import re
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -201,9 +200,7 @@ def execute(notebook: Any, folder: Path) -> None:
     where = {"metadata": {"path": str(folder)}}
     # One print may arrive in pieces, hence coalesce_streams. Nobody has guessed anything yet.
     client = NotebookClient(notebook, timeout=1800, resources=where, coalesce_streams=True)
-    with tempfile.TemporaryDirectory() as reader:
-        environment["FEDLORA_PROGRESS"] = f"{reader}/progress.json"
-        client.execute(env=environment)
+    client.execute(env=environment)
 
 
 def main() -> None:

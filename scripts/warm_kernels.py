@@ -197,8 +197,7 @@ def main(command: list[str]) -> int:
         if server == 0:
             serve(listener)
         paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
-        added = {"JUPYTER_PATH": paths, "FEDLORA_PROGRESS": str(folder / "progress.json")}
-        added["FEDLORA_WARM"] = str(programs)
+        added = {"JUPYTER_PATH": paths, "FEDLORA_WARM": str(programs)}
         try:
             return subprocess.run(command, env=os.environ | added, check=False).returncode
         finally:

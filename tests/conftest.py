@@ -3,9 +3,7 @@
 import gc
 import importlib
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -45,11 +43,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Load the libraries before jaxtyping's import hook, within which Python reads no cache; a
-    process that only hands out tests needs none of them. Nothing that a test solves or guesses
-    counts as the reader's own progress."""
-    folder = tempfile.mkdtemp()
-    os.environ["FEDLORA_PROGRESS"] = os.path.join(folder, "progress.json")
-    config.add_cleanup(lambda: shutil.rmtree(folder))
+    process that only hands out tests needs none of them."""
     if config.getoption("dist", "no") == "no":
         gc.disable()
         for library in (*LIBRARIES, "transformers"):

@@ -1,7 +1,6 @@
 """Every exercise accepts its solution and equal ones, and tells plausible mistakes apart; guesses
-and progress are kept."""
+are kept."""
 
-import json
 import math
 import re
 import sys
@@ -13,16 +12,8 @@ import pytest
 
 import fedlora_course as course
 from fedlora_course.exercises import Calls, all_exercises, change_source, check
-from fedlora_course.predictions import Prediction, all_predictions
+from fedlora_course.predictions import Prediction
 from fedlora_course.texts import split_code
-
-
-@pytest.fixture
-def progress_file(tmp_path, monkeypatch):
-    path = tmp_path / "reader" / "progress.json"
-    monkeypatch.setenv("FEDLORA_PROGRESS", str(path))
-    return path
-
 
 # ---- every exercise
 
@@ -30,7 +21,7 @@ def progress_file(tmp_path, monkeypatch):
 @pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("one", all_exercises().values(), ids=lambda one: one.key)
-def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):
+def test_right_answers_pass_and_each_mistake_is_told(one):
     """Also an answer that nobody foresaw, none at all, and one that cannot be read; and on every
     draw of a function's inputs, where luck could hide a mistake or make two look alike.
     """
@@ -254,13 +245,13 @@ def test_a_judgement_names_the_mistake_or_the_difference():
     assert len(seen[0]) > 3 and seen[0] & seen[1] <= {0.0}, "an answer could be learnt by heart"
 
 
-# ---- predictions, and what is kept of a reader
+# ---- predictions
 
 
 GUESS = Prediction("99.a", "Is $x < y$?", ("yes.", "no", "`both`"), "b", "It is not.")
 
 
-def test_a_guess_is_kept_and_revealed(progress_file):
+def test_a_guess_is_kept_and_revealed():
     none = "You have not chosen an option in 99.a. Measured: b) no. It is not."
     assert repr(GUESS.outcome()) == none
     control = GUESS.control()
@@ -271,29 +262,9 @@ def test_a_guess_is_kept_and_revealed(progress_file):
     GUESS.choose("b")
     assert repr(GUESS.outcome()) == "You guessed b) no. So it is. It is not."
     assert GUESS.control().children[0].value == "b", "the cell run once more forgets the guess"
-    assert json.loads(progress_file.read_text()) == {"99.a": "b"}
     with pytest.raises(ValueError, match=r"^letter='d': expected one of 'a', 'b', 'c'"):
         GUESS.choose("d")
     control.close_all()
-
-
-def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
-    first = course.exercises.progress()
-    assert not first[["solved", "tried", "predicted"]].to_numpy().any()
-    assert first.loc["all", "exercises"] == len(all_exercises()) == first["exercises"][:-1].sum()
-    assert first.loc["all", "predictions"] == len(all_predictions())
-    check("00.1", ...)
-    assert not progress_file.exists(), "three dots are no answer"
-    check("00.1", -2)
-    for wrong in (8, -2, 8):
-        check("00.1", wrong)
-        check("01.1", None)
-    course.exercises.predict("02.a").choose("a")
-    after = course.exercises.progress()
-    counts = after.loc[["00", "01", "all"], ["solved", "tried"]]
-    assert counts.to_numpy().tolist() == [[1, 1], [0, 1], [1, 2]]
-    assert after.loc["02", "predicted right"] == 1
-    assert json.loads(progress_file.read_text()) == {"00.1": "solved", "01.1": "tried", "02.a": "a"}
 
 
 def test_options_stand_below_one_another_and_words_about_them_do_not():
@@ -302,16 +273,3 @@ def test_options_stand_below_one_another_and_words_about_them_do_not():
     question, _, folded = asked._repr_html_().partition("<details>")
     assert [f"<li>({letter}) " in question for letter in "abcdefg"] == [True] * 6 + [False]
     assert "<li>" not in folded and "(a) and (e) read" in folded
-
-
-@pytest.mark.parametrize("fault", ["folder", "damaged"])
-def test_progress_without_a_writable_file_is_one_line(tmp_path, monkeypatch, capsys, fault):
-    path = tmp_path / "file"
-    path.write_text("[1")
-    monkeypatch.setenv("FEDLORA_PROGRESS", str(path / "x" if fault == "folder" else path))
-    check("00.1", 8)
-    check("00.1", -2)
-    said = capsys.readouterr().out
-    assert said.startswith("Your progress counts in this session only") and said.count("\n") == 1
-    assert course.exercises.progress().loc["00", "solved"] == 1
-    assert path.read_text() == "[1", "a file of something else was overwritten"

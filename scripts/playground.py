@@ -31,7 +31,6 @@ from fedlora_course import playground
 from fedlora_course.drawing import on_screen
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.federated.noise_forecast import filter_gain
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import full, normal_levels
 from fedlora_lab.plots.style import look
@@ -77,13 +76,6 @@ HELP = {
         "r is the rank: B has r columns and A has r rows. A larger r can learn more and takes up "
         "more noise.",
         "01_what_does_lora_change",
-    ),
-    "v": (
-        "v is the variance that the noise of the whole run puts on one output of the layer, known "
-        "before the run. Beyond its best rate no curve of this page but FedLPP's falls by more "
-        "than four points while v is below 5, and each has fallen by at least five where v is "
-        "above 13.",
-        "04_why_is_noise_amplified",
     ),
 }
 """Symbol -> what it means, and the lesson on it."""
@@ -253,7 +245,6 @@ def method_row(slug: str) -> dict[str, Any]:
         "moves": moves_of(row),
         "rounds": list(row.schedule.rounds),
         "filter": [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)],
-        "gain": filter_gain(row.filter, "B", SIZE) if filtered else 1.0,
         "residual": "W" in getattr(row.aggregate, "writes", ()),
         "quantised": row.broadcast is not full,
     }

@@ -142,30 +142,7 @@ function quantised(x, levels) { // each block of 64 numbers is scaled by its lar
   return out;
 }
 
-// What is known before a run, from public numbers alone: the variance v that the noise of all its
-// releases puts on an output of the layer, for inputs of mean square one. The library's value of v at
-// which a range of rates ends was read off another network; on this one it fails, so no end is drawn.
-
 const tableOf = ({splits}, {split, clients, steps}) => splits[split].noise[clients][steps]; // a row for each epsilon
-
-function forecast(problem, settings) {
-  const {batch, scaling, rounds} = problem;
-  const {method, rate, clip, rank, noise} = settings;
-  const steps = problem.steps[settings.steps];
-  const row = problem.methods.find(one => one.slug === method);
-  const releases = {A: 0, B: 0};
-  for (let t = 0; t < rounds; t++) {
-    for (let s = 0; s < steps; s++) {
-      for (const side of wordAt(row, t, s)) releases[side] += 1;
-    }
-  }
-  const sigma = noise < 0 ? [0] : tableOf(problem, settings)[noise].sigma;
-  const atRateOne = row.gain * (clip / batch / sigma.length) ** 2 * squares(sigma);
-  const linear = scaling ** 2 * rank / 3 * releases.B * atRateOne;
-  const amplification = 3 * SIZE * releases.A * atRateOne;
-  const rho = amplification * rate ** 2;
-  return {rho, v: linear * rate ** 2 * (1 + rho)};
-}
 
 function wordAt({rounds}, t, s) { // the factors that move in this step
   const words = rounds[t % rounds.length].split(" ");
@@ -197,7 +174,6 @@ class Run {
     // FedEx-LoRA's residual, and its four parts.
     this.residual = this.row.residual ? zeros(SQUARE) : null;
     this.residualParts = this.row.residual ? fourSquares() : null;
-    this.known = forecast(problem, settings);
     this.latest = this.parts(); // those of the last record, which a round under way leaves alone
     // Untrained runs are all alike: a slider that moves must not wait for their scores.
     if (!start) problem.untrained ??= this.record();
@@ -463,7 +439,7 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 236)}
-    ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"><span data-known></span>${why("v")}</div></div>${lane(1)}</div>
+    ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"></div></div>${lane(1)}</div>
     <p class="foot">A laboratory: clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
@@ -491,7 +467,7 @@ export function mountPlayground(home, tables) {
   let working = null; // the round that is being trained
   let due = 0;
   let colours = {};
-  let drawn = {}; // of each lane: the last record, its row, and which digits were right
+  let drawn = {}; // of each lane: the last record, and its row
   let turned = -CALM; // when a knob moved
   let next = 0; // when a run may be painted again
   let sizes = new Map();
@@ -721,7 +697,7 @@ export function mountPlayground(home, tables) {
     const empty = !marks.some(mark => mark.name && mark.x.length || mark.kind === "dots" && mark.x.length);
     if (empty) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "a dot for each run that has ended", colour: "soft", anchor: "middle"});
     draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: SHARES, marks, margin: {right: 20}},
-      `Right answers at the end of runs, over the learning rate. ${lanes.map(({row, known}) => `${row.name}: noise on an output v = ${short(known.v)} at this rate`).join(". ")}`);
+      "Right answers at the end of runs, over the learning rate");
   }
 
   function paintLane(lane, i) {
@@ -733,11 +709,10 @@ export function mountPlayground(home, tables) {
     const {y} = problem.test;
     write(part.querySelector("[data-score]"), percent(record.accuracy));
     const right = record.answers.map((digit, d) => digit === y[d]);
-    const shown = drawn[i]?.right;
-    drawn[i] = {record, row: lane.row, right};
+    drawn[i] = {record, row: lane.row};
     write(part.querySelector("[data-adapter]"), `Its adapter${lane.round ? `, <b>${short(record.size)} times</b> as large as the layer that it corrects` : ""}:`);
     const wall = part.querySelector(".wall");
-    paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]), digit => right[digit] === shown?.[digit]);
+    paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]));
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; red is read wrongly`);
     const largest = 2.2 * Math.max(...record.sizes) * problem.size / Math.sqrt(SQUARE) / problem.scaling || 1;
     lane.latest.forEach((values, n) => {
@@ -790,8 +765,7 @@ export function mountPlayground(home, tables) {
     write(find(".say"), sentence());
     // Read out at rest only: a screen reader cannot follow ten rounds a second.
     if (!running && round) write(find(".unseen"), sentence());
-    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${short(lane.known.v)} for ${escaped(lane.row.name)}</b>`);
-    write(find("[data-known]"), `${isStandard() ? "The faint curves are means of 20 seeds. " : ""}Before the run, v = ${levels.join(" and ")}.`);
+    write(find(".known"), isStandard() ? "The faint curves are means of 20 seeds." : "");
   }
 
   // One sentence: what just happened
@@ -901,7 +875,7 @@ export function mountPlayground(home, tables) {
   reset();
   return {
     get lanes() { return lanes; },
-    problem, state, change, act, play, step, Run, forecast, stream, normals,
+    problem, state, change, act, play, step, Run, stream, normals,
     close() {
       play(false);
       cancelAnimationFrame(frame);

@@ -195,14 +195,13 @@ export const ramp = (from, to, most = 1) => Uint32Array.from({length: SHADES + 1
   return 255 << 24 | b << 16 | g << 8 | r;
 });
 
-// shade(tile, pixel) is a colour; a tile that is fresh(tile) is as it was.
-export function paintTiles(canvas, count, columns, pitch, shade, fresh = () => false) {
+// shade(tile, pixel) is a colour.
+export function paintTiles(canvas, count, columns, pitch, shade) {
   const {width, height} = canvas;
   const context = canvas.getContext("2d");
   const image = canvas.image ??= context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
   for (let tile = 0; tile < count; tile++) {
-    if (fresh(tile)) continue;
     const corner = Math.floor(tile / columns) * pitch * width + tile % columns * pitch;
     for (let p = 0; p < 64; p++) pixels[corner + (p >> 3) * width + (p & 7)] = shade(tile, p);
   }

@@ -2,15 +2,11 @@
 
 import json
 
-import numpy as np
 import playground as script
 import pytest
-from PIL import Image
 
 import fedlora_lab as fl
 from fedlora_course import playground
-from fedlora_course.lesson_04 import figures as lesson
-from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.rounding import round_up
 
 TABLES = json.loads((playground.HERE / "tables.json").read_text(encoding="utf-8"))
@@ -36,18 +32,7 @@ def test_the_page_is_one_small_file():
 
 
 @pytest.mark.slow
-def test_the_moving_picture_of_the_page_keeps_the_colours_of_the_parts():
-    """Fault: among few colours the noise on A was drawn in the red of wrong answers."""
-    with Image.open(script.ROOT / "docs" / "figures" / "playground.gif") as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    drawn = {f"#{bytes(colour).hex().upper()}" for colour in np.unique(pixels, axis=0)}
-    assert {COLOURS[name] for name in lesson.COLOURS.values()} <= drawn
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("split", "clients", "steps", "noise"), [(0, 1, 1, 4), (3, 1, 1, 1), (2, 2, 0, 3)]
-)
+@pytest.mark.parametrize(("split", "clients", "steps", "noise"), [(3, 1, 1, 1), (2, 2, 0, 3)])
 def test_sigma_is_calibrated_and_the_spent_epsilon_is_what_the_ledger_states(
     split, clients, steps, noise
 ):

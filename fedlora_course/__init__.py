@@ -25,15 +25,16 @@ def lesson(number: int) -> SimpleNamespace:
 
     Args: number: of the notebook, 0 to 16.
     Returns: a namespace with the public functions and classes of the lesson's ``figures.py``,
-        ``dials.py`` and ``theory.py``, in lesson 11 also of ``scans.py`` and in lesson 12 of
-        ``clips.py``, and ``evidence``, which a lesson calls with ``globals()`` in its last cell.
+        ``dials.py`` and ``theory.py``, in lesson 11 also of ``scans.py`` and ``attacks.py``, in
+        lesson 12 of ``clips.py`` and ``bounds.py``, and ``evidence``, which a lesson calls with
+        ``globals()`` in its last cell.
     """
     check_whole("number", number, 0, 16)
     package = f"fedlora_course.lesson_{number:02}"
     from fedlora_course.evidence import Evidence
 
     public: dict[str, Any] = {"evidence": Evidence(number)}
-    for part in ("figures", "dials", "theory", "clips", "scans"):
+    for part in ("figures", "dials", "theory", "clips", "scans", "attacks", "bounds"):
         if find_spec(f"{package}.{part}") is None:
             continue
         module = import_module(f"{package}.{part}")

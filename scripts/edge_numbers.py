@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fedlora_course.lesson_02.theory import deviation_matrix
+from fedlora_course.lesson_12.bounds import threshold_lower_bound
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.audit.bounds import threshold_lower_bound
 from fedlora_lab.methods.filters import binomial
 
 DELTA = 1e-5
@@ -32,7 +32,7 @@ def best_threshold_bound(
         delta, significance: see `threshold_lower_bound`.
         thresholds: fixed before these scores were seen.
 
-    Guarantees: test_bounds.py::test_a_bound_errs_as_often_as_it_says.
+    Guarantees: test_lesson_12.py::test_a_bound_errs_as_often_as_it_says.
     """
     share = significance / len(thresholds)
     bounds = []

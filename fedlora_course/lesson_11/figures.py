@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_course import drawing
+from fedlora_course.lesson_11.attacks import Victim, input_from_a_gradient, similarity
 from fedlora_course.lesson_11.scans import flattened_digits_task
 from fedlora_lab import tasks
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
-from fedlora_lab.audit.attacks import Victim, input_from_a_gradient, similarity
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora.source import require_source

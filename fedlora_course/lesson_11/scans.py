@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedlora_lab.audit.attacks import (
+from fedlora_course.lesson_11.attacks import (
     Upload,
     Victim,
     residual_share,

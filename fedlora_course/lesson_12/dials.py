@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from fedlora_course.lesson_12.bounds import SimulatedAudit, simulate_one_run
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab._utils.rounding import round_down, round_up
-from fedlora_lab.audit import bounds
 
 EDGE = 13.0
 SHOWN = 40
 
 # The dial and its static figure ask for the same audits.
-_simulate = cache(bounds.simulate_one_run)
+_simulate = cache(simulate_one_run)
 
 
 def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
@@ -70,7 +70,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
 def audit_explorer() -> Dial:
     """Makes a dial for canaries, promise and size of a bug: one simulated audit.
 
-    It is `audit.bounds.simulate_one_run`: canaries and noise are the same whatever is promised.
+    It is `simulate_one_run`: canaries and noise are the same whatever is promised.
     """
     return Dial(
         "12/audit_explorer",
@@ -81,7 +81,7 @@ def audit_explorer() -> Dial:
     )
 
 
-def _verdict(audit: bounds.SimulatedAudit) -> str:
+def _verdict(audit: SimulatedAudit) -> str:
     if audit.caught:
         return ", more than stated. Caught."
     if audit.ceiling < audit.stated:

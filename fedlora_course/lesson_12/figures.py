@@ -11,9 +11,11 @@ from scipy.special import expit
 from scipy.stats import binom, binomtest, norm
 
 from fedlora_course import drawing
+from fedlora_course.lesson_12.bounds import DELTA, gaussian_one_run_lower_bound
 from fedlora_lab._utils.rounding import round_down, round_up
-from fedlora_lab.audit import bounds
+from fedlora_lab.audit.bounds import default_guesses, one_run_p_value
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.accounting import noise_multiplier
 
 if TYPE_CHECKING:
     from fedlora_lab.audit.canary_audit import Audit
@@ -54,7 +56,7 @@ def rates_and_bound(threshold: float, mu: float) -> tuple[float, float, float]:
     Args: threshold: in noise deviations; mu: how many of them the two means are apart.
     """
     fpr, fnr = float(norm.sf(threshold)), float(norm.cdf(threshold - mu))
-    return fpr, fnr, float(np.log((1 - bounds.DELTA - fnr) / fpr))
+    return fpr, fnr, float(np.log((1 - DELTA - fnr) / fpr))
 
 
 @style.paper()
@@ -114,7 +116,7 @@ def power_table(epsilon: float) -> pd.DataFrame:
     """Measures how often audits find a bug, over the canaries.
 
     The attacker is the best there is: he reads every canary from a noised number of its own. He
-    guesses as many coins as `bounds.default_guesses` says; other numbers may find more.
+    guesses as many coins as `default_guesses` says; other numbers may find more.
 
     Args: epsilon: stated; it sets the noise.
     Returns: columns kind (of the bound), canaries, leak, mean (the share of audits that
@@ -124,21 +126,21 @@ def power_table(epsilon: float) -> pd.DataFrame:
     def refutes(kind: str, level: float, canaries: int, guesses: int, correct: int) -> bool:
         counts = (canaries, guesses, correct)
         if kind == "Gaussian noise":
-            return bounds.gaussian_one_run_lower_bound(*counts, bounds.DELTA, level) > epsilon
+            return gaussian_one_run_lower_bound(*counts, DELTA, level) > epsilon
         # One p-value decides, without a search for the bound.
-        return bounds.one_run_p_value(*counts, epsilon, bounds.DELTA) < level
+        return one_run_p_value(*counts, epsilon, DELTA) < level
 
-    sigma = bounds.gaussian_noise_multiplier(epsilon)
+    sigma = noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
     rows = []
     for m in CANARIES:
-        guesses = bounds.default_guesses(m)
+        guesses = default_guesses(m)
         # Several numbers of guesses are tried, so each bound has its share of the significance.
         level = 0.05 / len(guesses)
         coins = np.random.default_rng(m).random((REPEATS, m)) < 0.5
         noise = sigma * np.random.default_rng(m + 1).standard_normal((REPEATS, m))
         right = {}
         for leak in LEAKS:
-            # Sorted once for all numbers of guesses; see `bounds.count_correct`.
+            # Sorted once for all numbers of guesses; see `count_correct`.
             ranked = np.take_along_axis(coins, np.argsort(leak * coins + noise), axis=1)
             right[leak] = np.transpose(
                 [ranked[:, m - top :].sum(1) + (~ranked[:, :last]).sum(1) for top, last in guesses]

@@ -7,8 +7,9 @@ from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel, text
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
+from fedlora_lab.privacy.accounting import noise_multiplier
 
+DELTA = 1e-5
 TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
 SEARCH = 1e-6
 """How far, relative, the search for sigma ends beside the promise: 2.0000001 is 2."""
@@ -42,7 +43,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
     """Draws the noise that a promise needs, and who faces which ε."""
 
     others = min(colluders, clients - 1)
-    sigma = gaussian_noise_multiplier(float(epsilon))
+    sigma = noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
     faced = {
         who: value * (1 - SEARCH)
         for who, value in epsilon_by_observer(trust, sigma, clients, others).items()

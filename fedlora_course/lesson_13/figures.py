@@ -8,12 +8,12 @@ from jaxtyping import Float
 from matplotlib.patches import Circle
 
 from fedlora_course import drawing
-from fedlora_course.lesson_13.dials import TRUSTS, epsilon_by_observer
+from fedlora_course.lesson_13.dials import DELTA, TRUSTS, epsilon_by_observer
 from fedlora_course.lesson_13.theory import surviving_multiplier
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.accounting import noise_multiplier
 
 Numbers = Float[np.ndarray, " d"]
 KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
@@ -98,7 +98,7 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
         that together make up sigma C.
     Returns: columns colluding, noise (words), epsilon.
     """
-    sigma = gaussian_noise_multiplier(epsilon)
+    sigma = noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
     rows = []
     for shares in relied:
         for colluding in range(clients):

@@ -8,7 +8,7 @@ from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel, text
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.audit.bounds import gaussian_noise_multiplier
+from fedlora_lab.privacy.accounting import noise_multiplier
 
 DELTA = 1e-5
 LEFT, RIGHT = 0.05, 1000.0
@@ -16,7 +16,7 @@ LEFT, RIGHT = 0.05, 1000.0
 
 def _step_scene(stated: float, reach: float, size: float) -> Scene:
     """Draws what is released with and without an example, and ε as stated and as spent."""
-    sigma = size * gaussian_noise_multiplier(stated)
+    sigma = size * noise_multiplier(stated, DELTA, sample_rate=1.0, steps=1)
     # The noise was found from ε and gives it back up to rounding.
     spent = round(theory.gdp_epsilon(reach / sigma, DELTA), 6)
     x = np.linspace(-4, 8, 97)

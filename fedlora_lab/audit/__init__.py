@@ -1,5 +1,4 @@
-"""Audits: lower bounds on epsilon from what a run releases, by ``fl.audit.run_audit``; and what an
-update gives away, in ``fl.audit.attacks``.
+"""Audits: lower bounds on epsilon from what a run releases, by ``fl.audit.run_audit``.
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1)
@@ -9,28 +8,18 @@ update gives away, in ``fl.audit.attacks``.
 (True, True)
 """
 
-from fedlora_lab.audit import attacks
 from fedlora_lab.audit.bounds import (
-    canaries_needed,
-    gaussian_one_run_lower_bound,
     one_run_ceiling,
     one_run_lower_bound,
     one_run_p_value,
-    simulate_one_run,
-    threshold_lower_bound,
 )
 from fedlora_lab.audit.canary_audit import Audit, run_audit
 
 __all__ = [
     "Audit",
-    "attacks",
-    "canaries_needed",
-    "gaussian_one_run_lower_bound",
     "one_run_ceiling",
     "one_run_lower_bound",
     "one_run_p_value",
     "run_audit",
-    "simulate_one_run",
-    "threshold_lower_bound",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -1,35 +1,21 @@
-"""Lower bounds on epsilon from an auditor's guesses: one run with many canaries, or many runs.
+"""Lower bounds on epsilon from an auditor's guesses about the canaries of one run."""
 
-Below the bounds: simulated audits of one noised number.
-"""
-
-import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.special import expit, ndtr, ndtri
-from scipy.stats import beta, binom
+from scipy.special import expit
+from scipy.stats import binom
 
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.privacy.accounting import noise_multiplier
-from fedlora_lab.theory.gaussian_dp import gdp_epsilon
 
 Guesses = tuple[int, int]
 """How many canaries are guessed in, and how many out; all others are left open."""
 Scores = Sequence[float] | np.ndarray
-Bound = Callable[[int, int, int, float, float], float]
-"""Of canaries, guesses, correct ones, delta and significance."""
 LARGEST_EPSILON = 1e3
 PRECISION = 1e-8
 """Of a bound on epsilon, which is never rounded up."""
-LARGEST_MU = 32.0
-MAX_CANARIES = 100_000
-"""Searches end there."""
 
 
 def one_run_p_value(
@@ -44,7 +30,7 @@ def one_run_p_value(
         guesses, correct: r in [0, m], those not left open; v in [0, r].
         epsilon, delta: >= 0, and in [0, 1].
 
-    Guarantees: test_bounds_are_those_of_papers_and_peers.
+    Guarantees: test_bounds_are_those_of_papers.
     Source: arXiv:2305.08846, theorem 5.2.
 
     >>> round(one_run_p_value(canaries=100, guesses=100, correct=90, epsilon=2.0, delta=0.0), 2)
@@ -74,7 +60,7 @@ def one_run_lower_bound(
         canaries, guesses, correct, delta: see `one_run_p_value`.
         significance: how often the bound may be wrong, in (0, 1].
 
-    Guarantees: test_bounds_are_those_of_papers_and_peers; notebook 12 counts how often it errs.
+    Guarantees: test_bounds_are_those_of_papers; notebook 12 counts how often it errs.
 
     >>> round(one_run_lower_bound(1000, 100, 75, delta=1e-4, significance=0.05), 2)
     0.67
@@ -89,59 +75,6 @@ def one_run_lower_bound(
     # The chance rises with epsilon. From below: the bound must be an epsilon that is refuted.
     first = bisect_left(range(round(LARGEST_EPSILON / PRECISION)), True, key=possible)
     return PRECISION * (first - 1)
-
-
-def gaussian_one_run_lower_bound(
-    canaries: int, guesses: int, correct: int, delta: float, significance: float
-) -> float:
-    """Returns epsilon at delta of the largest mu of Gaussian noise that the guesses refute.
-
-    Sharper than `one_run_lower_bound` and of a narrower claim: that whatever is released of one
-    canary is mu-Gaussian-DP, as noised sums without sampling are.
-
-    Args: see `one_run_lower_bound`; mu is found to 1e-4 from below, up to 32.
-    Guarantees: test_a_bound_errs_as_often_as_it_says, test_bounds_are_those_of_papers_and_peers.
-    Source: arXiv:2410.22235 (its audit of r and h with a cap), with the curve of a Gaussian.
-
-    >>> round(gaussian_one_run_lower_bound(1000, 100, 75, delta=1e-5, significance=0.05), 2)
-    1.01
-    """
-    check_whole("canaries", canaries, 1)
-    check_whole("guesses", guesses, 0, canaries)
-    check_whole("correct", correct, 0, guesses)
-    check_number("delta", delta, 0, 1, open_low=True)
-    check_number("significance", significance, 0, 1, open_low=True)
-    low = 0.0
-    high = LARGEST_MU
-    while high - low > 1e-4:
-        mus = np.linspace(low, high, 65)
-        # What is refuted ends somewhere: less is refuted the larger mu.
-        count = int(_refuted_mus(canaries, guesses, correct, significance, mus).sum())
-        if not count:
-            break
-        low = float(mus[count - 1])
-        high = float(mus[min(count, 64)])
-    return gdp_epsilon(low, delta) if low else 0.0
-
-
-def _refuted_mus(
-    canaries: int, guesses: int, correct: int, significance: float, mus: np.ndarray
-) -> np.ndarray:
-    """Tells which mus are refuted: under mu-GDP so many correct guesses are too rare.
-
-    The two bound the shares of guesses, in all canaries, that are right and wrong where exactly i
-    are right, from i = ``correct`` downwards; together they cannot exceed the share of guesses.
-    """
-    right = np.full(len(mus), significance * correct / canaries)
-    wrong = np.full(len(mus), significance * (guesses - correct) / canaries)
-    for i in range(correct - 1, -1, -1):
-        # Under mu-GDP a share of right guesses bounds that of wrong ones from below.
-        larger = np.maximum(wrong, ndtr(ndtri(right) - mus))
-        if np.array_equal(larger, wrong):
-            break  # fewer right guesses bind no further
-        right = np.minimum(1.0, right + i / (guesses - i) * (larger - wrong))
-        wrong = larger
-    return right + wrong > guesses / canaries
 
 
 def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses: Guesses) -> int:
@@ -182,7 +115,6 @@ def one_run_best_bound(
     delta: float,
     significance: float,
     guesses: Sequence[Guesses] | None = None,
-    bound: Bound = one_run_lower_bound,
 ) -> float:
     """Returns the largest lower bound over several numbers of guesses, corrected for their number.
 
@@ -190,19 +122,19 @@ def one_run_best_bound(
         scores, included: see `count_correct`.
         delta, significance: see `one_run_lower_bound`.
         guesses: fixed beforehand; ``None``: `default_guesses` of the number of canaries.
-        bound: of so many guesses, or `gaussian_one_run_lower_bound`.
 
-    Guarantees: test_a_bound_errs_as_often_as_it_says.
+    Guarantees: test_the_best_of_several_guesses_errs_as_often_as_it_says.
     """
     m = len(scores)
     tried = default_guesses(m) if guesses is None else tuple(guesses)
     check(bool(tried), "guesses", guesses, "at least one pair (in, out)")
     counts = [(sum(pair), count_correct(scores, included, pair)) for pair in tried]
     # Bonferroni: the best of several bounds errs as often as all of them together.
-    return max(bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
+    share = significance / len(tried)
+    return max(one_run_lower_bound(m, r, v, delta, share) for r, v in counts)
 
 
-@lru_cache(maxsize=256)  # widgets and simulated audits ask again
+@lru_cache(maxsize=256)  # a widget asks again
 def one_run_ceiling(
     canaries: int,
     delta: float,
@@ -213,7 +145,7 @@ def one_run_ceiling(
     """Returns the bound when every guess is right: no audit of so many canaries can prove more.
 
     Args: see `one_run_best_bound`; views: kinds of score among which the audit may choose.
-    Guarantees: test_bounds_are_those_of_papers_and_peers.
+    Guarantees: test_bounds_are_those_of_papers.
 
     >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
     3.17
@@ -221,137 +153,3 @@ def one_run_ceiling(
     tried = default_guesses(canaries) if guesses is None else guesses
     share = significance / len(tried) / views
     return max(one_run_lower_bound(canaries, sum(g), sum(g), delta, share) for g in tried)
-
-
-def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
-    """Returns the fewest canaries that prove epsilon when all are guessed right; at most 100,000.
-
-    Args: epsilon: >= 0. delta, significance: see `one_run_lower_bound`.
-    Raises: ``ValueError`` where 100,000 do not suffice: the delta term grows with their number.
-
-    >>> canaries_needed(1.0, delta=1e-5, significance=0.05)
-    10
-    """
-    check_number("epsilon", epsilon, 0)
-
-    def enough(m: int) -> bool:
-        return one_run_lower_bound(m, m, m, delta, significance) >= epsilon
-
-    high = 1  # doubled first: with very many canaries the delta term makes the bound fall again
-    while not enough(high):
-        check(high < MAX_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
-        high = min(2 * high, MAX_CANARIES)
-    return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=enough)
-
-
-def clopper_pearson_upper(count: int, trials: int, significance: float) -> float:
-    """Returns the upper end of the exact interval of a rate.
-
-    Args: count of trials; significance: how often the rate may exceed it, in (0, 1].
-    Guarantees: test_bounds_are_those_of_papers_and_peers.
-    """
-    check_whole("trials", trials, 1)
-    check_whole("count", count, 0, trials)
-    check_number("significance", significance, 0, 1, open_low=True)
-    return 1.0 if count == trials else float(beta.isf(significance, count + 1, trials - count))
-
-
-def threshold_lower_bound(
-    false_positives: int,
-    outs: int,
-    false_negatives: int,
-    ins: int,
-    delta: float,
-    significance: float,
-) -> float:
-    """Bounds epsilon from below by the counts of one threshold that was fixed beforehand.
-
-    Args:
-        false_positives: of ``outs`` runs without the canary, those taken for runs with it.
-        false_negatives: of ``ins`` runs with it, those taken for runs without.
-        delta: of the privacy definition.
-        significance: half of it for each of the two rates.
-
-    Guarantees: test_bounds_are_those_of_papers_and_peers, test_a_bound_errs_as_often_as_it_says.
-    Source: arXiv:2006.07709, section 4; arXiv:2101.04535, section 4.
-
-    >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)
-    2.03
-    """
-    check_number("delta", delta, 0, 1)
-    check_number("significance", significance, 0, 1, open_low=True)
-    # Both rates hold together with the whole significance.
-    fpr = clopper_pearson_upper(false_positives, outs, significance / 2)
-    fnr = clopper_pearson_upper(false_negatives, ins, significance / 2)
-    # Both directions of the definition: hits are at most e^epsilon times false alarms, plus delta.
-    pairs = ((a, 1 - delta - b) for a, b in ((fpr, fnr), (fnr, fpr)))
-    return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))
-
-
-# ---- audits of the plainest release: a number plus Gaussian noise
-
-DELTA = 1e-5
-
-
-def gaussian_noise_multiplier(epsilon: float) -> float:
-    """Returns the sigma at which one Gaussian release spends epsilon, at delta = 0.00001.
-
-    Guarantees: test_lesson_12.py::test_the_game_errs_as_seldom_as_it_says.
-    """
-    check_number("epsilon", epsilon, 0, 100, open_low=True)
-    return noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
-
-
-@dataclass(frozen=True)
-class SimulatedAudit:
-    """One one-run audit of a release that holds one noised number for each canary.
-
-    Args:
-        included: (m,), the coins.
-        scores: (m,), the release itself: ``leak`` where the coin fell, plus noise of ``sigma``.
-        stated, true: epsilon as the ledger states it, for a canary that adds 1; and as it is, for
-            one that adds ``leak``.
-        lower, ceiling: what the audit proves, and what so many canaries can prove at most.
-    """
-
-    included: Bool[np.ndarray, " m"]
-    scores: Float[np.ndarray, " m"]
-    sigma: float
-    stated: float
-    true: float
-    lower: float
-    ceiling: float
-
-    @property
-    def caught(self) -> bool:
-        """The audit refutes the ledger."""
-        return self.lower > self.stated
-
-
-def simulate_one_run(
-    canaries: int, epsilon: float, leak: float = 1.0, confidence: float = 0.95, seed: int = 0
-) -> SimulatedAudit:
-    """Simulates one audit: fair coins, noised numbers, `default_guesses`; delta is 0.00001.
-
-    Args:
-        canaries: m >= 2.
-        epsilon: stated, in (0, 100]; it sets the noise.
-        leak: how much more than allowed a bug lets a canary add, >= 1; 1 is no bug.
-        confidence: of the lower bound, in (0, 1).
-
-    Guarantees: without a bug the bound exceeds the truth as seldom as it says
-        (test_the_game_errs_as_seldom_as_it_says).
-
-    >>> simulate_one_run(canaries=200, epsilon=2, leak=4).caught
-    True
-    """
-    check_whole("canaries", canaries, 2)
-    check_number("leak", leak, 1, 1e3)
-    rng = Streams(seed).numpy("audit game", canaries)
-    sigma = gaussian_noise_multiplier(epsilon)
-    included = rng.random(canaries) < 0.5
-    scores = leak * included + sigma * rng.standard_normal(canaries)
-    lower = one_run_best_bound(scores, included, DELTA, 1 - confidence)
-    ceiling = one_run_ceiling(canaries, DELTA, 1 - confidence)
-    true = gdp_epsilon(leak / sigma, DELTA)
-    return SimulatedAudit(included, scores, sigma, epsilon, true, lower, ceiling)

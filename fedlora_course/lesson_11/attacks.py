@@ -29,6 +29,7 @@ from fedlora_lab.tasks.task import Examples, Inputs, Task, take
 CHUNK = 2048
 """Candidates that go through the model at once."""
 Upload = TensorDict
+
 # ---- the victim
 
 

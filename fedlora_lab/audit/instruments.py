@@ -50,8 +50,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     """Returns the same task with a mark on each client's examples; public examples keep weight 1.
 
     Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
-    Guarantees: test_the_audit_changes_nothing_of_the_run,
-        test_one_example_less_moves_a_step_by_at_most_what_is_assumed.
+    Guarantees: test_the_audit_changes_nothing_of_the_run.
     """
     sizes = tuple(len(mark) for mark in marks)
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")

@@ -202,9 +202,8 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
         fpr: in [0, 1].
 
     Guarantees: equals numbers computed apart
-        (test_accounting.py::test_tradeoff_equals_golden_numbers), lies above every attacker
-        (::test_the_curve_of_one_release_lies_above_the_best_attack),
-        and lies below what each epsilon allows (::test_tradeoff_lies_below_every_epsilon).
+        (test_accounting.py::test_tradeoff_equals_golden_numbers), and lies above every attacker
+        (::test_the_curve_of_one_release_lies_above_the_best_attack).
     Source: arXiv:1905.02383, corollary 2.13 (Gaussian); see `pld.tradeoff_lines`.
 
     >>> tradeoff_curve(((3.0, 0.1, 512),), np.array([0.001, 0.01])).round(3)

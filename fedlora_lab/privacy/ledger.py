@@ -221,7 +221,7 @@ class Ledger:
         assigned (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it
         states nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the
         uploads the sampling of clients counts with q = 1
-        (test_the_aggregator_is_not_amplified_against); a file gives back the same
+        (test_every_epsilon_names_its_observer); a file gives back the same
         ledger (test_ledger_round_trip), or is refused
         (test_ledger_refuses_any_changed_byte).
 

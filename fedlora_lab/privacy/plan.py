@@ -94,12 +94,12 @@ class Privacy:
     so its q counts.
 
     Guarantees: bad values are refused (test_privacy_refuses_bad_values); the noise on a sum has the
-        standard deviation sigma C under every trust
-        (test_exchange.py::test_noise_in_the_mean_has_the_stated_size), also where clients collude
-        (test_attack_secagg.py::test_colluders_leave_enough_noise); one unit less moves a release by
-        at most C, but for rounding (test_attack_neighbours.py:
-        ::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
-        ::test_one_client_less_moves_a_round_by_at_most_what_is_assumed;
+        standard deviation sigma C under every trust, also where clients collude
+        (test_exchange.py::test_noise_in_the_mean_has_the_stated_size); one unit less moves a
+        release by at most C, but for rounding
+        (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c,
+        test_attack_neighbours.py::
+        test_one_client_less_moves_a_round_by_at_most_what_is_assumed;
         test_persons.py::test_a_person_is_clipped_once_as_the_mean_of_single_gradients).
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
         unit).

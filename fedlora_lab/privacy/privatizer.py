@@ -125,9 +125,9 @@ class ClipAndNoise:
             metric: the coordinates in which rows are clipped and noised.
 
         Guarantees: one row less moves a release by at most C, in units of its noise and but for
-            rounding (test_attack_neighbours.py::
-                test_one_example_less_moves_a_step_by_at_most_what_is_assumed), of however many rows
-            (test_attack_clip.py::test_one_row_of_many_moves_their_sum_by_at_most_c).
+            rounding
+            (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c), of however
+            many rows (test_attack_clip.py::test_one_row_of_many_moves_their_sum_by_at_most_c).
         """
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))

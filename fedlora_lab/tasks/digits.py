@@ -47,8 +47,7 @@ def digits(
         targets: which of query, key, value, out, up, down, patch get adapters.
         head: ``"head"`` trains the classifier in full; ``None`` leaves it frozen.
     Raises: ValueError for a bad argument, or when the weights have another sha256.
-    Guarantees: test_tasks.py::test_digits_use_every_scan_once, ::test_digits_streams_differ,
-        test_digits_weights.py::test_card_numbers_hold.
+    Guarantees: test_tasks.py::test_digits_use_every_scan_once, ::test_digits_streams_differ.
 
     >>> digits(clients=3, dirichlet=None).sizes
     (419, 419, 419)

@@ -51,7 +51,7 @@ def token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
 
     An output of a decoder is of the token after it.
 
-    Guarantees: test_trainer.py::test_an_examples_gradient_is_pefts_own_of_that_row.
+    Guarantees: test_trainer.py::test_an_examples_loss_is_the_models_own_of_that_row.
     """
     y = y[:, 1 : outputs.shape[1]]
     logits = outputs[:, : y.shape[1]].mT

@@ -2,16 +2,11 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from calls import refused
-from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.run import Run
-from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import clip_sum
 
 pytestmark = pytest.mark.attack
@@ -67,25 +62,3 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert broken.epsilon_upper == float("inf")
     assert sound.epsilon_nominal == broken.epsilon_nominal == broken.claimed < broken.epsilon_lower
     assert not broken.holds and REASON in str(broken)
-
-
-SETUP = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(rounds=3))
-
-
-@pytest.mark.slow
-def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
-    """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
-    folder = tmp_path / "broken"
-    records = Run.open(make_config(*SETUP, LORA, 0), bug=clips_nothing, out=folder).records()
-    first: Any = next(records)
-    next(records)
-    assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
-    assert Ledger.load(folder / "ledger.json").uncertified == REASON
-    records.close()
-    run = Run.open(make_config(*SETUP, LORA, 0), out=folder, bug=clips_nothing)
-    last: Any = list(run.records())[-1]
-    assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
-    play(*SETUP, out=tmp_path / "sound")
-    for name, bug in (("broken", None), ("sound", clips_nothing)):
-        with refused("those of this run"):
-            Run.open(make_config(*SETUP, LORA, 0), out=tmp_path / name, bug=bug)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
+from toy_tasks import LORA, PLAN, anywhere, book, gap, people, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -48,6 +48,7 @@ def mean_change(received, clients):
     return received.weights @ torch.cat(rows, 1)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("trust", "options", "std"),
     [
@@ -59,7 +60,8 @@ def mean_change(received, clients):
     ],
 )
 def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
-    """With the shares of three of six relied on, six upload twice the variance that is needed.
+    """With the shares of three of six relied on, six upload twice the variance that is needed: what
+    is left where three tell their noise.
 
     No two rounds share a number: the difference of their releases would be free of noise.
     """
@@ -84,16 +86,21 @@ def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     ("unit", "trust", "weights"),
     [
         ("example", "local", "size"),
+        ("person", "local", "size"),
         ("client", "local", "uniform"),
         ("client", "central", "uniform"),
     ],
 )
 def test_denominators_are_fixed(unit, trust, weights):
-    """Absent clients, by hand: what arrives is divided by what was expected."""
+    """Absent clients, by hand: what arrives is divided by what was expected. Weights by size count
+    persons, where numbers of examples are not public.
+    """
+    task = people() if unit == "person" else tokens("head")
     plan = PLAN.replace(rounds=4, participation=0.6, client_weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
-    run = Recorder.open(make_config(tokens("head"), methods.FedLoRA, privacy, plan, LORA, 0))
-    sizes = torch.tensor(run.config.unit_counts if weights == "size" else (1, 1, 1)).double()
+    run = Recorder.open(make_config(task, methods.FedLoRA, privacy, plan, LORA, 0))
+    counts_of = task.person_counts if unit == "person" else task.sizes
+    sizes = torch.tensor(counts_of if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server

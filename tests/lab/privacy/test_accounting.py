@@ -33,12 +33,6 @@ HISTORIES: list[tuple[tuple[Entry, ...], float]] = [
 # ---- against other libraries, attacks and closed forms
 
 
-def test_epsilon_equals_published_values():
-    """Published values at q = 0.1, to the digits published."""
-    for sigma, steps, value in ((3.0, 512, 3.770), (9.66, 512, 1.000), (3.0, 155, 1.996)):
-        assert epsilon(((sigma, 0.1, steps),), 1e-6) == pytest.approx(value, abs=1.5e-3)
-
-
 def test_published_noise_multipliers_are_found_again():
     """Of FFA-LoRA (SST-2 at epsilon = 6, three clients, 10,000 steps of 200) and of DEeR's code
     (250 passes over an assumed 6,400 images by tens), which both count by Renyi's divergences."""
@@ -154,24 +148,6 @@ def test_tradeoff_equals_golden_numbers(entry):
         assert golden - 1e-4 <= value <= golden + 5e-4
 
 
-@pytest.mark.slow
-def test_tradeoff_lies_below_every_epsilon():
-    """From guessing, without a release, to knowing, without noise."""
-    rates = np.linspace(0, 1, 101)
-    mixed = ((1.0, 0.1, 60), (2.0, 1.0, 3))
-    curve = accounting.tradeoff_curve(mixed, rates)
-    assert (curve >= rates).all() and (np.diff(curve) >= 0).all() and curve[-1] == 1
-    assert np.max(curve - rates) <= accounting.advantage(mixed) + 1e-12
-    for delta in (1e-6, 1e-3):
-        spent = epsilon(mixed, delta)
-        few = np.exp(spent) * rates + delta
-        many = 1 - np.exp(-spent) * (1 - delta - rates)
-        loose = np.minimum(few, many)
-        assert (curve <= loose + 1e-3).all()
-    assert (accounting.tradeoff_curve(((2.0, 0.0, 5),), rates) == rates).all()
-    assert accounting.tradeoff_curve(((None, 0.1, 1),), rates).min() == 1
-
-
 @pytest.mark.parametrize(("sigma", "q"), [(0.1, 0.586), (0.5, 0.3), (1.5, 0.7)])
 def test_the_curve_of_one_release_lies_above_the_best_attack(sigma, q):
     """Both attackers' curves by the Neyman-Pearson lemma: a threshold on the released number."""
@@ -207,6 +183,8 @@ def test_what_releases_nothing_spends_nothing_and_bare_values_all(accountant):
     assert noise_multiplier(1.0, 1e-5, 0.0, 10, accountant) == 0
     rare = (((0.5, q, 10),) for q in (1e-6, 2e-6))  # drawn at all with a chance of delta, or twice
     assert [epsilon(history, 1e-5, accountant) > 0 for history in rare] == [False, True]
+    assert (accounting.tradeoff_curve(((2.0, 0.0, 5),), RATES) == RATES).all()
+    assert accounting.tradeoff_curve(((None, 0.1, 1),), RATES).min() == 1
 
 
 EXTREME_SIGMAS = (0.0, 5e-324, 1e-160, 1e-3, 0.01, 1.0, 1e8, 1.7e308, math.inf)
@@ -266,14 +244,6 @@ def test_noise_multiplier_never_above_target(accountant):
         assert epsilon(((sigma, q, steps),), 1e-5, accountant) <= target
     with refused(r"^epsilon=1e-06: expected a target that this accountant"):
         noise_multiplier(1e-6, 1e-5, 0.1, 2, "rdp")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("accountant", ["opacus-rdp", "opacus-prv"])
-def test_noise_is_calibrated_by_an_accountant_of_opacus(accountant):
-    for target, q, steps in ((8.0, 0.05, 100), (0.5, 1.0, 10)):
-        sigma = noise_multiplier(target, 1e-5, q, steps, accountant)
-        assert 0.99 * target <= epsilon(((sigma, q, steps),), 1e-5, accountant) <= target
 
 
 @pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])

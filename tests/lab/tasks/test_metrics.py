@@ -9,7 +9,6 @@ import toy_hubs
 import toy_tasks
 from calls import Options
 
-import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.metrics import METRICS, OverAll, perplexity
@@ -46,12 +45,3 @@ def test_perplexity_counts_every_token_alike_and_is_infinite_where_a_model_diver
     loss = task.model(**x, labels=y).loss
     assert float(perplexity(outputs, y)) == pytest.approx(float(loss.exp()))
     assert float(perplexity(outputs * math.nan, y)) == math.inf
-
-
-def test_a_run_reports_metrics_of_ones_own():
-    """In a run's frame, with the loss beside them."""
-    plain = toy_tasks.tokens()
-    parts = plain.model, plain.clients, plain.test, plain.targets
-    task = fl.tasks.classification(*parts, metrics={"f1": F1})
-    first = next(fl.run(task, "fedlora", None, toy_tasks.PLAN))
-    assert list(first.metrics) == ["f1", "loss"]

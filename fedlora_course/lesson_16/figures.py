@@ -1,6 +1,5 @@
 """What notebook 16 measures: how far one example reaches, calls without a seed, all verdicts."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from fedlora_lab.plots import style
 if TYPE_CHECKING:
     from dp_review import Review
 
-CHANGES = ("left out", "twice", "a million times")
+CHANGES = ("left out", "a million times")
 EXHIBITS = {
     2: (
         "Clipping the mean gradient of a batch",
@@ -34,11 +33,11 @@ EXHIBITS = {
 QUESTIONS = {
     "sensitivity": "How far does one example move what leaves?",
     "noise size": "How large is the noise, over what is claimed?",
-    "noise and data": "Is it equally large whatever the data are?",
-    "noise independence": "Is it new for every number and every call?",
-    "noise law": "Is it Gaussian?",
+    "noise and data": "Is the noise equally large whatever the data are?",
+    "noise independence": "Is the noise new for every number and every call?",
+    "noise law": "Is the noise Gaussian?",
     "un-noised output": "Does anything leave without noise?",
-    "post-processing": "Is it left as it is afterwards?",
+    "post-processing": "Is what was noised left as it is afterwards?",
     "sampling": "Are batches drawn as the accountant assumes?",
     "empty batch": "Is a batch without examples released alike?",
     "non-finite": "What does an example with NaN do?",
@@ -47,6 +46,15 @@ QUESTIONS = {
     "accounting": "Which ε do all steps spend?",
 }
 """Check -> what it asks, in the words of the notebook; *frozen* needs a claim."""
+FIRST = (
+    "sensitivity",
+    "noise size",
+    "noise independence",
+    "noise law",
+    "non-finite",
+    "accounting",
+)
+"""The checks of the notebook's first table."""
 
 
 def exhibits(section: int) -> "dict[str, dp_review.mistakes.Mistake]":
@@ -81,8 +89,7 @@ def sensitivity_by_change(
     for i, (x, y) in enumerate(batch):
         without = released([*batch[:i], *batch[i + 1 :]])
         loud = released([*batch[:i], (1e6 * np.asarray(x), y), *batch[i + 1 :]])
-        twice = released([*batch, (x, y)])
-        moves = complete - without, twice - complete, loud - without
+        moves = complete - without, loud - without
         for name, move in zip(CHANGES, moves, strict=True):
             moved[name] = max(moved[name], float(np.linalg.norm(move)) / unit)
     return moved
@@ -116,15 +123,24 @@ def cancels(step: Callable[[list, int], Any], batch: Sequence[Any], unit: float)
 def first_table(review: "Review") -> pd.DataFrame:
     """Tabulates a review as questions and answers, in digits that no processor changes.
 
-    Args: review: of a step, with each check of `QUESTIONS`.
+    Args: review: of a step, with each check of `FIRST`.
     """
     measured = {name: f"{review[name].number:.2f}" for name in ("sensitivity", "noise size")}
     measured["accounting"] = f"ε = {round_up(review['accounting'].number, '.2f')}"
-    rows = [
-        (question, review[name].verdict, measured.get(name, ""))
-        for name, question in QUESTIONS.items()
-    ]
-    return pd.DataFrame(rows, columns=["question", "verdict", "measured"], index=[*QUESTIONS])
+    rows = [(QUESTIONS[name], review[name].verdict, measured.get(name, "")) for name in FIRST]
+    return pd.DataFrame(rows, columns=["question", "verdict", "measured"], index=[*FIRST])
+
+
+def found_by(reviews: "Mapping[str, Review]") -> pd.DataFrame:
+    """Tabulates the check that had to find each mistake, what it asks, and its verdict.
+
+    Args: reviews: mistake -> its review.
+    """
+    rows = []
+    for name, review in reviews.items():
+        check = dp_review.mistakes.MISTAKES[name].checks[0]
+        rows.append((check, QUESTIONS[check], review[check].verdict))
+    return pd.DataFrame(rows, columns=["check", "its question", "verdict"], index=[*reviews])
 
 
 def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
@@ -140,66 +156,66 @@ def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
 
 @style.paper()
 def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
-    """Draws which check finds which mistake: red squares in stairs.
+    """Draws which check finds which mistake: a row a check, a column a mistake, squares in stairs.
 
-    Found is what a check calls broken, and what it calls not as claimed.
+    Found is what a check calls broken, and what it calls not as claimed. Named are the mistakes of
+    `EXHIBITS`.
 
     Args: reviews: mistake -> its review; title: the finding.
     """
-    verdicts = pd.DataFrame(
+    found = pd.DataFrame(
         {
-            name: {one.check: one.verdict for one in review.findings}
+            name: {
+                one.check: one.verdict in ("broken", "not as claimed") for one in review.findings
+            }
             for name, review in reviews.items()
         }
     ).T
-    found = verdicts.isin(["broken", "not as claimed"])
     counts = found.sum().sort_values(ascending=False, kind="stable")
     counts = counts[counts > 0]
-    # Each row stands under the first check that finds it, of those that find most.
+    # Each mistake stands under the first check that finds it, of those that find most.
     order = np.argsort(found[counts.index].to_numpy().argmax(axis=1), kind="stable")
-    shown = verdicts.iloc[order][counts.index]
-    figure, (ax,) = style.subplots(9.6, 1.9 + 0.25 * len(shown))
-    rows, columns = np.nonzero(shown == "sound")
-    ax.plot(columns, rows, ".", color=style.GREY, ms=4)
-    rows, columns = np.nonzero(found.loc[shown.index, counts.index])
-    ax.plot(columns, rows, "s", color=style.WRONG, ms=9)
-    # Our copy of the shuffled batches does not skip empty ones, as the reported code did.
-    rows = [name.partition(";")[0] for name in shown.index]
-    ax.set_yticks(range(len(shown)), rows, color=style.INK)
-    names = [f"{check} ({count})" for check, count in counts.items()]
-    ax.set_xticks(range(len(names)), names, rotation=35, ha="left", color=style.INK)
+    shown = found.iloc[order][counts.index]
+    figure, (ax,) = style.subplots(10.4, 2.6 + 0.28 * len(counts))
+    columns, rows = np.nonzero(shown)
+    ax.plot(columns, rows, "s", color=style.WRONG, ms=10)
+    questions = [f"{QUESTIONS[str(check)]} ({count})" for check, count in counts.items()]
+    ax.set_yticks(range(len(counts)), questions, color=style.INK)
+    met = {*EXHIBITS[2], *EXHIBITS[4]}
+    places = [place for place, name in enumerate(shown.index) if name in met]
+    names = [shown.index[place] for place in places]
+    ax.set_xticks(places, names, rotation=38, ha="left", color=style.INK, fontsize=8.5)
     ax.xaxis.tick_top()
+    ax.set(xlim=(-0.7, len(shown) + 1.5))
     ax.invert_yaxis()
     style.headline(figure, title)
-    words = "red: found; grey: looked at and not found; empty: cannot tell"
-    style.footer(figure, words)
+    style.footer(figure, "in brackets: how many of the mistakes a check finds")
     return figure
 
 
 @style.paper()
-def reach_map(table: pd.DataFrame, title: str) -> style.Picture:
-    """Draws how far one example moves a release: a row a step, a column a change to the example.
+def reaches(table: pd.DataFrame, title: str) -> style.Picture:
+    """Draws how far one example moves each step's release, left out or with huge features.
 
-    Args: table: moves, in units of what is claimed; those of 2 and more look alike.
+    Args: table: moves, in units of what is promised: a row a step, a column of `CHANGES` each.
     """
-    import seaborn as sns  # slow to import
-
-    figure, (ax,) = style.subplots(4.2 + 0.9 * len(table.columns), 1.7 + 0.42 * len(table))
-    sns.heatmap(
-        table.rename(columns=lambda name: textwrap.fill(name, 12)),
-        vmin=0.0,
-        vmax=2.0,
-        cmap="cividis",
-        annot=True,
-        fmt=".2f",
-        annot_kws={"fontsize": 8},
-        linewidths=0.6,
-        linecolor=style.CARD,
-        cbar_kws={"label": "move, in C / b (grey: 1; 2 and more alike)"},
-        ax=ax,
+    figure, (ax,) = style.subplots(8.6, 1.6 + 0.45 * len(table))
+    ax.axvline(1, color=style.INK, lw=1.4)
+    looks = {"left out": (-0.13, style.WITHOUT), "a million times": (0.13, style.WRONG)}
+    for change, (aside, colour) in looks.items():
+        rows = np.arange(len(table)) + aside
+        ax.plot(table[change], rows, "o", color=colour, ms=8)
+        for row, move in zip(rows, table[change], strict=True):
+            ax.text(1.12 * move, row, f"{move:.2f}", color=colour, va="center", size=9)
+    style.note(
+        ax, 0.98, 0.97, "left out", colour=style.WITHOUT, ha="right", va="top", weight="bold"
     )
-    ax.grid(visible=False)
-    ax.tick_params(axis="both", rotation=0)
-    ax.set(xlabel="what is done to the example", ylabel="")
+    words = "features × a million"
+    style.note(ax, 0.98, 0.85, words, colour=style.WRONG, ha="right", va="top", weight="bold")
+    ax.set_yticks(range(len(table)), list(table.index), color=style.INK)
+    ax.set(xscale="log", xlim=(0.5, 60), ylim=(len(table) - 0.5, -0.5))
+    ax.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1\npromised", "2", "5", "10", "20", "50"])
+    ax.minorticks_off()
+    ax.set_xlabel("how far one example moves the release, in C / b")
     style.headline(figure, title)
     return figure

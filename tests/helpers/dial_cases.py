@@ -30,7 +30,6 @@ DIALS = {
     "held and sent": "course.lesson(14).held_explorer()",
     "attack": "course.lesson(11).attack_explorer()",
     "audit": "course.lesson(12).audit_explorer()",
-    "step": "course.lesson(16).step_explorer()",
     "trust": "course.lesson(13).trust_explorer()",
 }
 """Name -> the call that makes it, after `SETUP`."""

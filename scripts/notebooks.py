@@ -30,6 +30,8 @@ PAGE = "data-fedlora-"
 """In the HTML of a dial or of the playground, which the site brings to life."""
 FOLDED = ("# Checks", "# Figure")
 """First lines of cells whose source is folded in JupyterLab and on the site."""
+APPENDIX = "## Appendix"
+"""Begins a cell behind the answer, for a second reading."""
 ANSWER = "course.exercises.reveal("
 """Stands in cells that answer a prediction."""
 COPIES = ROOT / "my_notebooks"
@@ -72,8 +74,9 @@ def first_cell(path: Path) -> str:
 
 
 def last_text(notebook: Any) -> Any:
-    """The last cell of text, which ends with links to the neighbours."""
-    return [cell for cell in notebook.cells if cell.cell_type == "markdown"][-1]
+    """The last cell of text before an appendix, which ends with links to the neighbours."""
+    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    return [cell for cell in texts if not cell.source.startswith(APPENDIX)][-1]
 
 
 def question(path: Path) -> str:

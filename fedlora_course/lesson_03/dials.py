@@ -1,16 +1,13 @@
-"""The dials of notebook 03: two worlds, the cost of a clip, and a plan's promise."""
+"""The dials of notebook 03: two worlds, and the cost of a clip."""
 
-import json
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import norm
 
-from fedlora_course.lesson_03.theory import clip_terms, membership_bound
+from fedlora_course.lesson_03.theory import clip_terms
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab import theory
@@ -195,71 +192,4 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
         clip_norm=CLIPS,
         noise_multiplier=(0.1, 0.5, 1, 3, 10),
         batch=batches,
-    )
-
-
-PLANS = Path(__file__).with_name("plans.json")
-"""Of every stop of `privacy_planner`, named "σ rate releases": ε in four digits, and in three what
-`tradeoff` gives at `PLAN_FALSE_ALARMS`, both of ``Privacy(...).ledger(releases)`` at `PLAN_DELTA`.
-Held by test_dials.py::test_the_planner_states_the_ledgers_epsilon."""
-PLAN_RELEASES = (1, 10, 30, 100, 300, 1000)
-PLAN_DELTA = 1e-4
-PLAN_FALSE_ALARMS = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 1, 19))
-
-
-@cache
-def _plans() -> dict[str, Any]:
-    return json.loads(PLANS.read_text(encoding="utf-8"))
-
-
-def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
-    """Draws what the ledger says of a plan, and what that leaves to an attacker."""
-
-    rates = np.array(PLAN_FALSE_ALARMS)
-    plans = _plans()
-    spent = {n: plans[f"{sigma:g} {rate:g} {n}"]["epsilon"] for n in PLAN_RELEASES}
-    allowed = np.array(plans[f"{sigma:g} {rate:g} {releases}"]["found"])
-    loose = membership_bound(rates, spent[releases], PLAN_DELTA)
-    price = round_up(spent[releases], ".2f")
-    most, by_pair = (round_up(100 * float(bound[0]), ".1f") for bound in (allowed, loose))
-    panels = [
-        panel(
-            f"ε = {price} for N = {releases}",
-            axis("releases", 1, 1000, log=True),
-            axis("ε at δ = 0.0001", 0.001, 1000, log=True),
-            line(PLAN_RELEASES, np.maximum(list(spent.values()), 1e-3), "purple", "ε"),
-            dots(releases, max(spent[releases], 1e-3), "ink", 6.5),
-        ),
-        panel(
-            f"An attacker finds at most {most}% at one false alarm in 1,000",
-            axis("others wrongly accused", 1e-3, 1, log=True),
-            axis("members found", 1e-3, 1, log=True),
-            line(rates, rates, "edge", dash="3 3"),
-            line(rates, loose, "red", "by (ε, δ) alone", dash="6 4", width=1.4),
-            line(rates, allowed, "ink", "at most"),
-            dots(rates[0], allowed[0], "ink", 6),
-            text(1e-3, 0.7, "red: (ε, δ) allows", "red", dx=8),
-            text(0.2, 0.1, "guessing", "soft", bold=False),
-        ),
-    ]
-    return panels, [
-        f"σ = {sigma:g}, each unit drawn with chance {rate:g}, N = {releases}: ",
-        f"one unit is promised ε = {price} at δ = 0.0001. Wrongly accusing 1 in "
-        f"1,000, an attacker finds at most {most}% of the members; ε and δ alone "
-        f"(dashed) would allow {by_pair}%.",
-    ]
-
-
-def privacy_planner() -> Dial:
-    """Makes a dial for noise, draw and releases: ε of the plan, and the attacker's success.
-
-    Guarantees: ε and the curve are the ledger's
-        (test_dials.py::test_the_planner_states_the_ledgers_epsilon).
-    """
-    return Dial(
-        "03/privacy_planner",
-        _plan_scene,
-        sigma=(0.7, 1, 1.5, 2, 4, 8),
-        rate=(0.01, 0.05, 0.1333, 1),
-        releases=PLAN_RELEASES,
     )

@@ -3,6 +3,7 @@
 They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ LEAK = style.WRONG
 SPARSE = (0, (2, 2))
 BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
-LOWEST_RATE = 1e-3
-"""The left and lower end of the axes of `tradeoff`."""
+CURVES = (style.INK, style.SERIES[0], style.SERIES[1])
+BESIDE: Any = {"textcoords": "offset points", **BOLD}
 
 
 @style.paper()
@@ -138,6 +139,39 @@ def neighbouring_outputs(
     return figure
 
 
+@style.paper()
+def best_attacks(ledgers: Mapping[str, Ledger], fpr: float) -> style.Picture:
+    """Draws the trade-off curves of ledgers, and what ε and δ of the first alone would allow.
+
+    Args: ledgers: by their names; fpr: the false positive rate at which the curves are read.
+    Guarantees: the curves are those of the ledgers, and the dashed line lies above the first
+        (test_lesson_03.py::test_the_best_attacks_are_those_of_the_ledgers).
+    """
+    figure, (ax,) = style.subplots(7.4, 4.4, columns=1)
+    at = np.geomspace(1e-3, 1, 121)
+    for (name, ledger), colour in zip(ledgers.items(), CURVES, strict=True):
+        ax.plot(at, ledger.tradeoff(at), color=colour)
+        found = float(ledger.tradeoff(fpr))
+        style.draw_dots(ax, fpr, found, colour, 7)
+        words = f"{100 * found:.{0 if found > 0.1 else 1}f} %"
+        ax.annotate(words, (fpr, found), xytext=(8, -4), va="top", color=colour, **BESIDE)
+        start = (at[0], float(ledger.tradeoff(at[0])))
+        ax.annotate(name, start, xytext=(4, 20), color=colour, **BESIDE)
+    first = next(iter(ledgers.values()))
+    epsilon = first.epsilon()
+    loose = membership_bound(at, epsilon, first.delta)
+    ax.plot(at, loose, color=LEAK, ls=style.DASHED)
+    style.note(ax, 0.03, 0.93, f"dashed: what ε = {epsilon:.0f} and δ alone allow", LEAK, 9, **TOP)
+    ax.axvline(fpr, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
+    ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(2e-3, 1.2))
+    ax.set(xlabel="false positive rate of the attack", ylabel="share of the members found, at most")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    top = 100 * float(first.tradeoff(fpr))
+    ax.set_title(f"At ε = 8 an attack with an FPR of 1 % finds at most {top:.0f} %")
+    return figure
+
+
 def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     """Computes every private example's gradient at a record's global adapter, before any clip.
 
@@ -151,44 +185,3 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
         for part in private_gradients(require_source(record))
     ]
     return torch.cat(parts).numpy()
-
-
-@style.paper()
-def tradeoff(ledger: Ledger, title: str = "Who was in the training data?") -> style.Picture:
-    """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
-
-    The curve comes from the composed privacy loss. The dashed line is all that epsilon at one delta
-    says; it lies above.
-
-    Args:
-        ledger: of a run, or a composition.
-        title: the finding.
-
-    Raises: `Uncertified` where the ledger states no epsilon.
-    Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
-    """
-    grid = np.geomspace(LOWEST_RATE, 1, 200)
-    allowed = ledger.tradeoff(grid)
-    spent = ledger.epsilon()
-    loose = membership_bound(grid, spent, ledger.delta)
-    figure, (ax,) = style.subplots(7.4, 4.8)
-    ax.set(xscale="log", yscale="log", xlim=(LOWEST_RATE, 1), ylim=(LOWEST_RATE, 1))
-    ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
-    ax.plot(grid, allowed, color=style.WRONG, lw=1.8)
-    ax.plot(grid, loose, color=style.WRONG, lw=1.2, ls=style.DASHED)
-    ax.plot(grid, grid, color=style.GREY, lw=1.2, ls=style.DOTTED)
-    style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, weight="bold", va="top")
-    # Beside the diagonal, at any height of the axes.
-    style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
-    ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
-    ax.set_title(title)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:g}")
-    caption = (
-        f"red: composed privacy loss, advantage at most {round_up(ledger.advantage(), '.2g')}; "
-    )
-    caption += (
-        f"dashed: all that ε = {round_up(spent, '.3g')} at δ = {round_up(ledger.delta, 'g')} says"
-    )
-    style.footer(figure, caption)
-    return figure

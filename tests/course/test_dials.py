@@ -7,7 +7,6 @@ import pytest
 from dial_cases import DIALS, make_dial, shown
 
 import fedlora_course as course
-import fedlora_lab as fl
 from fedlora_course.drawing import contrast
 from fedlora_course.widgets.dial import HERE, plain_values
 from fedlora_course.widgets.scene import COLOURS
@@ -69,15 +68,6 @@ def test_two_worlds_are_gaussian_differential_privacy():
     mu = theory.gaussian_mu(2, 10)
     assert panels[2]["title"] == f"δ(1) = {round_up(theory.gdp_delta(mu, 1.0), '.2g')}"
     assert f"δ = 0.00001 with ε = {round_up(theory.gdp_epsilon(mu, 1e-5), '.3g')}" in say
-
-
-@pytest.mark.parametrize(("sigma", "rate", "releases"), [(2, 0.1333, 100), (0.7, 0.01, 30)])
-def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
-    panels, _ = shown(make_dial("planner"), sigma=sigma, rate=rate, releases=releases)
-    plan = fl.Privacy(noise_multiplier=sigma, sample_rate=rate, delta=1e-4).ledger(releases)
-    curve = panels[1]["marks"][2]
-    assert float(panels[0]["title"].split()[2]) == pytest.approx(plan.epsilon(), rel=0.01, abs=0.01)
-    assert curve["y"] == pytest.approx(plan.tradeoff(np.array(curve["x"])), rel=0.02)
 
 
 def test_the_epsilon_by_observer():

@@ -29,6 +29,18 @@ def test_single_gradients_average_to_that_of_the_mean_loss():
             np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)
 
 
+def test_the_best_attacks_are_those_of_the_ledgers():
+    ledgers = {
+        sigma: fl.Privacy(noise_multiplier=sigma, sample_rate=0.05, delta=1e-4).ledger(releases=50)
+        for sigma in (1.0, 2.0, 4.0)
+    }
+    figure = course.lesson(3).best_attacks(ledgers, fpr=0.01)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+    (at, first), (_, second), _, (_, loose) = (line.get_data() for line in lines)
+    assert np.array_equal(first, ledgers[1.0].tradeoff(np.asarray(at)))
+    assert (second <= first).all() and (first <= loose).all() and (first < 0.8 * loose).any()
+
+
 def test_clip_terms():
     """Simulated releases of heavy-tailed rows."""
     rng = np.random.default_rng(21)
@@ -56,11 +68,3 @@ def test_membership_bound():
         for epsilon in (0.0, 2.0):
             bound = membership_bound(fpr, epsilon, gdp_delta(mu, epsilon))
             assert (best <= bound + 1e-12).all() and (best > bound - 1e-3).any()
-
-
-def test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above():
-    ledger = fl.Privacy(noise_multiplier=1.0, sample_rate=0.05, delta=1e-4).ledger(releases=50)
-    ax: Any = course.lesson(3).tradeoff(ledger).axes[0]
-    (x, drawn), (_, loose) = (line.get_data() for line in ax.lines[:2])
-    assert np.array_equal(drawn, ledger.tradeoff(np.asarray(x)))
-    assert (drawn <= loose).all() and (drawn < 0.8 * loose).any()

@@ -20,7 +20,6 @@ DIALS = {
     "deviation": "course.lesson(2).deviation_explorer()",
     "two worlds": "course.lesson(3).two_worlds()",
     "clip": "course.lesson(3).clip_explorer(rows)",
-    "planner": "course.lesson(3).privacy_planner()",
     "film": "course.lesson(4).matrix_film(split, 'q')",
     "schedule": "course.lesson(6).schedule_explorer()",
     "regulator": "course.lesson(7).regulator_explorer()",

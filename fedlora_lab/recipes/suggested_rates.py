@@ -7,16 +7,23 @@ No rate is tuned on private data: every look at their scores is a release that h
 import math
 from typing import NamedTuple
 
+import torch
+
 from fedlora_lab import methods
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes import rehearsal
-from fedlora_lab.recipes.taken_up import noise_taken_up, takes_turns
+from fedlora_lab.recipes.dry_run import dry_run
+from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up, takes_turns
 from fedlora_lab.tasks.task import Task
 
 SUGGESTED_VARIANCE = 0.2
 """Where `suggest_lr` stops, on an output of the copy that a client trains on."""
+FAR = 4.0
+"""The factor between the ends of a dry run and of v beyond which the dry run decides."""
+DRY_OCTAVES = range(-6, 7)
+"""Rates of that dry run, in octaves above v's end."""
 REHEARSED_OCTAVES = range(-2, 5)
 """Rates that `suggest_lr` rehearses, in octaves above the one that v suggests."""
 UNREHEARSED = "with other layers or numbers of steps ranges ended up to 20 times farther on"
@@ -57,7 +64,9 @@ def suggest_lr(
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
     where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
-    v = 0.35 (`taken_up.OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its
+    v = 0.35 (`taken_up.OUTPUT_VARIANCE`), with three points lost. Where a dry run on public
+    examples of the task, see `fl.dry_run`, ends more than two octaves away from there, it decides,
+    unless a head learns anew. A client trains on a copy of its
     own, whose noise has 1 + (K - 1) / T times the variance in the example unit
     (`NoiseForecast.client_noise_ratio`); a factor that stays with its client has K times.
     Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate
@@ -105,6 +114,10 @@ def suggest_lr(
         origin += f"; not counted: {noise.uncounted}"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
+    asked = _asked_network(task, method, privacy, plan, lora)
+    if asked != 1:
+        factor *= asked
+        origin += f", times {asked:.2g}: so much more or less the network bears, by a dry run"
     if rehearse:
         if task.validation is not None and task.public_test:
             return _rehearsed(task, method, privacy, plan, lora, rate * factor)
@@ -112,6 +125,37 @@ def suggest_lr(
     if privacy.releases_steps:
         return PublicSuggestion(rate * factor, clip_norm, origin)
     return PublicSuggestion(rate, clip_norm * factor, f"{origin}; the rate is the plan's")
+
+
+def _asked_network(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy,
+    plan: Plan,
+    lora: "Lora | None",
+) -> float:
+    """By what factor the end of a dry run differs from v's; 1 where it is near, or cannot tell.
+
+    v knows one layer's noise, and no network: it is right where many usual layers are adapted, and
+    off by octaves where a single late one is.
+
+    Args: task, method, privacy, plan, lora: see `suggest_lr`.
+    """
+    y = (task.validation or task.test)[1]
+    classes = y.ndim == 1 and y.dtype == torch.int64
+    # Where a head learns anew, noise spoils answers that mean nothing yet: a dry run ends octaves
+    # too early, and by another factor for each random start of the head.
+    if not task.public_test or not classes or task.head is not None:
+        return 1.0
+    noise = noise_taken_up(task, method, privacy, plan, lora)
+    end = (plan.rate("B") or 1.0) * noise.factor(OUTPUT_VARIANCE)
+    near = dry_run(task, method, privacy, plan, (end / FAR, end * FAR), lora=lora)
+    if end / FAR < near.end < math.inf:
+        return 1.0
+    rates = [end * 2.0**octave for octave in DRY_OCTAVES]
+    found = dry_run(task, method, privacy, plan, rates, lora=lora)
+    sure = found.warning is None and math.isfinite(found.end)
+    return found.end / end if sure and abs(math.log(found.end / end)) > math.log(FAR) else 1.0
 
 
 def _rehearsed(

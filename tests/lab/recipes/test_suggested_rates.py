@@ -1,6 +1,8 @@
 """The learning rates that are suggested: from public numbers, and said where they come from."""
 
+import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,3 +98,31 @@ def test_a_rate_is_suggested_only_where_noise_decides_it(slug, sigma, work, mess
     noise = fl.Privacy(noise_multiplier=sigma, delta=1e-5)
     with refused(message):
         fl.suggest_lr(task, slug, noise, fl.Plan(rounds=2, **work))
+
+
+@pytest.mark.slow
+def test_one_late_layer_bears_several_times_the_rate_of_eight():
+    """Fault: v saw the same noise on fewer layers as the same noise."""
+    plan = fl.Plan(rounds=20, local_steps=5, batch=16)
+    found = []
+    for targets in (("blocks.3.value",), ("query", "value")):
+        task = fl.tasks.digits(clients=10, dirichlet=0.5, targets=targets)
+        privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+        found.append(fl.suggest_lr(task, "ffa-lora", privacy, plan))
+    one, eight = found
+    assert one.lr > 3 * eight.lr and "by a dry run" in one.origin
+    assert "dry run" not in eight.origin
+
+
+def test_no_dry_run_is_followed_where_a_head_learns_anew():
+    """Fault: noise spoiled the answers of a new head, which meant nothing, and the rate fell."""
+    plan = fl.Plan(rounds=20, local_steps=5, batch=16)
+    task = fl.tasks.digits(clients=10, dirichlet=0.5, head="head")
+    model = copy.deepcopy(task.model)
+    for parameter in model.get_submodule("head").parameters():
+        parameter.data *= 1e-3
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    known, new = (
+        fl.suggest_lr(one, "ffa-lora", privacy, plan) for one in (task, replace(task, model=model))
+    )
+    assert new == known

@@ -62,18 +62,20 @@ def mean_and_gap() -> style.Picture:
     cloud = np.random.default_rng(0).standard_normal((500, 2))
     turned = np.stack([cloud.sum(1), cloud[:, 0] - cloud[:, 1]], axis=1) / 2**0.5
     figure, axes = style.subplots(7.2, 3.6, columns=2)
-    marked = slice(0, 6)
     for ax, points in zip(axes, (cloud, turned), strict=True):
         ax.plot(*points.T, ".", ms=3, color=style.GREY, alpha=0.5)
-        for point, colour in zip(points[marked], style.SERIES, strict=False):
-            ax.plot(*point, "o", ms=6, color=colour)
         ax.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xticks=(-2, 0, 2), yticks=(-2, 0, 2))
-    for slope, words in ((1, "mean"), (-1, "gap")):
-        axes[0].axline((0, 0), slope=slope, color=style.INK, lw=1, ls=style.DOTTED)
-        axes[0].text(2.4, 2.9 * slope, words, color=style.INK, weight="bold", ha="right")
+    means = style.FACTOR["B"], style.FACTOR["A"]
+    for slope, words, colour in zip((1, -1), ("mean", "gap"), means, strict=True):
+        axes[0].axline((0, 0), slope=slope, color=colour, lw=1.6)
+        axes[0].text(2.3, 2.9 * slope, words, color=colour, weight="bold", ha="right")
+    axes[1].axhline(0, color=means[0], lw=1.6)
+    axes[1].axvline(0, color=means[1], lw=1.6)
     axes[0].set(xlabel="noise of client 1", ylabel="noise of client 2", title="drawn")
-    axes[1].set(xlabel="√2 · their mean", ylabel="√2 · gap to the mean", title="the same, turned")
-    style.headline(figure, "Turned by 45 degrees a round cloud stays round")
+    axes[1].set(title="the same, turned by 45 degrees")
+    axes[1].set_xlabel("√2 times the mean", color=means[0])
+    axes[1].set_ylabel("√2 times the gap of client 1", color=means[1])
+    style.headline(figure, "A round cloud stays round: the gap is as large as the mean")
     return figure
 
 
@@ -95,3 +97,22 @@ def first_uploads(
     list(run(task, watched, privacy, Plan(rounds=1, lr=lr), seed=seed, evaluate_every=8))
     pairs = [kept[0].factors(name) for name in kept[0].state.layers]
     return [(B.double().numpy(), A.double().numpy()) for A, B in pairs]
+
+
+def server_errors(
+    sent: list[tuple[np.ndarray, np.ndarray]], clean: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Sums three squared distances over all layers.
+
+    Args: sent, clean: the uploads (B, A) of each layer with noise and without, clients first.
+    Returns: averaged factors to the wanted mean product, the exact server to it, and the two
+        servers to each other, (3,).
+    """
+    distances = np.zeros(3)
+    for (B, A), (clean_B, clean_A) in zip(sent, clean, strict=True):
+        wanted = (clean_B @ clean_A).mean(0)
+        averaged = B.mean(0) @ A.mean(0)
+        exact = (B @ A).mean(0)
+        for i, gap in enumerate((averaged - wanted, exact - wanted, averaged - exact)):
+            distances[i] += np.square(gap).sum()
+    return distances

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fedlora_lab as fl
-from fedlora_course.lesson_09 import dials, exercises, figures
+from fedlora_course.lesson_09 import exercises, figures
 from fedlora_course.lesson_09.theory import factor_average_terms, product_average_terms
 from fedlora_lab.theory import mean_band
 
@@ -33,24 +33,6 @@ def test_fedsvd_turns_the_rows_of_a_in_the_same_four_directions():
         assert np.linalg.norm(A_3 / A_3.norm() - A_0 / A_0.norm()) > 0.5
         spans = np.vstack([A_0 / A_0.norm(), A_3 / A_3.norm()])
         assert np.linalg.matrix_rank(spans, tol=1e-5) == 4
-
-
-@pytest.mark.parametrize(("missed", "said"), [(20, "1.2 times"), (30, "0.928 times")])
-def test_the_dial_has_the_errors_of_drawn_noise(missed, said):
-    """Fault: the exact server's linear part was that of clients who are all alike."""
-    gap = (1 / (1 - missed / 100) - 1) ** 0.5
-    length = 1 + gap * np.array([1, -1] * 5)[:, None, None]
-    B, A, std = length * dials.B, length * dials.A, 0.8 * dials.STD
-    wanted = (B @ A).mean(0)
-    rng = np.random.default_rng(0)
-    errors = np.zeros(2)
-    for _ in range(400):
-        noised_B, noised_A = (x + std * rng.standard_normal(x.shape) for x in (B, A))
-        averaged, exact = noised_B.mean(0) @ noised_A.mean(0), (noised_B @ noised_A).mean(0)
-        errors += [np.square(x - wanted).sum() for x in (averaged, exact)]
-    told = "".join(dials._server_scene(10, 0.8, missed)[1])
-    assert said in told
-    assert errors[1] / errors[0] == pytest.approx(float(said.split()[0]), rel=0.03)
 
 
 def test_product_average_terms():

@@ -76,6 +76,8 @@ def from_trainer(
             order of these names.
         person: a column, or a name for each row: whose it is, for ``Privacy(unit="person")``.
         eval_dataset: public rows, which are scored after each round; ``None``: nothing is scored.
+            ``{"test": rows, "validation": others}`` keeps others to choose a rate on, by
+            `fl.rehearse`, so that the score is not of rows by which anything was chosen.
         data_collator: makes tensors of a list of rows; it must draw nothing at random.
         compute_metrics: see `Trainer`, of a classifier; by default its accuracy.
         processing_class: tokenizer or image processor, which is saved beside the adapter; by
@@ -101,9 +103,12 @@ def from_trainer(
     base: Any = frozen_copy(model)
     sites = names_of("by", train_dataset, by)
     persons = [] if person is None else names_of("person", train_dataset, person)
-    if isinstance(person, str) and eval_dataset and person in eval_dataset[0]:
-        shared = {*persons} & {*names_of("person", eval_dataset, person)}
-        check(not shared, "eval_dataset", f"{len(shared)} persons of private rows", "other persons")
+    public = _public_rows(eval_dataset)
+    for rows in public.values():
+        if isinstance(person, str) and person in rows[0]:
+            shared = {*persons} & {*names_of("person", rows, person)}
+            held = f"{len(shared)} persons of private rows"
+            check(not shared, "eval_dataset", held, "other persons")
     collator = data_collator or default_data_collator
     processing_class = processing_class or getattr(collator, "tokenizer", None)
     x, y = read_rows(base, train_dataset, collator, processing_class)
@@ -113,11 +118,13 @@ def from_trainer(
     _check_tokens(base, processing_class, x)
     if writes:
         _check_answers(x, y)
-    scored = _made_up_rows(base, x, y)
-    if eval_dataset:
-        scored = read_rows(base, eval_dataset, collator, processing_class)
-    _check_tokens(base, processing_class, scored[0])
-    _check_loss(base, scored, loss)
+    read = {
+        part: read_rows(base, rows, collator, processing_class) for part, rows in public.items()
+    }
+    test = read.get("test") or _made_up_rows(base, x, y)
+    for inputs, _ in (test, *read.values()):
+        _check_tokens(base, processing_class, inputs)
+    _check_loss(base, test, loss)
     places: dict[str, list[int]] = {}
     for row, site in enumerate(sites):
         places.setdefault(site, []).append(row)
@@ -137,14 +144,22 @@ def from_trainer(
         model=base,
         layers=Layers(_targets(base, targets), trained),
         clients=clients,
-        held_out=HeldOut(scored, public=bool(eval_dataset)),
+        held_out=HeldOut(test, read.get("validation"), public="test" in public),
         loss=loss,
-        metrics=metrics | {"loss": loss} if eval_dataset else {"loss": loss},
+        metrics=metrics | {"loss": loss} if "test" in public else {"loss": loss},
         persons=whose,
         origin=Origin({}, classes, processing_class, collator),
     )
     task.check_public()
     return task
+
+
+def _public_rows(given: Any) -> dict[str, Any]:
+    """The public rows by their part, "test" or "validation"; empty parts are left out."""
+    parts = given if isinstance(given, Mapping) else {"test": given}
+    expected = "rows, or {'test': rows, 'validation': rows}"
+    check({*parts} <= {"test", "validation"}, "eval_dataset", sorted(parts), expected)
+    return {part: rows for part, rows in parts.items() if rows}
 
 
 # ---- rows to tensors

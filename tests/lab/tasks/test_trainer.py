@@ -249,3 +249,23 @@ def test_scores_are_those_of_compute_metrics():
     first = next(fl.run(task, "rolora", None, SHORT))
     outputs = fl.predict(task, first, task.test[0])
     assert first.metrics["ones"] == float((outputs.argmax(1) == 1).float().mean())
+
+
+def test_a_rate_is_rehearsed_on_public_rows_that_are_not_scored():
+    """Fault: of a task that says which rows are public no rate could be chosen on some of them."""
+    rows = toy_hubs.rows_of("bert", toy_hubs.texts(120))
+    public = {"test": rows[48:72], "validation": rows[72:]}
+    given: Any = {"by": "site", "targets": ["query"]}
+    given["data_collator"] = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
+    model = toy_hubs.classifier("bert")
+    task: Any = fl.tasks.from_trainer(model, rows[:48], eval_dataset=public, **given)
+    assert len(task.test[1]) == 24 and len(task.validation[1]) == 48
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+    found = fl.rehearse(task, "rolora", privacy, SHORT, [0.1, 0.2], runs=1)
+    # A third of the validation rows is scored: 16.
+    assert found.measure == "accuracy" and (found.table["score"] * 16 % 1 == 0).all()
+    with refused("^validation='30 of 30 rows equal private rows'"):
+        public = {"test": rows[48:], "validation": rows[:30]}
+        fl.tasks.from_trainer(model, rows[:48], eval_dataset=public, **given)
+    with refused("^eval_dataset=.'dev'.: expected rows, or .'test': rows, 'validation': rows"):
+        fl.tasks.from_trainer(model, rows[:48], eval_dataset={"dev": rows[48:]}, **given)

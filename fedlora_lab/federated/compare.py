@@ -310,7 +310,7 @@ def _listed(name: str, values: Iterable[_T], example: str) -> list[_T]:
 def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     if isinstance(plan, Plan):
         return plan
-    slug = methods.get(name).slug  # a name may be spelled as published
+    slug = methods.get(name).slug
     has_plan = isinstance(plan, Mapping) and slug in plan
     check(has_plan, "plan", plan, f"a Plan, or a mapping with one for {slug!r}")
     return plan[slug]

@@ -248,33 +248,17 @@ __all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
 
 
 def get(method: str | Method) -> Method:
-    """Finds a row by its slug, or by its published name however that is written; a row is returned
-    as it is.
+    """Finds a row by its slug; a row is returned as it is.
 
     Raises: ``ValueError`` that names the slugs there are, and the one that is nearest.
-    Guarantees: no two rows are spelled alike (test_published.py::test_rows_are_found_by_any_name).
 
-    >>> get("la-lora").schedule, get("LA-LoRA") is get("la_lora")
-    (Cycle(rounds=('B A',)), True)
+    >>> get("la-lora").schedule
+    Cycle(rounds=('B A',))
     """
     if isinstance(method, Method):
         return method
-    row = _rows_by_letters().get(_letters(method)) if isinstance(method, str) else None
-    if row is None:
-        check_one_of("method", method, tuple(ALL))
-    assert row is not None
-    return row
-
-
-def _letters(name: str) -> str:
-    """Letters and digits alone: names differ by hyphens, blanks and capitals from text to text."""
-    return "".join(filter(str.isalnum, name)).lower()
-
-
-@cache
-def _rows_by_letters() -> dict[str, Method]:
-    """Every row by the letters of its slug, which are those of its published name."""
-    return {_letters(slug): row for slug, row in ALL.items()}
+    check_one_of("method", method, tuple(ALL))
+    return ALL[method]
 
 
 # ---- the table as a frame

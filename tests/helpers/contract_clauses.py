@@ -7,7 +7,6 @@ row says it stands.
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -40,7 +39,6 @@ from fedlora_lab.privacy.ledger import PerClient
 from fedlora_lab.privacy.privatizer import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
-Step = Callable[[Prepared, ClientBatch, int, int], None]
 CLIP = 0.7
 
 
@@ -75,11 +73,11 @@ def prepared(
     return ready, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
 
 
-def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) -> TensorDict:
+def released(ready: Prepared, clients: ClientBatch, t: int, s: int) -> TensorDict:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
     before = dict(clients.params)
     count = len(clients.ids)
-    step(ready, clients, t, s)
+    local_step(ready, clients, t, s)
     config = ready.config
     expected = torch.tensor([config.unit_counts[k] * config.sample_rates[k] for k in clients.ids])
     moves = {}
@@ -153,7 +151,7 @@ def _moved_by_at_most_c(row: Method, sums: list[TensorDict], where: str) -> None
     assert max(shifts) >= 0.1 * CLIP, f"{where}: nothing arrives at all"
 
 
-def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
+def leaving_out_one_example(row: Method) -> None:
     """Without noise, any one example less, outliers included, moves the sum by at most C."""
     task = tokens("head")
     x = task.clients[0][0].clone()
@@ -168,19 +166,19 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
         for left_out in (None, *range(len(y))):
             stay = torch.tensor([i for i in range(len(y)) if i != left_out])
             ready, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
-            change = released(ready, clients, t, s, step)
+            change = released(ready, clients, t, s)
             sums.append(in_units_of_clip(ready.config, change, clients.start, t, s))
         _moved_by_at_most_c(row, sums, f"round {t}, step {s}")
 
 
-def noise_draws(row: Method, step: Step, t: int, s: int, sigma: float, draws: int) -> TensorDict:
+def noise_draws(row: Method, t: int, s: int, sigma: float, draws: int) -> TensorDict:
     """A step's noise where it is isotropic, (draws, clients, numbers): with noise less without."""
     found: dict[ParamKey, list[Tensor]] = {}
     for seed in range(draws):
         pair = []
         for level in (sigma, 0.0):
             ready, clients = prepared(tokens("head"), row, level, seed, batch=2)
-            change = released(ready, clients, t, s, step)
+            change = released(ready, clients, t, s)
             pair.append(in_units_of_noise(ready.config, change, clients.start, t, s))
         for key, noisy in pair[0].items():
             found.setdefault(key, []).append((noisy - pair[1][key]).flatten(1))
@@ -193,7 +191,7 @@ def _deviates_by(expected: float, xi: Tensor, what: object) -> None:
     assert abs(std / expected - 1) < error, f"{what}: {std:.3f} instead of {expected:.3f}"
 
 
-def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: int = 12) -> None:
+def noise_is_sigma_c_on_what_moves(row: Method, draws: int = 12) -> None:
     """Each client's noise deviates by sigma C in every number that moves, and is nowhere else.
 
     Five standard errors, fixed seeds. No two clients, steps or layers share any of it.
@@ -203,7 +201,7 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
     seen = {}
     for t, s in ((0, 0), (0, 1), (1, 0)):
         moving = noised(row, movers(row, t, s, anywhere(tokens("head"), row)))
-        seen[t, s] = noise_draws(row, step, t, s, sigma, draws)
+        seen[t, s] = noise_draws(row, t, s, sigma, draws)
         for key, xi in seen[t, s].items():
             if key not in moving:
                 assert not xi.any(), f"{key} does not move and is noised"
@@ -288,6 +286,6 @@ def smoothing_comes_after_the_noise(row: Method) -> None:
         pair = []
         for smooth in (row.filter, identity):
             ready, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
-            pair.append(released(ready, clients, t, s, local_step))
+            pair.append(released(ready, clients, t, s))
         expected = {k: row.filter(x, k.name) if k.name in "AB" else x for k, x in pair[1].items()}
         torch.testing.assert_close(pair[0], expected, rtol=1e-9, atol=1e-9)

@@ -62,7 +62,7 @@ def test_an_empty_batch_adds_noise_of_its_own():
     std = 2.0 * contract_clauses.CLIP
     noises = []
     for t, s in product(range(2), range(3)):
-        released = contract_clauses.released(ready, group, t, s, local_training.local_step)
+        released = contract_clauses.released(ready, group, t, s)
         where = [(t, 0, s)]
         xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], ready.config.streams, where)
         for key, noise in xi.items():

@@ -1,21 +1,18 @@
-"""The contract: every method of the table passes it, found by iteration; and it can fail.
+"""The contract: every method of the table passes it, found by iteration.
 
 Each clause takes a row (and the unit of privacy, where it matters) and fails where the row, or the
 code that plays it, breaks it. Nothing here knows a method's name: what a row may differ in is read
 from its declared fields. A clause names the fields that it depends on, and gets rows in which every
 value of each of them occurs; ``--every-row`` gives it all rows.
 
-The clauses on a single release stand in `contract_clauses`; they take the local step as well, so
-that a broken one can be fed to them.
+The clauses on a single release stand in `contract_clauses`.
 """
 
-import inspect
 import itertools
 import math
 from itertools import pairwise
 from typing import Any
 
-import broken_rows
 import contract_clauses
 import pytest
 import torch
@@ -40,7 +37,6 @@ from written_rows import WRITTEN
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
-from fedlora_lab.federated import local_training
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
@@ -342,35 +338,3 @@ def test_chunks_change_nothing(row, unit, monkeypatch):
     assert gap(last, whole) <= 1e-6
     assert last.metrics == pytest.approx(whole.metrics, rel=1e-6)
     assert (last.clipped, last.nonfinite) == (whole.clipped, whole.nonfinite)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", broken_rows.BROKEN)
-def test_broken_rows_fail_the_contract(name):
-    """Each broken row fails the clause that is there for it; where only its step is broken, the row
-    itself passes.
-    """
-    row, step, unit, clause = broken_rows.BROKEN[name]
-    known = inspect.signature(globals()[clause]).parameters
-
-    def apply(step):
-        given = {"row": row, "unit": unit, "step": step}
-        globals()[clause](**{key: value for key, value in given.items() if key in known})
-
-    with pytest.raises(AssertionError):
-        apply(step)
-    if step is not local_training.local_step:
-        apply(local_training.local_step)
-
-
-@pytest.mark.filterwarnings("ignore:schedule.0, 0.='A'")
-@pytest.mark.parametrize(
-    ("clause", "change"),
-    [
-        (test_the_schedule_opens_with_what_is_zero, {"schedule": Cycle(("A", "B"))}),
-        (contract_clauses.smoothing_is_linear, {"filter": lambda tensor, name: 0.5 * tensor}),
-    ],
-)
-def test_an_opening_with_a_and_a_filter_that_scales_are_found(clause, change):
-    with pytest.raises(AssertionError):
-        clause(methods.RoLoRA.replace(**change))

@@ -47,7 +47,7 @@ START = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
 def moved(run):
     """Each client's sum of a step without noise, from random values."""
     clients = ClientBatch((0, 1, 2), dict(START), START)
-    return released(run.prepared, clients, 0, 0, local_training.local_step)
+    return released(run.prepared, clients, 0, 0)
 
 
 def test_a_batch_draws_persons_with_all_their_examples():

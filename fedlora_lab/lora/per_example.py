@@ -89,8 +89,8 @@ def loss_differences(
 
     Returns: the numbers along the directions, (N, k).
     Raises: ``NotPerExample`` as `per_example_gradients`.
-    Guarantees: the gradient's products with the directions, as far as the step is small
-        (test_directions.py::test_differences_are_the_gradient_along_the_directions).
+    Guarantees: those of a plain loop
+        (test_transcriptions.py::test_methods_with_one_state_for_all_equal_their_loops).
     """
     columns = []
     for direction in basis.each():

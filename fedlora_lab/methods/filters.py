@@ -181,7 +181,8 @@ class TangentSpace:
     own columns, of second order in the round's steps, is left out.
 
     Source: arXiv:2606.00944 (PRISM), tangent projection, clip and noise of both factors.
-    Guarantees: test_noise_in_the_tangent_space_is_white, test_prism_does_not_see_the_gauge.
+    Guarantees: test_noise_in_the_tangent_space_is_white; the steps of a plain loop
+        (test_transcriptions.py::test_methods_with_one_state_for_all_equal_their_loops).
     """
 
     complement: ClassVar[bool] = True

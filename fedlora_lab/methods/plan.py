@@ -32,7 +32,7 @@ class Lora:
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: PEFT reads what is saved with the same numbers
-        (tests/lab/lora/test_adapters.py::test_peft_s_config_has_the_same_numbers).
+        (test_loaders.py::test_every_usual_loader_gives_the_run_s_numbers).
     Source: Hu et al., arXiv:2106.09685, section 4.1; start_scale: this project.
 
     >>> Lora(rank=4, alpha=8).scaling

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_hubs
-from calls import refused
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from toy_tasks import LORA
@@ -111,15 +110,3 @@ def test_usual_models_train_by_the_defaults_of_peft(kind):
     assert last.epsilon < 10
     # Some, as Gemma 2, take softmaxes in float32 whatever they are asked for.
     assert_equal_gradients(task, RAGGED, LORA, 1e-6)
-
-
-def test_an_input_that_does_not_come_batch_first_is_refused():
-    """Else an example would pass another's tensors."""
-    line = r"^first dimension=5: expected a multiple of the 2 examples \(batch first\)$"
-    layer = adapters.PerExampleLinear(torch.nn.Linear(4, 3))
-    layer.rows = torch.zeros(2, 3, 4)
-    with refused(line):
-        layer(torch.zeros(5, 4))
-    y, x, a, b = map(torch.zeros, ((5, 3), (5, 4), (2, 2, 4), (2, 3, 2)))
-    with refused(line):
-        adapters.low_rank(y, x, a, b, 1.0)

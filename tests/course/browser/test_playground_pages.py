@@ -424,7 +424,7 @@ def test_the_picture_that_is_saved_is_the_one_that_is_seen(page):
         drawn = picture.convert("RGB")
     box = page.locator(".fl-playground").bounding_box()
     assert drawn.size == (int(2 * box["width"]), int(2 * box["height"]))
-    pixels = drawn.getcolors(drawn.width * drawn.height)
+    pixels = drawn.getcolors(drawn.width * drawn.height) or []
     colours = {f"#{bytes(colour).hex().upper()}" for _, colour in pixels}
     assert {COLOURS[name] for name in (*lesson.COLOURS.values(), "red")} <= colours
 

@@ -17,8 +17,7 @@ const BENCH = `.fl-bench{max-width:1180px;display:grid;grid-template-columns:min
 .fl-bench td button{min-height:22px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}
 .fl-bench .swatch{display:inline-block;width:22px;height:0;border-top:3px solid;vertical-align:middle;margin-right:6px}
 .fl-bench .parts{display:flex;width:120px;height:11px;border-radius:3px;overflow:hidden;background:${ink("grid")}}
-.fl-bench .key{display:inline-block;width:10px;height:10px;border-radius:2px;margin:0 3px 0 8px}
-.fl-bench textarea{width:100%;height:110px;font:12px/1.4 var(--jp-code-font-family,monospace);color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}`;
+.fl-bench .key{display:inline-block;width:10px;height:10px;border-radius:2px;margin:0 3px 0 8px}`;
 const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "5 2", "1 2"];
 const PARTS = [["blue", "noise on B"], ["purple", "noise × noise"], ["green", "what was learned, and noise on A"]];
 const LETTER = 7.2; // pixels of a letter in a label, on average
@@ -43,8 +42,7 @@ ${button("Stop", "stop")}</div><details><summary>More settings</summary>${some(t
 <progress max="1" value="0" aria-label="share that is trained"></progress><span class="state" role="status"></span></div>
 <figure><figcaption id="${id}t"></figcaption><svg style="height:270px" role="img" aria-labelledby="${id}t"></svg></figure>
 <div class="known" role="status"></div><div class="runs" tabindex="0" role="region" aria-label="runs"><table></table></div>
-<p class="state">Energy of the trained product:${keys}</p></div>
-<details class="copied" style="grid-column:1/-1" hidden><summary>Code that repeats a run</summary><textarea readonly aria-label="code that repeats a run"></textarea></details></div>`;
+<p class="state">Energy of the trained product:${keys}</p></div></div>`;
 }
 
 function mountBench(element, model) {
@@ -188,18 +186,10 @@ function mountBench(element, model) {
     const act = (row, words, what, help) => `<button type="button" data-at="${row.id}${what}" data-row="${row.id}" data-act="${what}" title="${help}">${words}</button>`;
     const line = row => `<tr><td><span class="swatch" style="color:${ink(colourOf(row.values.method))};border-top-style:${dashOf(row) === "none" ? "solid" : "dashed"}"></span><span data-label>${escaped(wordsOf(row, keys))}</span></td>`
       + `<td><b>${scoreOf(row)}</b></td><td>${escaped(row.epsilon)}</td><td>${barOf(row.parts)}</td><td class="${/:/.test(row.state) ? "bad" : ""}">${escaped(row.state)}</td>`
-      + `<td>${act(row, "code", "code", "copy the code that repeats this run")} ${act(row, "forget", "forget", "take this run out")}</td></tr>`;
+      + `<td>${act(row, "forget", "forget", "take this run out")}</td></tr>`;
     find("table").innerHTML = `<thead><tr><th>run</th><th>${escaped(setup.measure)}</th><th>ε spent</th><th>its product</th><th>state</th><th>${rows.length ? `<button type="button" data-do="forget">forget all</button>` : "actions"}</th></tr></thead><tbody>`
       + (rows.map(line).join("") || `<tr><td colspan="6">No run yet. Train adds a row for each method, which keeps its settings.</td></tr>`) + "</tbody>";
     if (focus) find(`[data-at="${focus}"]`)?.focus();
-  }
-
-  function copy(text) {
-    const fold = find(".copied"), area = find("textarea");
-    area.value = text;
-    fold.hidden = false;
-    fold.open = true;
-    navigator.clipboard?.writeText(text).catch(() => area.select());
   }
 
   home.addEventListener("input", e => {
@@ -213,7 +203,6 @@ function mountBench(element, model) {
     if (what) send(what);
     if (axis) over = axis;
     if (act === "forget") send("forget", {id: Number(row)});
-    if (act === "code") copy(get("table").find(r => r.id === Number(row)).code);
     repaint();
   });
   watchPointer(svg, () => view);

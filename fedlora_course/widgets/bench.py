@@ -21,7 +21,6 @@ from fedlora_course.widgets.dial import widget_module
 from fedlora_course.widgets.recipe import (
     Recipe,
     Values,
-    code_of,
     first_values,
     forecast,
     knobs,
@@ -272,7 +271,6 @@ class Workbench(anywidget.AnyWidget):
             "series": row.series(),
             "epsilon": row.epsilon,
             "parts": row.parts,
-            "code": code_of(row.recipe, row.values["epsilon"], list(row.records)),
         }
 
     def stop(self, wait: float = 0.0) -> None:

@@ -1,19 +1,18 @@
-"""What the knobs of the bench stand for: a run, what is known of it before, and its code."""
+"""What the knobs of the bench stand for: a run, and what is known of it before."""
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fedlora_lab as fl
-from fedlora_lab import methods
 from fedlora_lab.methods.method import Method
 from fedlora_lab.tasks.task import Task
 
 TABLE = Path(__file__).with_name("knobs.toml")
 Values = Mapping[str, str]
-"""Knob -> its value as a text; ∞ is none."""
+"""Knob -> its value as a text."""
 
 
 class Recipe(NamedTuple):
@@ -28,20 +27,11 @@ class Recipe(NamedTuple):
 
 def text_of(value: object) -> str:
     """Formats the value of a knob."""
-    if value is None:
-        return "∞"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def number_of(text: str) -> float | int | None:
-    """Reads a number; a whole one is an integer, and ∞ is none."""
-    if text == "∞":
-        return None
-    return int(text) if text.isdecimal() else float(text)
-
-
 def first_values(first: Recipe, beside: str, epsilon: float | None) -> dict[str, str]:
-    """The values with which the knobs begin; clients are among them if data can be dealt anew."""
+    """The values with which the knobs begin."""
     privacy = first.privacy or fl.Privacy()
     values: dict[str, Any] = {
         "method": first.method.slug,
@@ -55,12 +45,6 @@ def first_values(first: Recipe, beside: str, epsilon: float | None) -> dict[str,
         "rounds": first.plan.rounds,
         "seeds": 1,
     }
-    task = first.task
-    dealt = task.origin.arguments
-    if {"clients", "dirichlet"} <= dealt.keys() and (
-        fl.tasks.build(task.name, **dealt).fingerprint == task.fingerprint
-    ):
-        values |= {name: dealt[name] for name in ("clients", "dirichlet")}
     return {name: text_of(value) for name, value in values.items()}
 
 
@@ -75,11 +59,9 @@ def knobs(values: Values, rows: Mapping[str, Method]) -> list[dict[str, Any]]:
     table["beside"]["options"] += offered
     described = []
     for key, knob in table.items():
-        if key not in values:
-            continue
         if "values" in knob:  # a run may begin between two stops
             stops = {*knob["values"], values[key]}
-            knob["values"] = sorted(stops, key=lambda text: number_of(text) or float("inf"))
+            knob["values"] = sorted(stops, key=float)
         described.append({"key": key, **knob})
     return described
 
@@ -90,11 +72,6 @@ def recipe_of(first: Recipe, values: Values, method: Method, lr: float) -> Recip
     Args: first: what no knob changes; values: of the knobs; method, lr: of this run.
     Raises: ``ValueError`` for settings that no run could have.
     """
-    task = first.task
-    if "clients" in values:
-        dealt = {name: number_of(values[name]) for name in ("clients", "dirichlet")}
-        if not dealt.items() <= task.origin.arguments.items():
-            task = fl.tasks.build(task.name, **{**task.origin.arguments, **dealt})
     rates: Any = lr
     if isinstance(first.plan.lr, Mapping):  # A's rate keeps its ratio to B's
         rates = {side: rate * lr / first.plan.rate("B") for side, rate in first.plan.lr.items()}
@@ -108,8 +85,8 @@ def recipe_of(first: Recipe, values: Values, method: Method, lr: float) -> Recip
         calibrated = privacy.replace(noise_multiplier=0.0)
     elif values["protection"] == "noise":
         epsilon = float(values["epsilon"])
-        calibrated = privacy.calibrate(epsilon=epsilon, task=task, plan=plan)
-    return Recipe(task, method, calibrated, plan, lora)
+        calibrated = privacy.calibrate(epsilon=epsilon, task=first.task, plan=plan)
+    return Recipe(first.task, method, calibrated, plan, lora)
 
 
 def forecast(recipe: Recipe) -> dict[str, str]:
@@ -133,48 +110,3 @@ def forecast(recipe: Recipe) -> dict[str, str]:
 
 def _short(value: float) -> str:
     return f"{value:.2g}" if value == value else "not known"
-
-
-def code_of(recipe: Recipe, epsilon: str, seeds: list[int]) -> str:
-    """Writes the code that repeats the runs of a row.
-
-    Guarantees: test_bench.py::test_the_code_of_a_row_repeats_it.
-    """
-    task, method, privacy, plan, lora = recipe
-    made = "...  # your task"
-    if task.origin.arguments:
-        made = f"fl.tasks.{task.name}({_arguments(task.origin.arguments)})"
-    row = repr(method.slug) if method in methods.ALL.values() else f"...  # {method.name}"
-    protection = "None"
-    if privacy is not None and privacy.target_epsilon is None:
-        protection = _call(privacy)
-    elif privacy is not None:
-        plain = privacy.replace(noise_multiplier=None, sample_rate=None, target_epsilon=None)
-        protection = f"{_call(plain)}.calibrate(epsilon={epsilon}, task=task, plan=plan)"
-    return f"""import fedlora_lab as fl
-
-task = {made}
-method = {row}
-plan = {_call(plan)}
-privacy = {protection}
-lora = {_call(lora)}
-runs = [fl.run(task, method, privacy, plan, lora=lora, seed=seed) for seed in {seeds}]
-records = [record for run in runs for record in run]"""
-
-
-def _call(settings: Any) -> str:
-    """Writes the call that makes a record of settings: its fields off their defaults."""
-    usual = type(settings)()
-    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
-    return f"fl.{type(settings).__name__}({_arguments(changed)})"
-
-
-def _arguments(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_text(value)}" for name, value in values.items())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        value = dict(value)
-    return _call(value) if is_dataclass(value) else repr(value)

@@ -10,7 +10,6 @@ from wait_for_thread import until
 import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course.widgets.bench import Workbench
-from fedlora_course.widgets.recipe import Recipe, code_of
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-3)
@@ -121,17 +120,6 @@ def test_a_bench_trains_what_its_knobs_say(make, toy, values):
         assert row["state"] == "finished"
 
 
-def test_data_are_dealt_to_other_clients(make):
-    """Only where the library can deal the same data again: one's own task has no such knob."""
-    task = fl.tasks.digits(clients=3, seed=1)
-    bench = make(task, epsilon=None)
-    turn(bench, clients="5", dirichlet="∞")
-    (recipe, _) = bench._recipes(bench.values, ["0.4"])
-    assert recipe.task.fingerprint == fl.tasks.digits(5, None, 1).fingerprint
-    changed = replace(task, clients=list(task.clients)[:2])
-    assert "clients" not in make(changed, epsilon=None).values
-
-
 def test_a_row_keeps_its_own_recipe(make):
     bench = make(epsilon=None)
     bench.act("train")
@@ -220,24 +208,3 @@ def test_the_shares_of_a_product_are_its_noise_and_the_rest(make):
     assert sum(fedlora) == pytest.approx(1) and fedlora[1] > 0
     assert frozen[0] > 0 and frozen[1] == 0
     assert plain == pytest.approx((0, 0, 1))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"plan": fl.Plan(lr={"A": 0.1, "B": 0.2}, optimizer=fl.SGD(0.5)), "privacy": None},
-        {"method": fl.methods.FedLoRA.replace(name="mine")},
-        {"privacy": fl.Privacy(unit="client", clip_norm=0.5, delta=1e-2, noise_multiplier=0.0)},
-    ],
-)
-def test_the_code_of_a_row_repeats_it(toy, change):
-    plan = fl.Plan(rounds=1)
-    privacy = PRIVACY.calibrate(epsilon=8, task=toy, plan=plan)
-    recipe = Recipe(toy, fl.methods.FFA, privacy, plan, fl.Lora())._replace(**change)
-    code = code_of(recipe, "8", [0, 1]).replace("...  # mine", "row")
-    assert ("row" in code) == ("method" in change)
-    room: dict[str, Any] = {"row": recipe.method}
-    exec(code.split("runs = ")[0], room)
-    assert (room["plan"], room["lora"]) == (recipe.plan, recipe.lora)
-    assert room["privacy"] == recipe.privacy
-    assert room["task"].fingerprint == toy.fingerprint

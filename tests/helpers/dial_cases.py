@@ -1,4 +1,4 @@
-"""Every dial of the course, and what it shows where its controls stand."""
+"""Every dial of the course, what it shows where its controls stand, and how a reader turns it."""
 
 from typing import Any
 
@@ -61,3 +61,23 @@ def shown(dial: Any, **values: Any) -> Any:
         return part["table"][place]
 
     return choose(dial.spec["panels"]), "".join(one["words"] for one in choose(dial.spec["say"]))
+
+
+def look(output):
+    """The picture of a dial, and its sentence."""
+    return output.locator(".panels").inner_html(), output.locator(".say").inner_text()
+
+
+def turn(output):
+    """Turns the first control by the keyboard as far as it goes, or picks another option: picture
+    and sentence follow."""
+    picture, sentence = look(output)
+    knob = output.locator(".knob input, .knob select").first
+    if knob.evaluate("e => e.tagName") == "SELECT":
+        knob.select_option(index=knob.evaluate("e => e.selectedIndex ? 0 : e.length - 1"))
+    else:
+        value = knob.input_value()
+        knob.press("End")
+        if knob.input_value() == value:
+            knob.press("Home")
+    assert look(output)[0] != picture and look(output)[1] != sentence

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,9 @@ def of_the_lab(error: Any) -> bool:
 class Page:
     """A notebook open in the browser; ``errors`` holds what the console complained of."""
 
-    def __init__(self, browser, lab, name, height=1100):
-        self.page = browser.new_page(viewport={"width": 1280, "height": height})
+    def __init__(self, browser, lab, name, cells):
+        self.places = [*cells]
+        self.page = browser.new_page(viewport={"width": 1280, "height": 1100})
         self.errors: list[str] = []
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: None if of_the_lab(e) else self.errors.append(str(e)))
@@ -140,8 +141,9 @@ class Page:
         run = "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)"
         self.page.evaluate(run, [name, arguments])
 
-    def run(self, index):
-        """Run a code cell, wait until it has ended, and give its output area."""
+    def run(self, name):
+        """Run the cell of this name, wait until it has ended, and give its output area."""
+        index = self.places.index(name)
         before = self.page.evaluate(
             """index => {
                 const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -205,10 +207,10 @@ class Page:
 
 
 @contextmanager
-def open_notebook(browser: Any, lab: Lab, name: str, cells: Iterable[str]) -> "Iterator[Page]":
-    """A page with a notebook of these cells, the first of which has run."""
-    page = Page(browser, lab, lab.write(name, [cell.strip() for cell in cells]))
-    page.run(0)
+def open_notebook(browser: Any, lab: Lab, name: str, cells: Mapping[str, str]) -> "Iterator[Page]":
+    """A page with a notebook of these cells, by name, the first of which has run."""
+    page = Page(browser, lab, lab.write(name, [cell.strip() for cell in cells.values()]), cells)
+    page.run(page.places[0])
     yield page
     page.page.close()
 
@@ -218,12 +220,12 @@ def cut_off(output: Any) -> list[str]:
     return output.evaluate(
         """area => {
             const right = area.getBoundingClientRect().right + 1;
-            const parts = 'button, select, img, textarea, .progress, .widget-slider, '
+            const parts = 'button, select, img, .progress, .widget-slider, '
                 + '.widget-html-content';
             return [...area.querySelectorAll(parts)]
                 .filter(e => !e.closest('[role=region]'))  // what scrolls is not cut off
-                .filter(e => e.getBoundingClientRect().right > right || e.tagName !== 'TEXTAREA'
-                    && e.scrollHeight > e.clientHeight + 4)
+                .filter(e => e.getBoundingClientRect().right > right
+                    || e.scrollHeight > e.clientHeight + 4)
                 .map(e => e.outerHTML.slice(0, 90));
         }"""
     )

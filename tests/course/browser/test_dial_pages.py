@@ -1,15 +1,14 @@
-"""Dials in Chromium: they turn with a kernel and without one; names, contrast, the film."""
+"""Dials on a page without a kernel: they turn; names, contrast, the film. In JupyterLab:
+test_widget_pages.py."""
 
 import re
 from functools import cache
 
 import pytest
-from dial_cases import DIALS, SETUP, make_dial
-from jupyter_lab import THEMES, accessibility_faults, open_notebook
+from dial_cases import DIALS, look, make_dial, turn
+from jupyter_lab import THEMES, accessibility_faults
 
 from fedlora_course.widgets.dial import page_script
-
-# On a page without a kernel
 
 
 @cache  # its tables take seconds
@@ -30,26 +29,6 @@ def static(browser, tmp_path, names=tuple(DIALS), width=1000):
     page.on("request", lambda r: r.url.startswith("http") and page.errors.append(r.url))
     page.goto(path.as_uri())
     return page
-
-
-def look(output):
-    """The picture of a dial, and its sentence."""
-    return output.locator(".panels").inner_html(), output.locator(".say").inner_text()
-
-
-def turn(output):
-    """Turns the first control by the keyboard as far as it goes, or picks another option: picture
-    and sentence follow."""
-    picture, sentence = look(output)
-    knob = output.locator(".knob input, .knob select").first
-    if knob.evaluate("e => e.tagName") == "SELECT":
-        knob.select_option(index=knob.evaluate("e => e.selectedIndex ? 0 : e.length - 1"))
-    else:
-        value = knob.input_value()
-        knob.press("End")
-        if knob.input_value() == value:
-            knob.press("Home")
-    assert look(output)[0] != picture and look(output)[1] != sentence
 
 
 def test_dials_turn_on_a_page_without_a_kernel(browser, tmp_path):
@@ -103,38 +82,3 @@ def test_dials_can_be_used_by_everybody_on_a_narrow_page(browser, tmp_path):
         assert page.evaluate(narrow) == []
         assert accessibility_faults(page, ".fl-dial", rules) == []
     page.close()
-
-
-# In JupyterLab
-
-CELLS = [
-    SETUP,
-    "dial = course.lesson(2).deviation_explorer(); dial",
-    DIALS["film"],
-    "print(dial.values['together'])",
-    "dial.picture()",
-]
-
-
-@pytest.mark.further
-def test_dials_turn_in_jupyter(browser, lab):
-    """Nothing jumps or sticks out while they do, in either theme, which figures follow too."""
-    with open_notebook(browser, lab, "dials.ipynb", CELLS) as notebook:
-        outputs = [notebook.run(1), notebook.run(2)]
-        for output in outputs:
-            output.locator(".fl-dial svg").first.wait_for()
-        notebook.page.wait_for_timeout(300)
-        notebook.watch_layout()
-        for output in outputs:
-            output.scroll_into_view_if_needed()
-            turn(output)
-        assert notebook.jumps() == []
-        assert notebook.run(3).inner_text().strip() == "1", "the kernel has heard of it"
-        wide = "e => e.scrollWidth <= e.clientWidth && e.querySelector('.fl-dial').offsetWidth"
-        figure = notebook.run(4).locator("img.fl-figure")
-        for theme in THEMES:
-            notebook.dress(theme, 1024)
-            turned = figure.evaluate("e => getComputedStyle(e).filter")
-            assert turned.startswith("invert(0.93)" if theme == "Dark" else "none")
-            assert all(output.evaluate(wide) for output in outputs)
-        assert notebook.errors == []

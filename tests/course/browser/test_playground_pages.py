@@ -12,7 +12,7 @@ import pandas as pd
 import playground as script
 import pytest
 import torch
-from jupyter_lab import THEMES, accessibility_faults, faintest_line, open_notebook
+from jupyter_lab import THEMES, accessibility_faults, faintest_line
 from PIL import Image
 from torch import nn
 
@@ -495,17 +495,3 @@ def test_two_cells_train_in_a_frame_of_no_origin(browser):
         expected["cards"] = [CARDS[ground]] * 2
         assert page.evaluate("seen") == [expected], host
     page.close()
-
-
-def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
-    cells = ["import fedlora_course as course", "course.widgets.playground()"]
-    with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:
-        output = notebook.run(1)
-        output.locator("[data-words=rate]", has_text="1.6").wait_for()
-        output.locator(PLAY).click()
-        output.locator("[data-round]").filter(has_text=re.compile(r"^[3-9] /")).wait_for()
-        output.locator(PLAY).click()
-        for theme in THEMES:
-            notebook.dress(theme, 1280)
-            output.locator(f".fl-playground[data-ground={theme.lower()}]").wait_for()
-        assert notebook.errors == []

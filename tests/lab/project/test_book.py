@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from html.parser import HTMLParser
 from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
@@ -10,7 +11,6 @@ import pytest
 import yaml
 from docutils import nodes
 from places import ROOT
-from reports import Reader
 from sites import built_site
 
 import fedlora_lab as fl
@@ -23,12 +23,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 LOADING = ("script", "img", "iframe", "source", "video")
 
 
-class Page(Reader):
+class Page(HTMLParser):
     """What a page links to, what it loads, the places in it, and its text."""
 
     def __init__(self, path):
+        super().__init__()
         self.source = path.read_text(encoding="utf-8")
-        super().__init__(self.source)
+        self.tags = []
+        self.pieces = []
+        self.feed(self.source)
+        self.text = "".join(self.pieces)
         self.links = {keys["href"] for tag, keys in self.tags if tag == "a" and keys.get("href")}
         self.loads = {keys["src"] for tag, keys in self.tags if tag in LOADING and keys.get("src")}
         self.loads |= {keys["data-src"] for _, keys in self.tags if "data-src" in keys}
@@ -36,6 +40,12 @@ class Page(Reader):
         self.ids = {keys["id"] for _, keys in self.tags if "id" in keys}
         links = [keys["href"] for _, keys in self.tags if "glossary-term" in keys.get("class", "")]
         self.terms = [link.partition("#")[2] for link in links]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.pieces.append(data)
 
 
 @pytest.fixture(scope="module")

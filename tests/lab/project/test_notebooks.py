@@ -92,13 +92,6 @@ def folded(cell):
     return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
-def test_visible_code_is_what_a_student_would_write(path):
-    visible = [cell.source for cell in code(learner_copy(read(path))) if not folded(cell)]
-    lines = [line for source in visible for line in source.splitlines() if line.strip()]
-    assert len(lines) <= 160 and max(map(len, lines)) <= 88
-    assert not any(line.lstrip().startswith("assert ") for line in lines)
-
-
 def names_of(cell) -> tuple[set[str], set[str]]:
     """The names that a cell uses, and those that it gives a value."""
     used, given = set(), set()

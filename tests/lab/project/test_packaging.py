@@ -145,20 +145,29 @@ data, draws = examples(), 16
 """
 
 
-def build(package, place, tmp_path):
-    """Builds a distribution from a copy, for setuptools writes beside the source; unpacks it."""
-    source = tmp_path / f"source of {package}"
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """The three distributions, built from copies, for setuptools writes beside the source."""
+    folder = tmp_path_factory.mktemp("wheels")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    if (ROOT / package / "pyproject.toml").exists():
-        shutil.copytree(ROOT / package, source, ignore=ignored)
-    else:
-        shutil.copytree(ROOT / package, source / package, ignore=ignored)
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-    wheels = tmp_path / f"wheel of {package}"
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", wheels]
-    run(sys.executable, "-m", "pip", "wheel", *options, source, PYTHONWARNINGS="ignore")
-    shutil.unpack_archive(next(wheels.glob("*.whl")), place, "zip")
+    sources = []
+    for package in ("fedlora_lab", "fedlora_course", "dp_review"):
+        source = folder / f"source of {package}"
+        alone = (ROOT / package / "pyproject.toml").exists()
+        shutil.copytree(ROOT / package, source if alone else source / package, ignore=ignored)
+        if not alone:
+            for name in ("pyproject.toml", "README.md", "LICENSE"):
+                shutil.copy(ROOT / name, source)
+        sources.append(source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, *sources, PYTHONWARNINGS="ignore")
+    return folder
+
+
+def install(wheels, package, place):
+    """Unpacks a distribution, which holds every file of its package."""
+    (wheel,) = wheels.glob(f"{package}-*.whl")
+    shutil.unpack_archive(wheel, place, "zip")
     inside = {path.relative_to(place) for path in (place / package).rglob("*")}
     here = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*")}
     made = ("__pycache__", "build")  # and what an editable installation writes
@@ -167,26 +176,26 @@ def build(package, place, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_of_the_library_is_whole_and_runs_alone(tmp_path):
-    build("fedlora_lab", tmp_path / "installed", tmp_path)
+def test_the_wheel_of_the_library_is_whole_and_runs_alone(wheels, tmp_path):
     path = tmp_path / "installed"
+    install(wheels, "fedlora_lab", path)
     shown = run(sys.executable, "-c", LIBRARY, cwd=tmp_path, PYTHONPATH=path, MPLBACKEND="agg")
     assert "Train several methods on TASK" in shown
 
 
 @pytest.mark.slow
-def test_the_wheel_of_the_course_is_whole_and_stands_on_the_library(tmp_path):
+def test_the_wheel_of_the_course_is_whole_and_stands_on_the_library(wheels, tmp_path):
     path = tmp_path / "installed"
     for package in ("fedlora_lab", "fedlora_course"):
-        build(package, path, tmp_path)
+        install(wheels, package, path)
     shown = run(sys.executable, "-c", COURSE, cwd=tmp_path, PYTHONPATH=path, MPLBACKEND="agg")
     assert shown.count("refused: anywidget is not installed: run `") == 2
 
 
 @pytest.mark.slow
-def test_the_wheel_of_the_review_reviews_a_numpy_step_alone(tmp_path):
+def test_the_wheel_of_the_review_reviews_a_numpy_step_alone(wheels, tmp_path):
     path = tmp_path / "installed"
-    build("dp_review", path, tmp_path)
+    install(wheels, "dp_review", path)
     (tmp_path / "my_step.py").write_text(STEP)
     shown = run(sys.executable, "-c", REVIEW, cwd=tmp_path, PYTHONPATH=path)
     assert shown.splitlines()[:2] == ["False True"] * 2

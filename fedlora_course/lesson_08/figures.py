@@ -83,7 +83,8 @@ def coupling(
     ):
         line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
         path = two_number_descent(start, lr, steps, in_turns)
-        plane.plot(*path.T, mew=0.6, lw=1.6, color=colour, **line)
+        # Steps to and fro would fill the plane between their ends.
+        plane.plot(*path.T, mew=0.6, lw=1.6 if in_turns else 0.5, color=colour, **line)
         error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
         end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)
         labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))

@@ -8,7 +8,7 @@ import torch
 
 import fedlora_course as course
 import fedlora_lab as fl
-from fedlora_course.lesson_08 import dials, figures
+from fedlora_course.lesson_08 import figures
 from fedlora_course.lesson_08.theory import filter_response, filter_worth
 from fedlora_lab.methods.filters import binomial
 
@@ -55,15 +55,3 @@ def test_the_worth_is_the_best_steps_gain():
         plain = (g @ g) ** 2 / 40
         energy = figures.spectrum(g[None], "A")
         assert filter_worth(energy, 5) == pytest.approx(filtered / plain)
-
-
-@pytest.mark.parametrize(
-    ("smoothness", "shuffle", "said"), [(0.6, False, "pays"), (0.6, True, "costs")]
-)
-def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
-    """Fault: it showed the energy that is kept, which does not tell whether a filter helps."""
-    panels, words = dials._filter_scene(5, smoothness, 1.0, shuffle)
-    energy = figures.spectrum(dials._signal(smoothness, shuffle), "A")
-    worth = filter_worth(energy, 5)
-    assert (worth > 1) == (said == "pays")
-    assert f"{said}: f²/w = {worth:.2g}" in str(panels) and said in "".join(words)

@@ -23,7 +23,6 @@ DIALS = {
     "film": "course.lesson(4).matrix_film(split, 'q')",
     "schedule": "course.lesson(6).schedule_explorer()",
     "regulator": "course.lesson(7).regulator_explorer()",
-    "filter": "course.lesson(8).filter_explorer()",
     "quantiser": "course.lesson(14).quantiser_explorer(rows)",
     "held and sent": "course.lesson(14).held_explorer()",
     "attack": "course.lesson(11).attack_explorer()",

@@ -1,41 +1,20 @@
-"""Files written whole or not at all, strict JSON, folder locks and the secret key of a folder."""
+"""Files written whole or not at all, strict JSON and folder locks."""
 
 import errno
 import hashlib
-import hmac
 import json
 import os
-import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedlora_lab._utils.validation import error_text, printable
+from fedlora_lab._utils.validation import error_text
 
 JsonObject = dict[str, Any]
 """What a JSON text in braces is read as, and written from."""
-
-
-class Unwritable(OSError, ValueError):
-    """Raised in one line where the operating system does not let a place be written."""
-
-
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Refuses a place that cannot be written in one line.
-
-    Args: what: its argument and value, as "out='/sys/x'"; the outermost block's is told.
-    """
-    try:
-        yield
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error, Unwritable) else error
-        reason = getattr(cause, "strerror", None) or error_text(cause or error, 200)
-        text = f"{what}: expected a place that can be written ({reason}); give another"
-        raise Unwritable(printable(text)) from cause
 
 
 def _make_folder(path: Path) -> None:
@@ -63,15 +42,10 @@ def write_atomically(
         shared: the modes of the file and its folders follow the umask, for files that are handed
             on. Otherwise only the owner can read it, at every moment.
 
-    Raises: `Unwritable`, an ``OSError``, where the disk or the folder does not allow it; the old
-        file is then as it was and nothing else is left.
+    Raises: ``OSError`` where the disk or the folder does not allow it; the old file is then as it
+        was and nothing else is left.
     Guarantees: test_a_failed_write_leaves_the_old_file, test_every_file_of_a_run_is_its_owner_s.
     """
-    with writing(f"path={str(path)!r}"):
-        _write_atomically(path, content, shared)
-
-
-def _write_atomically(path: str | os.PathLike, content: "bytes | str", shared: bool) -> None:
     # Through a link: its file would stay behind, as a ledger that states too little.
     # `Path.resolve` raises at links in a circle; here the file takes the place of such a link.
     target = Path(os.path.realpath(Path(path).expanduser()))
@@ -170,16 +144,15 @@ def lock_folder(
     from filelock import FileLock, Timeout
 
     what = what or f"out={str(folder)!r}"
-    with writing(what):
-        _make_folder(folder)
-        # The operating system lets go of it when the process ends, however it ends.
-        lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
-        try:
-            return lock.acquire()
-        except Timeout:
-            waited = f" within {patience:g} s" if patience else ""
-            expected = f"a folder that no other run is using{waited}"
-            raise ValueError(f"{what}: expected {expected}") from None
+    _make_folder(folder)
+    # The operating system lets go of it when the process ends, however it ends.
+    lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
+    try:
+        return lock.acquire()
+    except Timeout:
+        waited = f" within {patience:g} s" if patience else ""
+        expected = f"a folder that no other run is using{waited}"
+        raise ValueError(f"{what}: expected {expected}") from None
 
 
 def parse_json(text: "str | bytes", name: str) -> Any:
@@ -245,37 +218,5 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Where a run folder keeps what must not leave it: its key, clients' state, who took part."""
+    """Where a run folder keeps what must not leave it: clients' state, who took part."""
     return folder / "private"
-
-
-def has_key(folder: Path) -> bool:
-    """Whether the folder has its secret key."""
-    return (private_folder(folder) / "key").is_file()
-
-
-def keyed_digest(folder: Path, fingerprint: str) -> str:
-    """Digests a fingerprint of private data under the folder's secret key, made here if need be.
-
-    A plain digest would confirm a guess of an unknown label; this one tells nothing without the
-    key. Raises ``ValueError`` where the key is damaged.
-
-    Guarantees: test_store.py::test_any_changed_argument_trains_anew.
-    Source: HMAC-SHA256, RFC 2104.
-    """
-    return hmac.new(secret_key(folder), fingerprint.encode(), "sha256").hexdigest()
-
-
-def secret_key(folder: Path) -> bytes:
-    """The 32 bytes of a folder's secret key, made here if need be. Raises as `keyed_digest`."""
-    path = private_folder(folder) / "key"
-    if not has_key(folder):
-        # Two processes that begin at once must not make two keys.
-        with lock_folder(path.parent, patience=60.0):
-            if not has_key(folder):
-                write_atomically(path, secrets.token_hex(32) + "\n")
-    content = path.read_bytes()
-    # A key that was cut short would be a weaker one, and nobody would notice.
-    if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
-        raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
-    return bytes.fromhex(content.decode())

@@ -14,12 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
-from fedlora_lab._utils.files import (
-    JsonObject,
-    keyed_digest,
-    to_json,
-    writing,
-)
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.federated import store
 from fedlora_lab.federated.config import Config, Execution
@@ -110,9 +104,10 @@ def compare(
             cluster.
         progress: a bar that moves with each run that ends, with the time left.
         out: a folder in which each run has a folder of its own, see ``out`` of `run`. A run that is
-            there is found again by all its arguments: a finished one is not trained again, seconds
+            there is found again by its arguments: a finished one is not trained again, seconds
             are then those of its training, and one that was stopped goes on from its last round.
-            Comparisons may share a folder. See `fl.Ledger.load` for what the releases in it spend.
+            Comparisons may share a folder, but for other data of the same sizes, which are
+            refused. See `fl.Ledger.load` for what the releases in it spend.
         evaluate_every, chunk_examples, device: of every run, see `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit; the error
@@ -212,9 +207,10 @@ def run_cells(
     frames: dict[int, pd.DataFrame] = {}
     calls: dict[int, Callable[[], pd.DataFrame]] = {}
     for i, cell in enumerate(cells):
-        folder = None if home is None else folder_of(cell, execution, home)
+        folder = None if home is None else home / folder_name(cell, execution)
         rounds = cell.config.plan.rounds
         if folder is not None and max(store.rounds_in(folder), default=-1) >= rounds:
+            store.read_own(folder, store.settings_of(cell.config))
             frames[i] = cell.label(store.stored_frame(folder))
             bar.update(rounds)
         else:
@@ -228,7 +224,7 @@ def run_cells(
 def _train(cell: Cell, execution: Execution, folder: Path | None) -> "pd.DataFrame":
     """Trains a cell, in its folder if it has one, and returns its frame.
 
-    Args: cell, execution: the run. folder: see `folder_of`.
+    Args: cell, execution: the run. folder: its own, see `folder_name`.
     """
     records = list(Run.open(cell.config, execution, out=folder).records())
     return cell.label(to_frame(records) if folder is None else store.stored_frame(folder))
@@ -319,32 +315,27 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
 # ---- runs in a folder
 
 
-def settings_of_cell(cell: Cell, execution: Execution, out: Path) -> JsonObject:
-    """All that a run was given, as JSON values, by which it is found again.
+def folder_name(cell: Cell, execution: Execution) -> str:
+    """The name of a run's folder in that of a comparison, by which it is found again.
 
-    Of data and weights there is a digest under the secret key of the folder, so that nobody can
-    confirm a guess at an example. Rules, losses, metrics and models are known by their names and
-    the text of what they hold: after a change of their code another folder is needed.
+    It follows from all that the run was given but the data, of which only the sizes count: nobody
+    can confirm a guess at an example by it. Rules, losses, metrics and models are known by their
+    names and the text of what they hold: after a change of their code another folder is needed.
 
-    Args: cell, execution: the run. out: the folder.
-    Guarantees: test_store.py::test_any_changed_argument_trains_anew.
+    Args: cell, execution: the run.
+    Guarantees: test_store.py::test_any_changed_argument_trains_anew,
+        ::test_other_data_of_the_same_sizes_are_refused.
     """
-    task = cell.config.task
+    config = cell.config
+    task = config.task
     settings = {
-        **store.settings_of(cell.config),
-        "rounds": cell.config.plan.rounds,
+        **store.settings_of(config),
+        "task": [task.name, config.unit_counts, store.rule_identity(task.loss)],
+        "rounds": config.plan.rounds,
         "public_test": task.public_test,
         "metrics": {name: store.rule_identity(rule) for name, rule in task.metrics.items()},
         "execution": asdict(execution),
     }
-    settings = json.loads(json.dumps(settings, default=str))
-    # A plain digest of the data would confirm a guess at them.
-    return {**settings, "task": keyed_digest(out, settings["task"])}
-
-
-def folder_of(cell: Cell, execution: Execution, out: Path) -> Path:
-    """The folder of one run in that of a comparison. Args: see `settings_of_cell`."""
-    with writing(f"out={str(out)!r}"):
-        text = to_json(settings_of_cell(cell, execution, out))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return out / f"{cell.slug}-{cell.config.seed}-{digest}"
+    text = json.dumps(settings, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{cell.slug}-{config.seed}-{digest}"

@@ -231,6 +231,18 @@ def read(folder: Path) -> tuple[RunState, JsonObject]:
 # ---- resuming
 
 
+def read_own(folder: Path, settings: Mapping[str, Any]) -> RunState:
+    """Reads the newest state in the folder of a run; refuses that of another run.
+
+    Args: folder: of the run. settings: of the run, as its states hold them.
+    """
+    state, stored = read(folder)
+    for name, value in settings.items():
+        equal = stored.get(name) == value
+        check(equal, "out", str(folder), f"the same {name} as in this run")
+    return state
+
+
 def restore(
     folder: Path,
     config: Config,
@@ -250,10 +262,7 @@ def restore(
     Guarantees: test_attack_spending.py::test_a_lost_state_forgets_no_release,
         test_checkpoint.py::test_a_round_is_replayed_to_the_same_bits_or_not_at_all.
     """
-    state, stored = read(folder)
-    for name, value in settings.items():
-        equal = stored.get(name) == value
-        check(equal, "out", str(folder), f"the same {name} as in this run")
+    state = read_own(folder, settings)
     layers = state.server.tensors.keys()
     fits = layers == fresh.server.tensors.keys()
     check(fits, "out", str(folder), "the same layers as in this run")

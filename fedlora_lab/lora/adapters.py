@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedlora_lab._utils.files import writing
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import SharedSetting
 from fedlora_lab._utils.validation import check, check_one_of
@@ -474,8 +473,7 @@ def save(
     tensors = _tensors_of_modules(task, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.name}.weight"] = factor
-    with writing(f"path={str(path)!r}"):
-        _write_folder(path, config, tensors, beside, replaces)
+    _write_folder(path, config, tensors, beside, replaces)
     return path
 
 

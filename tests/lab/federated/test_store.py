@@ -1,6 +1,5 @@
 """Runs in the folder of a comparison are found again by their arguments; files are sealed."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from toy_tasks import LORA, PLAN, other_data, private, regression
 import fedlora_lab as fl
 from fedlora_lab._utils.files import Damaged, read_sealed, write_sealed
 from fedlora_lab.federated import store
-from fedlora_lab.federated.compare import Cell, settings_of_cell
+from fedlora_lab.federated.compare import Cell, folder_name
 from fedlora_lab.federated.config import EXACT, Execution
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.tasks.task import Layers
@@ -21,8 +20,8 @@ from fedlora_lab.tasks.task import Layers
 ROW = fl.methods.FFA
 
 
-def compare(path, seeds=(0,), row=ROW, **options):
-    parts = regression(), [row], private("example"), PLAN, list(seeds)
+def compare(path, seeds=(0,), task=None, **options):
+    parts = task or regression(), [ROW], private("example"), PLAN, list(seeds)
     return fl.compare(*parts, lora=LORA, progress=False, out=path, **options)
 
 
@@ -62,7 +61,7 @@ def test_of_a_run_that_goes_back_no_later_row_is_left(tmp_path):
     assert [*store.stored_rows(tmp_path)] == [0, 1]
 
 
-def test_any_changed_argument_trains_anew(tmp_path):
+def test_any_changed_argument_trains_anew():
     base = {
         "method": ROW,
         "task": regression(),
@@ -73,27 +72,34 @@ def test_any_changed_argument_trains_anew(tmp_path):
     }
     changes: list[dict[str, Any]] = [
         {"method": ROW.replace(exact=not ROW.exact)},
-        {"task": other_data(regression())},
+        {"task": regression(clients=4)},
         {"task": replace(regression(), loss=other_loss)},
         {"task": replace(regression(), metrics={"loss": other_loss})},
         {"task": replace(regression(), layers=Layers(("map", "map")))},
         {"plan": PLAN.replace(rounds=3)},
     ]
 
-    def settings(change, out=tmp_path, execution=EXACT):
-        return json.dumps(settings_of_cell(Cell(make_config(**base | change)), execution, out))
+    def name(change, execution=EXACT):
+        return folder_name(Cell(make_config(**base | change)), execution)
 
-    keys = [*map(settings, [{}, *changes]), settings({}, execution=Execution(evaluate_every=2))]
-    assert len({*keys}) == len(keys)
+    names = [*map(name, [{}, *changes]), name({}, execution=Execution(evaluate_every=2))]
+    assert len({*names}) == len(names)
     # NumPy's numbers are what they stand for.
     lora = replace(LORA, rank=np.int64(LORA.rank))  # type: ignore[bad-argument-type]
-    assert settings({"plan": PLAN.replace(lr=np.array(PLAN.lr)), "lora": lora}) == keys[0]
-    # Nothing in the file confirms a guess at the data: of the same, two folders hold two digests.
-    assert regression().fingerprint not in keys[0] != settings({}, out=tmp_path / "other")
+    assert name({"plan": PLAN.replace(lr=np.array(PLAN.lr)), "lora": lora}) == names[0]
+    # Nothing in a name confirms a guess at the data.
+    assert name({"task": other_data(regression())}) == names[0]
 
 
 def other_loss(outputs, y):
     return (outputs - y).abs().sum(1)
+
+
+def test_other_data_of_the_same_sizes_are_refused(tmp_path):
+    """Also where the run is finished, and nothing would be trained."""
+    compare(tmp_path)
+    with refused("^out='.*ffa-lora-0-.*': expected the same task as in this run$"):
+        compare(tmp_path, task=other_data(regression()))
 
 
 def test_a_sealed_file_is_what_was_written_or_refused(tmp_path):

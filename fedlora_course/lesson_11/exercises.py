@@ -29,13 +29,6 @@ def _batch(rng, full=0.3):
     return mixed + 1e-9 * rng.standard_normal((r, width)), candidates, n
 
 
-def _head(rng):
-    classes = int(rng.integers(5, 13))
-    error = rng.dirichlet(np.ones(classes))
-    error[rng.integers(classes)] -= 1
-    return (np.outer(error, rng.uniform(0, 1, int(rng.integers(6, 25)))),)
-
-
 # Calls of few numbers, which a difference is shown at.
 TWO_ROWS = np.array([[1.4, -0.5, 0.9], [-2.1, 1.1, -0.4]])
 ONE_INPUT = (
@@ -50,33 +43,9 @@ ALIKE_ROWS = (
     2,
 )
 AS_MANY_AS_ROWS = _batch(np.random.default_rng(0), full=1.0)
-THREE_CLASSES = np.outer([0.25, 0.25, -0.5], [1.0, 3.0])
-# With noise more rows than one are negative, or none is.
-TWO_NEGATIVE = np.array([[0.3], [-0.1], [-0.6], [0.2]])
-NONE_NEGATIVE = np.array([[0.3], [0.05], [0.4]])
-# With noise a single column may be lowest in another row: in the first all but the second column,
-# in the other all but the third.
-NOISY = np.array([[-0.2, 0.3, -0.2, 0.4], [-0.1, -1.2, -0.1, -0.1], [0.2, 0.5, 0.1, -0.2]])
-NOISIER = np.array([[-0.1, -0.1, -1.2, -0.1], [0.2, -0.2, 0.1, 0.4], [-0.2, 0.3, 0.2, -0.2]])
-# The lowest number stands in another row than the lowest sum, and so does the lowest largest one.
-SCATTERED = np.array([[-1.3, 0.9, 0.5, 0.3], [-0.6, -0.5, -0.2, 0.1], [-0.1, 0.0, 0.05, -0.05]])
-# Most numbers are negative in the second row, the first negative row is the first.
-COUNTED = np.array([[-0.5, 0.3, 0.0, 0.0], [-0.1, -0.1, -0.1, -0.1], [-1.0, 0.2, 0.1, -0.3]])
 CALLS = {
     "11.1": Calls("the gradient g_A", (TWO_ROWS,), draw=_noised, standard=_direction),
     "11.2": Calls("g_A, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch),
-    "11.4": Calls(
-        "the gradient G",
-        (THREE_CLASSES,),
-        (TWO_NEGATIVE,),
-        (NONE_NEGATIVE,),
-        (NOISY,),
-        (NOISIER,),
-        (SCATTERED,),
-        (COUNTED,),
-        draw=_head,
-        times=8,
-    ),
 }
 
 
@@ -94,10 +63,3 @@ def outside(g_A, candidates, n):
     rows = np.linalg.svd(g_A, full_matrices=False)[2][:n]
     inside = candidates @ rows.T @ rows
     return np.linalg.norm(candidates - inside, axis=1) / np.linalg.norm(candidates, axis=1)
-
-
-# ---- 11.4: the label, from the gradient of the last layer
-
-
-def label(G):
-    return G.sum(axis=1).argmin()

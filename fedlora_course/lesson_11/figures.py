@@ -28,9 +28,6 @@ from fedlora_lab.tasks.task import Task
 
 CLIP = 0.01
 PIXELS = 64
-LOST = 0.7
-"""Noise multiplier from which a scan of 64 pixels that is read from one update of rank 8 has, on
-average, a |cos| within 0.03 of a random direction's (test_lesson_11.py)."""
 PHRASES = """\
 see you | at the station at noon
 thank you | so much for your help
@@ -236,25 +233,65 @@ def likeliest_codes(records: Mapping[str, Round], title: str) -> style.Picture:
     return figure
 
 
-def labels_read_from_the_head(headed: Victim, noise: float) -> int:
-    """Counts labels that the best attacker reads from the whole gradient of a head.
+CHANCE = {"image": (2 / np.pi / PIXELS) ** 0.5, "named": 1 / 1257, "presence": 0.5}
+"""What three attacks reach by chance: |cos| of a random image, the share of names, the AUC."""
 
-    The attacker compares it with those of 200 public scans under every label.
 
-    Args: headed: whose task has a first client with 100 scans; noise: of each update.
+def three_attacks(
+    client: AttackedClient, pool: tuple[Tensor, Tensor], sigma: float, draws: int = 1000
+) -> dict[str, np.ndarray]:
+    """Attacks the noised gradient of one scan in three ways, draw by draw.
+
+    Args: client: whose network sends; pool: scans and labels, one of them drawn each time; sigma:
+        noise multiplier, the clip cuts every gradient.
+    Returns: "image": |cos| of the image read; "named": whether the likeliest of the pool is hers;
+        "presence": whether there is more along her gradient than another draw of noise puts there.
     """
-    public = headed.task.test[0][:200]
-    guesses = torch.stack(
-        [headed.traces((public, torch.full((200,), digit)), "head", 1) for digit in range(10)]
-    ).double()
-    right = 0
-    for i in range(100):
-        x, y = (part[i : i + 1] for part in headed.task.clients[0])
-        sent = headed.upload((x, y), "head", clip_norm=1, noise_multiplier=noise, draw=i)
-        update = torch.cat([part.flatten() for part in sent.values()]).double()
-        fit = (guesses @ update - guesses.square().sum(-1) / 2) / noise**2  # log-likelihoods
-        right += int(fit.logsumexp(1).argmax() == y)
-    return right
+    g = client.victim(8).traces(pool, "A", CLIP).double().numpy() / CLIP
+    pixels = torch.nn.functional.normalize(pool[0].flatten(1).double(), dim=1).numpy()
+    rng = np.random.default_rng(0)
+    who = rng.integers(len(g), size=draws)
+    noise, other = sigma * rng.standard_normal((2, draws, g.shape[1]))
+    sent = g[who] + noise
+    directions = np.linalg.svd(sent.reshape(draws, 8, PIXELS), full_matrices=False)[2][:, 0]
+    likelihoods = sent @ g.T - (g**2).sum(axis=1) / 2
+    along, without = (sent * g[who]).sum(axis=1), (other * g[who]).sum(axis=1)
+    return {
+        "image": np.abs((directions * pixels[who]).sum(axis=1)),
+        "named": likelihoods.argmax(axis=1) == who,
+        "presence": along > without,
+    }
+
+
+@style.paper()
+def attacks_over_noise(
+    reached: Mapping[float, Mapping[str, np.ndarray]], title: str
+) -> style.Picture:
+    """Draws what the three attacks reach, with chance at 0 and certainty at 1.
+
+    Args: reached: noise multiplier -> attack -> one value a draw, see `three_attacks`; title: the
+        finding.
+    """
+    figure, (ax,) = style.subplots(9.2, 3.9)
+    words = {
+        "presence": ("did it take part?", style.WRONG, (0.55, 0.93)),
+        "image": ("the image", style.INK, (0.155, 0.55)),
+        "named": ("named, of 1,257", style.FACTOR["B"], (0.052, 0.3)),
+    }
+    sigmas = list(reached)
+    for attack, (label, colour, place) in words.items():
+        means = np.array([reached[sigma][attack].mean() for sigma in sigmas])
+        above = (means - CHANCE[attack]) / (1 - CHANCE[attack])
+        ax.plot(sigmas, above, "o-", color=colour, ms=4)
+        ax.text(*place, label, color=colour, weight="bold")
+    ax.axvline(0.3, color=style.GREY, ls=style.DOTTED)
+    ax.set(xscale="log", ylim=(-0.04, 1.06))
+    ax.set_xticks([0.05, 0.1, 0.3, 1, 3], ["0.05", "0.1", "0.3", "1", "3"])
+    ax.minorticks_off()
+    ax.set_xlabel("noise multiplier σ")
+    ax.set_ylabel("success: 0 is chance, 1 is certain")
+    style.headline(figure, title)
+    return figure
 
 
 @style.paper()

@@ -72,14 +72,12 @@ def read_scans(victim: Victim, updates: Sequence[Upload]) -> list[Float[Tensor, 
 
 
 def flattened_digits_task(
-    examples: int | None = None, *, hidden: int = 32, head: bool = False
+    examples: int | None = None,
 ) -> Task:
     """Makes a task of three clients' scans, 64 pixels in a row, for a small random network.
 
     Args:
         examples: the first ones that each client keeps; ``None``: all.
-        hidden: width of the hidden layer.
-        head: whether the last layer is trained in full.
 
     >>> flattened_digits_task(examples=5).sizes
     (5, 5, 5)
@@ -87,14 +85,13 @@ def flattened_digits_task(
     task = digits(clients=3, dirichlet=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     return classification(
         model,
         [(x[:examples], y[:examples]) for x, y in task.clients],
         test=task.test,
         targets=["1"],
         name="whole scans",
-        head="3" if head else None,
     )
 
 

@@ -25,7 +25,6 @@ DIALS = {
     "regulator": "course.lesson(7).regulator_explorer()",
     "quantiser": "course.lesson(14).quantiser_explorer(rows)",
     "held and sent": "course.lesson(14).held_explorer()",
-    "attack": "course.lesson(11).attack_explorer()",
     "audit": "course.lesson(12).audit_explorer()",
     "trust": "course.lesson(13).trust_explorer()",
 }

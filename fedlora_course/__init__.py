@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab._utils.validation import check_whole
 
 if TYPE_CHECKING:
-    from fedlora_course import exercises, secagg_demo, widgets
+    from fedlora_course import exercises, figures, secagg_demo, widgets
 
-__all__ = ["exercises", "lesson", "secagg_demo", "widgets"]
+__all__ = ["exercises", "figures", "lesson", "secagg_demo", "widgets"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 

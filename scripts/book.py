@@ -32,8 +32,9 @@ from site_logbook import HOME, heading_pages, linked_to, logbook_pages, within
 
 import fedlora_lab
 from fedlora_course import playground
+from fedlora_course.figures import method_diagrams
 from fedlora_course.widgets.dial import classic_script, page_script
-from fedlora_lab import methods, plots
+from fedlora_lab import methods
 from fedlora_lab.plots.style import png
 from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, said
 
@@ -187,7 +188,7 @@ def as_cards(page: str, folder: Path) -> str:
             cards.append(section)
             continue
         slug, note = names[name]
-        picture = png(plots.method_diagrams([methods.get(slug)], 1))
+        picture = png(method_diagrams([methods.get(slug)]))
         (folder / f"diagram-{slug}.png").write_bytes(picture)
         shown = f"![The diagram of {name}](figures/diagram-{slug}.png)\n{text}"
         cards.append(CARD.format(heading, note[0].upper() + note[1:], shown))

@@ -1,4 +1,4 @@
-"""Draws figures of runs and of methods, from tidy frames.
+"""Draws figures of runs from tidy frames.
 
 Each method has one colour in all of them, and each mean its band.
 
@@ -9,19 +9,15 @@ Each method has one colour in all of them, and each mean its band.
 'Test loss'
 """
 
-from fedlora_lab.plots.closed_forms import closed_form
 from fedlora_lab.plots.grammar import intervals, lines
-from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.noise_alone import noise_alone
 from fedlora_lab.plots.training_curves import curves, deviation
 
 __all__ = [
-    "closed_form",
     "curves",
     "deviation",
     "intervals",
     "lines",
-    "method_diagrams",
     "noise_alone",
 ]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -115,7 +115,6 @@ def test_published_row_is_known():
     row = fl.methods.TwoToOne
     assert "two-to-one" in fl.methods.ALL and "two-to-one" in fl.methods.table().index
     assert fl.plots.style.look(row.slug).colour
-    fl.plots.method_diagrams([row])
     task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
     frame = fl.compare(task, ["fedlora", row], None, plan, seeds=[0], progress=False)
     fl.plots.curves(frame, measure="loss")

@@ -93,15 +93,3 @@ def test_labels_beside_lines_keep_apart(frame, monkeypatch, ax):
     for first, second in itertools.combinations(boxes, 2):
         assert first.y1 - 2 <= second.y0 or second.y1 - 2 <= first.y0
     assert max(box.x1 for box in boxes) <= figure.bbox.x1, "the layout makes room for a label"
-
-
-def test_a_closed_form_counts_what_lies_inside():
-    """Three of ten means beside x² miss it."""
-    x = np.arange(1.0, 11.0)
-    table = pd.DataFrame({"x": x, "closed": x**2, "mean": x**2})
-    table.loc[:2, "mean"] *= 3
-    table = table.assign(low=table["mean"] * 0.9, high=table["mean"] * 1.1)
-    figure = plots.closed_form(table, x="x", y="y", title="t")
-    assert "inside: 70%" in figure.get_supxlabel()
-    red = [line for line in figure.axes[0].lines if line.get_color() == style.WRONG]
-    assert sum(np.size(line.get_xdata()) for line in red) == 3

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 
 import fedlora_lab as fl
 from fedlora_course.drawing import contrast, on_screen
+from fedlora_course.figures import method_diagrams
 from fedlora_lab import plots
 from fedlora_lab.plots import style
 from fedlora_lab.recipes.dry_run import DryRun
@@ -94,9 +95,9 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-@pytest.mark.parametrize("name", ["curves", "lines", "method_diagrams"])
+@pytest.mark.parametrize("name", ["curves", "lines"])
 def test_what_cannot_be_drawn_is_refused(name):
-    with refused("^(frame|methods)=.*: expected "):
+    with refused("^frame=.*: expected "):
         getattr(plots, name)(5)
 
 
@@ -159,10 +160,10 @@ def test_threads_may_draw_at_once(frame, nothing_leaks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draw", [plots.deviation, plots.method_diagrams])
+@pytest.mark.parametrize("draw", [plots.deviation, method_diagrams])
 def test_nothing_is_cut_off_and_nothing_leaks(frame, draw, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
-    figure = draw(None if draw is plots.method_diagrams else long)
+    figure = draw(fl.methods.ALL if draw is method_diagrams else long)
     style.png(figure)
     axes = ((*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label) for ax in figure.axes)
     for text in itertools.chain(figure.texts, *axes):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
 from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture
 
@@ -136,18 +136,16 @@ def _draw_server(
 
 
 @style.paper()
-def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: int = 2) -> Picture:
+def method_diagrams(methods: "Iterable[Method | str]") -> Picture:
     """Draws the first two rounds of each method, of four steps each, and a key of the signs.
 
-    Args: methods: rows or slugs; ``None``: all of the table. columns: diagrams side by side.
+    Args: methods: rows or slugs, at least one; two of them stand side by side.
     """
-    from fedlora_lab.methods.published import ALL, get
+    from fedlora_lab.methods.published import get
 
-    check_whole("columns", columns, 1)
-    chosen = ALL if methods is None else methods
-    check(isinstance(chosen, Iterable), "methods", methods, "rows or slugs")
-    listed = [get(method) for method in chosen]
+    listed = [get(method) for method in methods]
     check(len(listed) > 0, "methods", listed, "at least one method")
+    columns = min(2, len(listed))
     figure = style.blank_picture(WIDTH * columns, HEIGHT)
     # Diagrams have no titles, so the alternative text names the methods.
     names = ", ".join(method.name for method in listed)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
-from fedlora_lab import Cycle, methods, plots
+from fedlora_course import figures
+from fedlora_lab import Cycle, methods
 from fedlora_lab.plots import style
 
 PLAIN = methods.FedLoRA
@@ -27,7 +28,7 @@ PLAIN = methods.FedLoRA
 def test_a_diagram_is_read_from_the_row(row, moved, arrows, signs):
     """Two rounds of four steps. Where each layer chooses, both factors are drawn. A row made of
     another does not keep its note. A whose turn comes in the third round was said never to move."""
-    ax: Any = plots.method_diagrams([row], 1).axes[0]
+    ax: Any = figures.method_diagrams([row]).axes[0]
     boxes = [text.get_bbox_patch() for text in ax.texts if text.get_bbox_patch()]
     colours = sorted(to_hex(box.get_facecolor()) for box in boxes)
     assert colours == sorted(style.FACTOR[factor].lower() for factor in moved)

@@ -25,7 +25,7 @@ def closed_form(table: pd.DataFrame, *, x: str, y: str, title: str, log: str = "
 
     Raises: ``ValueError`` when a column is missing.
     Guarantees: the caption states the share of intervals that hold their closed form
-        (test_grammar.py::test_a_closed_form_counts_what_lies_inside).
+        (test_closed_forms.py::test_a_closed_form_counts_what_lies_inside).
     """
     tidy.check_columns(table, "x", "closed", "mean", "low", "high")
     if "group" not in table.columns:

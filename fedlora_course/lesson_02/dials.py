@@ -8,8 +8,8 @@ from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, dots, draw_scene, line, panel, text
 from fedlora_lab.plots.style import Picture
 
-LOW = -1.5
-HIGH = 3.5
+LOW = -0.3
+HIGH = 2.8
 CLIENTS = 6
 ANGLES = 2 * np.pi * np.arange(CLIENTS) / CLIENTS + 0.4
 OfClients = Float[np.ndarray, " clients"]
@@ -40,7 +40,7 @@ def _cloud(
     sums = [*places.tolist(), len(B) + 1.5]
     names = [*map(str, places), "D"]
     # A hyperbola holds all pairs with one product.
-    at = np.geomspace(0.1, HIGH, 20)
+    at = np.geomspace(0.1, HIGH, 40)
     panels = [
         panel(
             "One dot per client; large: their averages",
@@ -56,15 +56,15 @@ def _cloud(
                 text(b, a, str(k), "blue", dx=9, dy=-5)
                 for k, b, a in zip(places, B, A, strict=True)
             ),
-            text(HIGH, 3.2, f"— server: B̄·Ā = {server}", anchor="end", dx=-4),
-            text(HIGH, 2.85, f"– – mean of products = {average}", "green", anchor="end", dx=-4),
+            text(HIGH, 2.62, f"— server: B̄·Ā = {server}", anchor="end", dx=-4),
+            text(HIGH, 2.4, f"– – mean of products = {average}", "green", anchor="end", dx=-4),
             wide=True,
             height=300,
         ),
         panel(
             f"D = {server} − {average} = {_number(D)}",
             axis("what each client adds to D", 0.3, len(B) + 2.2, ticks=sums, names=names),
-            axis("", -1.2, 1.2),
+            axis("", -0.45, 0.45),
             bars(places - 0.36, 0, places + 0.36, parts, "blue"),
             bars(sums[-1] - 0.36, 0, sums[-1] + 0.36, D, "red"),
             line([0, len(B) + 3], 0, "edge", width=1),

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -424,7 +425,7 @@ def test_the_picture_that_is_saved_is_the_one_that_is_seen(page):
         drawn = picture.convert("RGB")
     box = page.locator(".fl-playground").bounding_box()
     assert drawn.size == (int(2 * box["width"]), int(2 * box["height"]))
-    pixels = drawn.getcolors(drawn.width * drawn.height) or []
+    pixels: Any = drawn.getcolors(drawn.width * drawn.height)
     colours = {f"#{bytes(colour).hex().upper()}" for _, colour in pixels}
     assert {COLOURS[name] for name in (*lesson.COLOURS.values(), "red")} <= colours
 

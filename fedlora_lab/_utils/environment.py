@@ -4,7 +4,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.2.0"
 SOURCE = Path(__file__).resolve().parents[2]
@@ -17,6 +19,18 @@ def install_command(extra: str = "") -> str:
     part = f"[{extra}]" if extra else ""
     what = f"-e '{SOURCE}{part}'" if IN_CHECKOUT else f"'fedlora-lab{part}'"
     return f"{sys.executable} -m pip install {what}"
+
+
+def require(module: str, extra: str) -> Any:
+    """Imports a module that belongs to an extra.
+
+    Raises: ``ImportError`` in one line that says how to install the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        advice = f"{module} is not installed: run `{install_command(extra)}`"
+        raise ImportError(advice) from error
 
 
 SET_BY_FLOWER = ("FLWR_TELEMETRY_ENABLED", "GRPC_VERBOSITY")

@@ -10,19 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.instruments import Recorder
-from fedlora_lab.audit.planting import (
-    CANARY_LOSS_WEIGHT,
-    Canaries,
-    insert_canaries,
-    mislabel,
-    weights_at_clip_norm,
-)
+from fedlora_lab.audit.planting import Canaries, insert_canaries, mislabel
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
-from fedlora_lab.federated.config import Config, Execution
+from fedlora_lab.federated.config import Execution
 from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -145,21 +140,22 @@ def run_audit(
     """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
     In the example unit canaries are further examples of the clients, in the person unit further
-    persons, in the client unit further clients, of one example. Each has a fair coin. Sizes, and
-    with them sample rates, count every canary, in or out: epsilon_upper is that of the run as
-    audited, a little below that of the same plan without canaries.
+    persons, of one example. Each has a fair coin. Sizes, and with them sample rates, count every
+    canary, in or out: epsilon_upper is that of the run as audited, a little below that of the same
+    plan without canaries.
 
     Args:
-        task, method, privacy, plan, lora: see `fl.run`.
+        task, method, privacy, plan, lora: see `fl.run`; the unit is the example or the person.
         canaries: how many, >= 2. They are public examples with wrong targets and a loud loss, so
-            that the clip always acts. Each costs a gradient a round, and a client a step.
+            that the clip always acts. Each costs a gradient a round.
         confidence: with which all lower bounds hold together, in (0, 1).
         seed: of the run and of the coins.
         bug: clips in the library's place, with its signature: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
         chunk_examples, device: see `fl.run`.
 
-    Raises: ``ValueError`` where a release is not finite: nothing is proved about epsilon then.
+    Raises: ``ValueError`` where a release is not finite: nothing is proved about epsilon then; and
+        in the client unit, where a canary would have to be a client.
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
         test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_refused.
     Source: arXiv:2305.08846.
@@ -175,27 +171,17 @@ def run_audit(
     # Who knows neither seed nor coins has nothing to check guesses by.
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     check_parts(task, privacy, plan)
-    if privacy is not None:  # the noise was calibrated for the plan without canaries
+    if privacy is not None:
+        expected = "'example' or 'person': a canary is an example"
+        check(privacy.releases_steps, "unit", privacy.unit, expected)
+        # The noise was calibrated for the plan without canaries.
         privacy = privacy.replace(target_epsilon=None, sample_rate=None)
-    planted = plant(make_config(task, method, privacy, plan, lora, seed), canaries)
+    streams = Streams(seed)
+    planted = insert_canaries(task, mislabel(task, canaries, streams), streams)
     config = make_config(planted.task, method, privacy, plan, lora, seed)
     execution = Execution(chunk_examples=chunk_examples, device=device)
     run = Recorder.open(config, execution, bug=bug)
-    # Where a trusted server adds the noise, a client that is out is not there at all.
-    if privacy is not None and privacy.trust_model.server_adds_noise:
-        run.absent = planted.absent
     return judge(run, planted, observe(run, planted), confidence)
-
-
-def plant(config: Config, count: int) -> Canaries:
-    """Puts so many canaries into the task of a run. Args: config: of the run. count: >= 2."""
-    unit = "example" if config.privacy is None else config.privacy.unit
-    examples = mislabel(config.task, count, config.streams)
-    weights = torch.full((count,), CANARY_LOSS_WEIGHT)
-    if unit == "client":
-        # Many local steps with a loud loss would diverge: the update need only reach the clip.
-        weights = weights_at_clip_norm(Recorder.open(config), examples)
-    return insert_canaries(config.task, unit, examples, weights, config.streams)
 
 
 def judge(

@@ -93,7 +93,7 @@ def select_examples(pair: Examples, index: Any) -> Examples:
 
 @dataclass
 class Recorder(Run):
-    """A run that keeps what it releases and computes nothing else; ``absent`` clients never join.
+    """A run that keeps what it releases and computes nothing else.
 
     Args:
         everyone: the clients at the end of the round, all that moved stacked over them.
@@ -103,7 +103,6 @@ class Recorder(Run):
     Guarantees: test_the_audit_changes_nothing_of_the_run.
     """
 
-    absent: frozenset[int] = frozenset()
     everyone: ClientBatch | None = None
     result: RoundResult | None = None
     personal: TensorDict = field(default_factory=dict)
@@ -114,9 +113,6 @@ class Recorder(Run):
         return 1.0 if self.config.privacy is None else self.config.privacy.clip_norm
 
     # What follows stands in for the methods of `Run`, with their arguments.
-
-    def participants(self, t):
-        return tuple(k for k in super().participants(t) if k not in self.absent)
 
     def finish_round(self, opened, received, everyone):
         self.everyone = everyone

@@ -1,7 +1,6 @@
 """What an auditor sees of canaries: losses under released models, traces in releases."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab.audit.instruments import Recorder, encode_marks
-from fedlora_lab.audit.planting import Canaries
+from fedlora_lab.audit.planting import CANARY_LOSS_WEIGHT, Canaries
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
@@ -32,27 +32,12 @@ def canary_losses(record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
     return canaries.task.loss(outputs, encode_marks(plain)).detach().double()
 
 
-class Released(NamedTuple):
-    """What a round released, as seen by the auditor.
+def released_steps(run: Recorder, everyone: ClientBatch) -> tuple[TensorDict, TensorDict]:
+    """The sum of noised gradients of each client over a round, and where it began.
 
-    Args:
-        values: key -> (releases, ...), float64: changes, in units of the learning rate where a step
-            is released.
-        start: key -> where those who trained began.
-        scale: key -> by which a gradient counts in a release.
-        place: client -> the release that it may be in.
+    Args: run: that made the round. everyone: its clients at the end of the round.
+    Returns: key -> (clients, ...), the sums in float64; and key -> (clients or 1, ...).
     """
-
-    values: TensorDict
-    start: TensorDict
-    scale: Mapping
-    place: Mapping[int, int]
-
-
-def released_steps(run: Recorder) -> Released:
-    """The sum of noised gradients of each client over a round of the example unit."""
-    everyone = run.everyone
-    assert everyone is not None
     rate = {key: run.config.plan.rate(key.name) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
@@ -63,32 +48,14 @@ def released_steps(run: Recorder) -> Released:
         for key, x in everyone.params.items()
         if rate[key]
     }
-    place = {k: i for i, k in enumerate(everyone.ids)}
-    return Released(values, start, dict.fromkeys(values, 1.0), place)
-
-
-def released_updates(run: Recorder, canaries: Canaries) -> Released:
-    """The noised updates of a round of the client unit: of all together, or each alone."""
-    result = run.result
-    everyone = run.everyone
-    assert result is not None and everyone is not None
-    start = {key: tensor[None] for key, tensor in result.opened.broadcast.tensors.items()}
-    uploads = result.received.uploads
-    values = {key: x.double() - start[key] for key, x in uploads.items()}
-    # An update is a step down the gradient.
-    scale = {key: -run.config.plan.rate(key.name) for key in uploads}
-    place = {k: row for row, k in enumerate(everyone.ids)}
-    if run.config.releases_sum:
-        # One sum holds everybody's update.
-        place = dict.fromkeys(canaries.owner.tolist(), 0)
-    return Released(values, start, scale, place)
+    return values, start
 
 
 class Trace(NamedTuple):
     """The traces of n canaries in one round.
 
     Args:
-        who, release: (n,), their numbers, and the number of the release that holds each.
+        who, release: (n,), their numbers, and the row of the client whose release holds each.
         signal, seen: key -> (n, ...), in units of the noise: what each would add, clipped; and
             that release.
     """
@@ -101,32 +68,32 @@ class Trace(NamedTuple):
 
 def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     """Returns the canaries' traces in the round just made; ``None`` if nothing was released."""
-    if run.result is None or run.everyone is None:
+    everyone = run.everyone
+    if everyone is None:
         return None
-    released = released_steps(run) if run.config.releases_steps else released_updates(run, canaries)
+    values, start = released_steps(run, everyone)
+    place = {k: row for row, k in enumerate(everyone.ids)}
     owners = canaries.owner.tolist()
-    who = torch.tensor([i for i, k in enumerate(owners) if k in released.place], dtype=torch.int64)
-    release = torch.tensor([released.place[owners[i]] for i in who.tolist()], dtype=torch.int64)
-    if not len(who) or not released.values:
+    who = torch.tensor([i for i, k in enumerate(owners) if k in place], dtype=torch.int64)
+    release = torch.tensor([place[owners[i]] for i in who.tolist()], dtype=torch.int64)
+    if not len(who) or not values:
         return None
-    seen = {key: x[release] for key, x in released.values.items()}
-    owner = release if run.config.releases_steps else torch.zeros_like(release)
+    seen = {key: x[release] for key, x in values.items()}
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
+    loud = encode_marks(y[who], torch.full_like(who, CANARY_LOSS_WEIGHT))
     adapted = run.prepared.adapted
     signal = per_example.per_example_gradients(
         canaries.task,
         adapted,
-        adapted.on_device(released.start),
+        adapted.on_device(start),
         tuple(seen),
-        (take(x, who), encode_marks(y[who], canaries.weights[who])),
-        owner.to(adapted.device),
+        (take(x, who), loud),
+        release.to(adapted.device),
     )
     # What was released lies on the CPU.
-    signal = {key: released.scale[key] * x.cpu() for key, x in signal.items()}
-    clipped, white = clip_and_whiten(
-        run.config.method, run.clip_norm, signal, seen, released.start, owner
-    )
+    signal = {key: x.cpu() for key, x in signal.items()}
+    clipped, white = clip_and_whiten(run.config.method, run.clip_norm, signal, seen, start, release)
     return Trace(who, clipped, white, release)
 
 

@@ -302,7 +302,7 @@ class Task:
             if not part.startswith("client")
         }
 
-    def check_public(self, least_people: int = FEW_PEOPLE) -> None:
+    def check_public(self) -> None:
         """Refuses test and validation examples that are declared public and plainly private ones.
 
         Scores of public examples are exact, and no epsilon counts them. Two examples are equal if
@@ -312,14 +312,13 @@ class Task:
         of a single person, or of a few: whoever chose the public ones would learn whether the
         person is among the private ones.
 
-        Args: least_people: persons, without persons examples, below which nothing is refused.
         Guarantees: test_public_rows.py::test_private_rows_are_refused_as_public_ones.
         """
         if not self.public_test:
             return
         expected = f"{PUBLIC_ROWS}, or public_test=False, which scores nothing under privacy"
         for part, shared in self.shared_rows.items():
-            if shared.people >= least_people and shared.excess > 0.5:
+            if shared.people >= FEW_PEOPLE and shared.excess > 0.5:
                 refuse(part, f"{shared.twins} of {shared.rows} rows equal private rows", expected)
 
 

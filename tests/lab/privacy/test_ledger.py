@@ -164,14 +164,11 @@ def test_every_epsilon_names_its_observer():
 
 
 def test_compose_adds_up():
-    """Runs on the same data: their releases together, of whichever client in each costs most; equal
-    runs count twice."""
+    """Runs on the same data: their releases together; equal runs count twice. How much:
+    test_compose_refuses_other_terms."""
     first = filled()
     second = filled(reproducible=False)
-    second.record(2, (1, 3), 3, sample_rate=0.5, noise_multiplier=2.0)
     both = Ledger.compose(first, second)
-    spent = [first.history(k) + second.history(j) for k in range(3) for j in range(4)]
-    assert both.epsilon() == max(accounting.epsilon(x, 1e-5) for x in spent)
     assert both.clients == () and Ledger.compose(both, second).epsilon() > both.epsilon()
     assert both.reproducible and not Ledger.compose(second, second).reproducible
     with refused(r"^ledger='composition': expected the ledger of one run"):

@@ -68,7 +68,7 @@ def test_rows_are_compared_by_all_that_the_model_reads():
     assert [one == other for one, other in pairs] == [False, True, True]
 
 
-@pytest.mark.parametrize("kinds", [4, 16, 40, 80, 160, 1000])
+@pytest.mark.parametrize("kinds", [4, 40, 160, 1000])
 def test_rows_that_coincide_by_chance_are_left_alone(kinds):
     """Fault: test rows of a few possible kinds, drawn apart, were taken for the private ones."""
     for seed in range(20):

@@ -79,7 +79,7 @@ def test_digits_streams_differ():
 
 
 def test_a_teacher_explains_its_client():
-    """At its teacher the loss is that of the noise, and the teachers of two clients differ."""
+    """At its teacher the loss is that of the noise, and half of a teacher is everybody's."""
     task = regression(4, 2000, d_in=12, dtype="float64")
     base, factors = teachers(4, 12, 16, 4, 0)
     assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)

@@ -18,7 +18,6 @@ from fedlora_lab.measures.runs import (
     COLUMNS,
     by_setting,
     check_equal_privacy,
-    describe_unequal_privacy,
     headline_measure,
     run_ends,
     setting_text,
@@ -147,9 +146,8 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
 
     A row for each method, and of a sweep for each setting; the score, by ``measure``, has its 95 %
     interval over seeds, unless there is one seed or all agree, and the number of runs that
-    collapsed. Every row states the epsilon that it spent. Where these are not one at a setting,
-    ``attrs["privacy"]`` says so and the table is no comparison of methods: `paired_difference`
-    refuses it.
+    collapsed. Every row states the epsilon that it spent. Where these are not one at a setting the
+    table is no comparison of methods: `paired_difference` refuses it.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -171,9 +169,7 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
         "seconds": table["seconds"].map(partial(format_number, digits=1)),
     }
     shown = pd.DataFrame(columns).set_axis(table["method"].map(style.name))
-    shown = shown.rename_axis(index=None, columns="method")
-    shown.attrs["privacy"] = describe_unequal_privacy(frame)
-    return shown
+    return shown.rename_axis(index=None, columns="method")
 
 
 def _score_text(row: Any) -> str:

@@ -22,7 +22,6 @@ from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import to_frame
 from fedlora_lab.federated.run import Run
 from fedlora_lab.measures.runs import (
-    describe_unequal_privacy,
     last_scores,
     smaller_is_better,
     varied_columns,
@@ -86,8 +85,8 @@ def compare(
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds and rates, and returns one tidy frame.
 
-    Its column ``lr`` has the learning rate of each run. Its ``attrs["privacy"]`` says so where
-    methods spent unequal epsilons, as other plans may: then they cannot be compared.
+    Its column ``lr`` has the learning rate of each run. Where methods spent unequal epsilons, as
+    other plans may, figures say so and `fl.report.paired_difference` refuses the pair.
 
     Args:
         task, privacy, lora: of every run.
@@ -133,9 +132,7 @@ def compare(
     cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), rates, execution)
     total = sum(cell.config.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress) as bar:
-        frame = run_cells(cells, execution, out, jobs, bar)
-    frame.attrs["privacy"] = describe_unequal_privacy(frame)
-    return frame
+        return run_cells(cells, execution, out, jobs, bar)
 
 
 # ---- the runs of a comparison
@@ -251,8 +248,7 @@ def best(
         by: the column of which the best value is chosen.
         measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
-        where the best value is the least or the largest of those tried; its ``attrs["privacy"]``
-        where the chosen runs spent unequal epsilons, and so cannot be compared.
+        where the best value is the least or the largest of those tried.
     Raises: ``ValueError`` where no seed is left to choose or to report, and for other columns.
     Guarantees: test_compare.py::test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it.
 
@@ -289,7 +285,7 @@ def best(
     edges = scores[by].agg(["min", "max"]) if is_numeric_dtype(scores[by]) else []
     at_edge = picked.loc[picked[by].isin(edges), "method"].unique()
     line += f"; {by} at the edge of what was tried: {few(at_edge, 8)}" if len(at_edge) else ""
-    result.attrs = {"chosen": line, "privacy": describe_unequal_privacy(result)}
+    result.attrs = {"chosen": line}
     return result
 
 

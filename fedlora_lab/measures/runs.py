@@ -143,13 +143,10 @@ def check_equal_privacy(frame: "DataFrame", one: str, other: str) -> None:
             refuse("epsilon", both, "the same epsilon on both sides, calibrate them alike")
 
 
-def describe_unequal_privacy(frame: "DataFrame") -> str:
-    """Names the epsilon of every method where they are not one; "" where they are.
+def spent_unequally(frame: "DataFrame") -> bool:
+    """Tells whether methods spent unequal epsilons: no difference is then the method's alone.
 
-    For tables and figures, which may show a baseline of another privacy beside the rest: no
-    difference to it is due to the method alone.
-
-    Args: frame: tidy; of a sweep the first setting counts at which they differ.
+    Args: frame: tidy; of a sweep one setting is enough at which they differ.
     """
     for part in by_setting(frame):
         spent = spent_epsilons(part)
@@ -160,11 +157,8 @@ def describe_unequal_privacy(frame: "DataFrame") -> str:
         most[spent.isna().groupby(level="method", sort=False).any()] = math.nan
         first = float(most.iloc[0])
         if not np.allclose(most, first, rtol=SAME_EPSILON, atol=0, equal_nan=True):
-            texts = (f"{slug} {_describe_spent(np.array([value]))}" for slug, value in most.items())
-            return (
-                f"not at one epsilon, so no method's lead can be read from it: {'; '.join(texts)}"
-            )
-    return ""
+            return True
+    return False
 
 
 def _describe_spent(epsilons: np.ndarray) -> str:

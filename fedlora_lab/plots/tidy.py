@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.runs import COLUMNS, check_measure, describe_unequal_privacy
+from fedlora_lab.measures.runs import COLUMNS, check_measure, spent_unequally
 
 
 def check_columns(frame: pd.DataFrame, *names: str | None) -> None:
@@ -86,5 +86,5 @@ def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "b
 
 def describe_privacy(frame: pd.DataFrame) -> str:
     """Says behind a caption that the methods of a tidy frame spent unequal epsilons."""
-    unequal = {*COLUMNS} <= {*frame.columns} and describe_unequal_privacy(frame)
+    unequal = {*COLUMNS} <= {*frame.columns} and spent_unequally(frame)
     return "; the methods spent unequal ε" if unequal else ""

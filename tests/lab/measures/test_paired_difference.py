@@ -9,7 +9,6 @@ from calls import refused
 
 import fedlora_lab as fl
 from fedlora_lab.measures.runs import COLUMNS
-from fedlora_lab.report import display_table
 
 NAN, INF = math.nan, math.inf
 UNEQUAL = [
@@ -68,33 +67,15 @@ def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():
         fl.report.paired_difference(both[:-2], "one", "other")
 
 
-def test_tables_and_figures_say_that_methods_spent_unequal_epsilon():
-    """A baseline of another privacy may stand beside the rest, but not without a word."""
-    for one, other, _ in UNEQUAL[:4]:
-        frame = tidy(one, other)
-        line = "not at one epsilon, so no method's lead can be read from it: one "
-        assert display_table(frame).attrs["privacy"].startswith(line)
-        assert "the methods spent unequal ε" in fl.plots.curves(frame).get_supxlabel()
-    for one, other in EQUAL[:2]:
-        frame = tidy(one, other)
-        assert display_table(frame).attrs["privacy"] == ""
-        assert "unequal" not in fl.plots.curves(frame).get_supxlabel()
-
-
-def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown():
-    """At one noise multiplier another number of rounds spends another epsilon."""
-    plans = {"fedlora": fl.Plan(rounds=1), "rolora": fl.Plan(rounds=2)}
-    task = fl.tasks.regression(clients=2, examples=8, d_in=3, d_out=3, rank=1, test=4)
-    frame = fl.compare(task, [*plans], fl.Privacy(noise_multiplier=2, delta=1e-3), plans, [0, 1])
-    line = frame.attrs["privacy"]
-    assert line.startswith("not at one epsilon")
-    for picture in (fl.plots.deviation(frame), fl.plots.lines(frame, "lr")):
-        assert "the methods spent unequal ε" in picture.get_supxlabel()
-
-
-def test_the_best_of_several_budgets_is_no_comparison():
-    """One method is better at the larger budget, the other at the smaller one."""
+def test_figures_say_that_methods_spent_unequal_epsilon():
+    """A baseline of another privacy may stand beside the rest, but not without a word; nor may the
+    best of several budgets, of which one method is better at the larger one.
+    """
     small, large = (tidy([e, e], [e, e]).assign(budget=e) for e in (1.0, 8.0))
     large["value"] *= large["method"].map({"one": 1.1, "other": 0.9})
     best = fl.best(pd.concat([small, large]), "budget")
-    assert best.attrs["privacy"].startswith("not at one epsilon")
+    for frame in (*(tidy(one, other) for one, other, _ in UNEQUAL[:4]), best):
+        for figure in (fl.plots.curves(frame), fl.plots.lines(frame.query("layer == 'all'"))):
+            assert "the methods spent unequal ε" in figure.get_supxlabel()
+    for one, other in EQUAL[:2]:
+        assert "unequal" not in fl.plots.curves(tidy(one, other)).get_supxlabel()

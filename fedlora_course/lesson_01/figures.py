@@ -21,6 +21,8 @@ BYTES = 4
 """Of a number in single precision."""
 DRAWS = 100
 """Starts of A whose first steps are measured."""
+STEP_COLOURS = (style.INK, style.SERIES[0], style.SERIES[1])
+"""Of the rules for the scale."""
 WHOLE = 8.0
 """Length of the bar of all bytes of the weight."""
 
@@ -125,6 +127,30 @@ def _step(ax: Axes, x: float, y: float, colour: str, **line: Any) -> None:
     """Draws a step from the origin."""
     look: Any = {"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0, "shrinkB": 0, **line}
     ax.annotate("", (x, y), (0, 0), arrowprops=look)
+
+
+@style.paper()
+def step_over_rank(rows: Sequence[tuple]) -> style.Picture:
+    """Draws how far the first step goes along −G over the rank, as computed and as measured.
+
+    Args: rows: rule of the scale, rank, mean over starts of A, two ends of its interval, and the
+        closed form, in units of η‖G‖.
+    """
+    figure, (ax,) = style.subplots(7.4, 4.3)
+    ax.set(xscale="log", yscale="log", xlabel="rank r", ylabel="step along −G, in units of η‖G‖")
+    rules = dict.fromkeys(row[0] for row in rows)
+    labels = []
+    for rule, colour in zip(rules, STEP_COLOURS, strict=True):
+        ranks, means, _, _, closed = zip(*(row[1:] for row in rows if row[0] == rule), strict=True)
+        labels.append(style.named_line(ax, ranks, closed, rule, colour))
+        style.draw_dots(ax, ranks, means, colour, 6)
+    ax.set_xticks(ranks, [str(rank) for rank in ranks])
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:g}")
+    style.label_ends(ax, labels)
+    ax.set_title("At fixed α a larger rank takes a shorter first step along −G")
+    style.footer(figure, f"lines: closed form; dots: means over {DRAWS} random A")
+    return figure
 
 
 def first_steps_along(

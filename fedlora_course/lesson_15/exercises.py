@@ -29,25 +29,11 @@ def _multiplier(base, slope):
     return Spoken(sigma, words)
 
 
-def _scores(rng):
-    m = int(rng.integers(3, 9))
-    n = int(rng.integers(200, 400))
-    correct = (rng.random((m, n)) < rng.uniform(0.4, 0.8, (m, 1))).astype(float)
-    # No noise takes a score out of [0, 1], to which an answer may cut it.
-    return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m).clip(-3, 3)
-
-
 # Of few numbers, which a difference is shown at.
-TWO_MODELS = (
-    np.array([[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]),
-    4.0,
-    np.array([0.5, -0.2]),
-)
 # The second plan is too much work by one gradient; the third is far too much.
 THREE_PLANS = [(2, 4), (3, 7), (1, 61)], _multiplier(1.0, 0.0), 40, 4, 16, 20
 CALLS = {
     "15.1": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
-    "15.3": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
 }
 
 
@@ -60,12 +46,3 @@ def compare_plans(plans, sigma, n, K, d, work):
         ratio = sigma(b / n, N) * np.sqrt(d) / (b * np.sqrt(K * N))
         ratios.append(ratio if b * N <= work else np.inf)
     return ratios
-
-
-# ---- 15.3: private scores
-
-
-def private_scores(correct, epsilon, xi):
-    m, n = correct.shape
-    scale = (1 / n) / (epsilon / m)
-    return correct.mean(axis=1) + scale * xi

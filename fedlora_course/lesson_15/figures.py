@@ -7,11 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from fedlora_lab.plots import intervals, lines, style
+from fedlora_lab.plots import intervals, style
 from fedlora_lab.tasks.sentences import FOLDER, TEST
 
 COIN = "#F2C14E"
-COLOURS = style.SERIES[:2]
 STEPS = (
     ("reads the\nlongest text", "∞", False),
     ("takes batch and\nσ from sizes", "", False),
@@ -65,24 +64,6 @@ def project(tried: float, trained: float) -> style.Picture:
     ax.axis("off")
     style.headline(figure, "The project spends five coins, and its ledger counts one")
     style.footer(figure, "in a coin: the ε that the step spends on the private rows; ∞: no ε holds")
-    return figure
-
-
-@style.paper()
-def plan_ends(ends: pd.DataFrame) -> style.Picture:
-    """Draws beside each other what plans promise and where they end.
-
-    Args: ends: columns epsilon, plan, ratio and accuracy on the public sentences.
-    """
-    figure, (left, right) = style.subplots(9.2, 3.6, columns=2)
-    ends = ends.assign(plan=ends["plan"].str.replace(" of ", "\nof "))
-    look = {"x": "plan", "by": "epsilon", "colours": dict(zip(ends["epsilon"].unique(), COLOURS))}
-    lines(ends, value="ratio", band="none", ylabel="noise over the largest signal", ax=left, **look)
-    words = "accuracy, with its sampling error"
-    lines(with_sampling_error(ends), band="bars", ylabel=words, ax=right, **look)
-    left.set(ylim=(0, 0.45), xlabel="")
-    right.set(ylim=(0.5, 0.8), xlabel="")
-    style.headline(figure, "The noise against signal falls, and no rise of accuracy is seen")
     return figure
 
 

@@ -154,11 +154,12 @@ def finetune(
     counts = task.person_counts if unit == "person" else task.sizes
     median = sorted(counts)[len(counts) // 2]
     batch = min(max(median // 4, BATCHES[0]), BATCHES[1])
-    choices["batch"] = f"{batch}: a quarter of the median client's {median}, within {BATCHES}"
+    words = f"a quarter of the median client's {median} {unit}s"
+    choices["batch"] = f"{batch}: {words}, at least {BATCHES[0]} and at most {BATCHES[1]}"
     units = len(counts) if unit == "client" else sum(counts)
     # Below 1 / units: else one of them could be published whole.
     delta = min(1e-5, 10.0 ** math.floor(math.log10(0.1 / units)))
-    choices["delta"] = f"{delta:g}: at most 1e-05, and a tenth of one in {units}"
+    choices["delta"] = f"{delta:g}: at most 1e-05, and at most a tenth of 1/{units}"
     plan = Plan(rounds=rounds, local_steps=LOCAL_STEPS, batch=batch)
     privacy = Privacy(unit=unit, delta=delta).calibrate(epsilon=epsilon, task=task, plan=plan)
     rehearsed = task.validation is not None
@@ -166,8 +167,10 @@ def finetune(
     largest = LARGEST_RATE * _step(SEARCHED) / _step(lora_of(lora))
     rate = float(f"{min(suggested.lr, largest):.3g}")
     norm = min(suggested.clip_norm, 1.0)
-    cut = f", cut to {largest:.3g}" if suggested.lr > largest else ""
-    choices["rate"] = f"{rate:g}: {suggested.origin}{cut}"
+    reason = suggested.origin
+    if suggested.lr > largest:
+        reason = f"the largest that is taken; {suggested.lr:.3g} is {suggested.origin}"
+    choices["rate"] = f"{rate:g}: {reason}"
     choices["clip norm"] = f"{norm:.3g}: the noise is in proportion to it"
     terms = task, row, privacy.replace(clip_norm=norm), plan.replace(lr=rate)
     records = _with_bar(run(*terms, lora=lora, seed=seed, out=out), rounds)

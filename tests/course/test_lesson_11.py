@@ -7,6 +7,13 @@ from toy_tasks import PLAN, play, tokens
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import attacks, scans
 
+LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
+
+
+def first(task, count=1):
+    x, y = task.clients[0]
+    return x[:count], y[:count]
+
 
 def test_an_upload_is_the_sum_of_the_traces():
     """Clipped alike, over the same factors, in the upload's order."""
@@ -19,14 +26,6 @@ def test_an_upload_is_the_sum_of_the_traces():
         traces = victim.traces(pair, factors, clip)
         torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
         assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
-
-
-LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
-
-
-def first(task, count=1):
-    x, y = task.clients[0]
-    return x[:count], y[:count]
 
 
 def test_nothing_is_sent_while_b_is_zero():

@@ -145,8 +145,9 @@ def product_space(gram: Tensor) -> Preconditioner:
     product: they get neither signal nor noise.
 
     Args: gram: (..., r, r), A A^T or B^T B of a public or already noised peer.
-    Guarantees: certified by the ledger; the noise seen in the product does not depend on the peer's
-        size (test_noise_is_white_in_the_product).
+    Guarantees: certified by the ledger (test_the_published_form_is_certified_by_nobody); clip and
+        steps are those of a plain loop
+        (test_transcriptions.py::test_methods_with_one_state_for_all_equal_their_loops).
     Source: the sound form of the noise regulator of arXiv:2410.12926; the derivation is this
         project's.
     """

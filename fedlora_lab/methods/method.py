@@ -112,7 +112,7 @@ class Method:
         aggregate: ``(state, broadcast, uploads, weights) -> state``, the server's rule (see
             `aggregation`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
-            ``bits(numbers)``. A trained head goes down in full unless the rule has a true ``head``.
+            ``bits(numbers)``. A trained head goes down in full.
         exact: the claim that the server's product is the mean of the clients' products, where the
             server's rule is given single uploads. A run warns in the first round in which it is
             not.

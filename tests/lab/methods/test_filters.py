@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from calls import refused
 from contract_clauses import in_noise_units
@@ -20,16 +19,6 @@ A = ParamKey("A", "layer")
 
 def gram(key, peer):
     return peer @ peer.T if key is B else peer.T @ peer
-
-
-@pytest.mark.parametrize("key", [A, B])
-def test_noise_is_white_in_the_product(key):
-    """Whatever the peer's size. The clip: test_methods_with_one_state_for_all_equal_their_loops."""
-    peer = random(3, 9) if key is B else random(9, 3)
-    rule = filters.product_space(gram(key, peer)[None])
-    white = rule.of_noise[0] @ gram(key, peer) @ rule.of_noise[0]
-    torch.testing.assert_close(white, torch.eye(3, dtype=torch.float64))
-    assert rule.noise_map is None
 
 
 def test_directions_that_the_peer_does_not_span_stay_still():

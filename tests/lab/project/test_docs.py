@@ -111,7 +111,6 @@ def run_page(page, **names):
 @pytest.mark.further
 @pytest.mark.slow
 def test_adding_a_method_runs(tmp_path, monkeypatch):
-    """That a row passes the contract: test_adding_a_method_is_adding_its_row."""
     monkeypatch.chdir(tmp_path)
     tables = {"largest": fl.tasks.TASKS, "sign": OPTIMIZERS, "unsampled": fl.privacy.ACCOUNTANTS}
     for name, table in {**tables, "two-to-one": fl.plots.style.LOOKS}.items():

@@ -1,14 +1,13 @@
 """The command line: what it trains and keeps, and that a mistake is one line."""
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from commands import SMALL, call, succeeded
-from places import ROOT
+from commands import SMALL, call
 
 import fedlora_lab as fl
 from fedlora_lab import cli
@@ -28,13 +27,15 @@ def read(folder):
 @pytest.mark.slow
 def test_the_command_compares_as_the_library_does(tmp_path, capsys):
     """To the last bit; called again it trains nothing, and says against whom ε holds."""
-    words = "--methods=rolora,fedlora", "--seeds=2"
+    words = "--methods=rolora,fedlora", "--seeds=2", "--lr=0.1,0.2", "--jobs=1"
     assert compare(*words, out=tmp_path) == 0
     frame = read(tmp_path)
-    assert "ε: against whoever sees the uploads" in capsys.readouterr().out.splitlines()
-    task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
+    shown = capsys.readouterr().out
+    assert "ε: against whoever sees the uploads" in shown.splitlines()
+    assert re.search(r"^RoLoRA +0.2 +2 ", shown, re.M)
+    task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    options = {"seeds": [0, 1], "progress": False}
+    options = {"seeds": [0, 1], "lr": [0.1, 0.2], "progress": False}
     alone = fl.compare(task, ["rolora", "fedlora"], privacy, plan, **options)
     values = [x[x["measure"] != "seconds"]["value"].to_numpy() for x in (frame, alone)]
     assert values[0].tolist() == values[1].tolist() and list(frame) == [*COLUMNS, "lr"]
@@ -45,19 +46,10 @@ def test_the_command_compares_as_the_library_does(tmp_path, capsys):
 MISTAKES = [
     ("compare nothing", "task='nothing': expected one of"),
     ("compare regression --methods rolara", "; did you mean 'rolora'?"),
-    (
-        "compare regression --methods rolora,rolora",
-        "methods=['rolora', 'rolora']: expected each once",
-    ),
-    ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
     ("compare regression --dirichlet 1", "--dirichlet=1.0: expected not given, since regression"),
-    ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),
     ("comparee digits", "No such command 'comparee'"),
     ("compare digits --seeds 3-5", "'3-5' is not a valid integer"),
     ("compare digits --lr abc", "lr='abc': expected numbers joined by commas"),
-    ("compare digits --lr=-1", "lr=-1.0: expected a number in [0, 1e+09]"),
-    # In the words of `fl.Privacy`.
-    ("compare digits --delta 1", "delta=1.0: expected a number in [1e-12, 1)"),
 ]
 
 
@@ -110,14 +102,6 @@ def test_a_learning_rate_that_was_not_asked_for_is_suggested_and_said(capsys):
     assert shown[0] == f"fedlora: learning rate {plans['fedlora'].lr:g}, {suggested.origin}"
 
 
-@pytest.mark.slow
-def test_methods_are_compared_at_several_rates(tmp_path, capsys):
-    words = "--methods=rolora,fedlora", "--lr=0.1,0.2", "--seeds=1", "--jobs=2"
-    assert compare(*words, out=tmp_path) == 0
-    assert re.search(r"^RoLoRA +0.2 +1 ", capsys.readouterr().out, re.M)
-    assert set(read(tmp_path)["lr"]) == {0.1, 0.2}
-
-
 ONE = "--methods=la-lora", "--seeds=1"
 
 
@@ -134,14 +118,15 @@ def test_a_new_method_is_a_row_a_test_and_a_comparison_that_run(tmp_path, monkey
     assert call("new", "my-method") == 0
     assert "compare_my_method.py" in capsys.readouterr().out
     folder = tmp_path / "my-method"
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    run = {"cwd": folder, "env": env}
-    tried = succeeded(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", **run).stdout
-    assert "1 passed" in tried
     # Fewer seeds and rounds: the others run the same code again.
     file = folder / "compare_my_method.py"
     short = file.read_text().replace("rounds=5", "rounds=1").replace("range(4)", "range(2)")
     file.write_text(short.replace("evaluate_every=5", "evaluate_every=1"))
-    assert "my-method" in succeeded(sys.executable, file, **run).stdout
+    monkeypatch.syspath_prepend(folder)
+    tests = runpy.run_path(str(folder / "test_my_method.py"))
+    [test] = [tests[name] for name in tests if name.startswith("test_")]
+    test()
+    runpy.run_path(str(file), run_name="__main__")
+    assert "my-method" in capsys.readouterr().out
     assert call("new", "my-method") == 2, "it is there"
     assert call("new", "3 methods") == 2

@@ -55,7 +55,7 @@ def test_what_the_process_allows_does_not_count():
         assert settings() == outside
 
 
-ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan", "as-lora")
+ROWS = ("fedlora", "deer", "la-lora", "fed-sb", "as-lora")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from flower_runs import by_messages
 from torch import nn
 from toy_tasks import LORA, PERSONS, book, gap, play, private
 
@@ -70,13 +69,10 @@ def test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger(seed, tmp_pat
         assert gap(later[-1], play(*terms)[-1]) == 0 and not later[-1].nonfinite
 
 
-@pytest.mark.parametrize("unit", ["example", "person", "client"])
-@pytest.mark.parametrize("engine", [play, by_messages], ids=["loop", "messages"])
-def test_an_example_that_asks_for_all_memory_counts_as_zero(engine, unit):
-    """Alone: on a machine that works for others the run hangs on no example's value."""
+def test_an_example_that_asks_for_all_memory_counts_as_zero():
+    """On a machine that works for others the run hangs on no example's value; here of a person.
+    Other units: test_no_example_stops_a_run.
+    """
     plan = PLAN.replace(batch=None)
-    trust = "local" if unit == "client" else None
-    last = engine(task(strange=True), "fedlora", private(unit, trust=trust), plan)[-1]
-    assert last.index == 3
-    if engine is play:
-        assert last.nonfinite == plan.local_steps
+    last = play(task(strange=True), "fedlora", private("person"), plan)[-1]
+    assert last.index == 3 and last.nonfinite == plan.local_steps

@@ -103,13 +103,3 @@ def test_a_row_that_keeps_a_factor_at_home_is_refused():
     """Of it the server's adapter lacks what clients keep: B would stay zero."""
     with refused("^method='fedsa-lora': expected one that sends all that it trains"):
         fl.finetune(toy_hubs.fresh("bert"), 8, method="fedsa-lora")
-
-
-@NEAR_CHANCE
-def test_a_kept_run_is_not_trained_again(tmp_path):
-    """What it released stands in its folder; see `fl.run` for one that was stopped."""
-    task = toy_hubs.fresh("bert")
-    first, again = (fl.finetune(task, 8, rounds=2, out=tmp_path) for _ in range(2))
-    assert again.ledger.to_json() == first.ledger.to_json()
-    for name, pair in first.record.adapter.items():
-        assert all(torch.equal(x, y) for x, y in zip(pair, again.record.adapter[name]))

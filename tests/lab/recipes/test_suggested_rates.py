@@ -1,7 +1,6 @@
 """The learning rates that are suggested: from public numbers, and said where they come from."""
 
 import copy
-import re
 from dataclasses import replace
 
 import pytest
@@ -36,29 +35,7 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     assert again.clip_norm == pytest.approx(other.clip_norm)
 
 
-@pytest.mark.parametrize(
-    ("slug", "reason"),
-    [
-        ("fedlora", None),
-        ("fedsa-lora", None),  # K times the noise is counted
-        ("flora", r"Merge\(\) does not leave A the mean of what was sent"),
-        ("deer", "product_space shapes the noise on A by B"),
-        ("as-lora", "which factor moves is chosen during the run"),
-    ],
-)
-@pytest.mark.parametrize("unit", ["example", "client"])
-def test_a_suggested_rate_says_what_it_does_not_count(slug, reason, unit):
-    """Fault: a rule of the server's, or a map of the noise, got FedLoRA's number without a word."""
-    noise = fl.Privacy(unit=unit, noise_multiplier=1.0, delta=1e-3)
-    if (slug, unit) == ("fedsa-lora", "client"):
-        return  # refused: what a client keeps gets no noise
-    found = fl.suggest_lr(fl.tasks.regression(clients=5), slug, noise, fl.Plan(rounds=2))
-    told = re.search("; not counted: ([^;]*)", found.origin)
-    assert (told and told[1]) is None if reason is None else told and re.fullmatch(reason, told[1])
-
-
-@pytest.mark.parametrize("c", [0.25, 4.0])
-@pytest.mark.parametrize("slug", ["ffa-lora", "fedlora", "rolora"])
+@pytest.mark.parametrize(("slug", "c"), [("ffa-lora", 0.25), ("fedlora", 4.0)])
 def test_two_settings_that_are_one_run_get_one_suggestion(slug, c):
     """Alpha, start, rate and clip norm change so that no product of any round does: the noise that
     is told of the run is one, and what is suggested differs by the change of units alone.

@@ -187,7 +187,7 @@ class NoiseAmplification(NamedTuple):
         mean: rho, over the layers, weighted by d_out, as the energy of B's noise is.
         output_variance: v, variance of all of the run's noise on an output, for inputs of mean
             square 1, over the layers; NaN where the noise in either factor is not known. It is one
-            number for all settings that are one run, see `theory.output_variance`.
+            number for all settings that are one run, see `theory.OutputVariance`.
         unknown: why ``mean`` or ``output_variance`` is NaN, in one line; ``None``: both are known.
     """
 

@@ -1,7 +1,7 @@
 """Gradients of an adapted layer, of its weight in full training, and of single examples."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,9 +23,6 @@ from fedlora_lab.tasks.task import (
     move_to_model,
     take,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class Gradients(NamedTuple):

@@ -63,7 +63,7 @@ def suggest_lr(
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
-    where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
+    where A is frozen (see `theory.OutputVariance`). On digits a range of rates ends about where
     v = 0.35 (`taken_up.OUTPUT_VARIANCE`), with three points lost. Where a dry run on public
     examples of the task, see `fl.dry_run`, ends more than two octaves away from there, it decides,
     unless a head learns anew. A client trains on a copy of its

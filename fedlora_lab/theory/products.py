@@ -134,30 +134,7 @@ def noise_amplification(std: float, releases: int, d_in: int, start_scale: float
 
 
 class OutputVariance(NamedTuple):
-    """Variance that the noise of a run puts on one output of an adapted layer.
-
-    Args:
-        linear: of the noise in B times A as it starts.
-        quadratic: of the noise in B times the noise in A.
-    """
-
-    linear: float
-    quadratic: float
-
-    total = property(sum, doc="v, of the whole: the parts are uncorrelated.")
-
-
-def output_variance(
-    rank: int,
-    d_in: int,
-    std_B: float,
-    std_A: float,
-    releases_B: int,
-    releases_A: int,
-    scaling: float = 1.0,
-    start_scale: float = 1.0,
-) -> OutputVariance:
-    """Computes v, the variance of a run's noise on one output of an adapted layer.
+    """Variance v that the noise of a run puts on one output of an adapted layer, in two parts.
 
     The inputs have mean square one, as a LayerNorm gives them. By the end of the run the noise
     adds s Xi_B (A_0 + Xi_A) x to the output of an input x. Entry i of it is s times the sum over
@@ -175,34 +152,14 @@ def output_variance(
     them: it is measured in the units of A's start and leaves the scale s out.
 
     Args:
-        rank, d_in: r and the inputs of the layer, >= 1.
-        std_B, std_A: of one release's noise on each entry of the averaged factor, >= 0.
-        releases_B, releases_A: N_B and N_A >= 0.
-        scaling: s, >= 0.
-        start_scale: c > 0, see `Lora`, whose scale holds 1 / c.
-
-    Guarantees: the variance of drawn noise on the output of a small layer
-        (test_output_variance_is_that_of_drawn_noise); two settings that are one run have one
-        (test_suggested_rates.py::test_two_settings_that_are_one_run_get_one_suggestion).
-    Source: derived.
-
-    >>> v = output_variance(4, 64, 0.05, 0.0, releases_B=100, releases_A=0, scaling=2.0)
-    >>> round(v.total, 3)
-    1.333
+        linear: of the noise in B times A as it starts.
+        quadratic: of the noise in B times the noise in A.
     """
-    # Per output: its energy over all outputs is the noise's in the product, for such inputs.
-    terms = accumulated_noise_terms(
-        d_out=1,
-        rank=rank,
-        d_in=d_in,
-        std_B=std_B,
-        std_A=std_A,
-        releases_B=releases_B,
-        releases_A=releases_A,
-        scaling=scaling,
-        start_scale=start_scale,
-    )
-    return OutputVariance(terms.linear_B, terms.quadratic)
+
+    linear: float
+    quadratic: float
+
+    total = property(sum, doc="v, of the whole: the parts are uncorrelated.")
 
 
 def noise_factor(variance: OutputVariance, target: float) -> float:

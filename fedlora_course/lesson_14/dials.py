@@ -1,4 +1,4 @@
-"""The dials of notebook 14: what a normal-float code does, and what is held against sent."""
+"""The dial of notebook 14: what a normal-float code does."""
 
 from collections.abc import Mapping
 from functools import cache, partial
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fedlora_course.lesson_14.theory import quantiser_error
 from fedlora_course.widgets.dial import Dial
-from fedlora_course.widgets.scene import Scene, axis, bars, dots, line, panel
+from fedlora_course.widgets.scene import Scene, axis, bars, line, panel
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -20,12 +20,6 @@ NORMAL = "a normal draw"
 OUTLIERS = "outliers"
 TRAINED = "a trained factor"
 Row = Float[np.ndarray, " n"]
-GOALS = [round(0.05 * i, 2) for i in range(1, 20)]
-ROUNDS = 1500
-LATE = 1000
-"""The first of the rounds over which the dial takes means: the number has found its place."""
-STEP = 0.1
-"""The share of the way to the best value that a client goes in a round."""
 
 
 def _numbers(kind: str, trained: ArrayLike) -> Row:
@@ -114,70 +108,3 @@ def _histogram(row: Row, block: int) -> Float[np.ndarray, " bins"]:
     scale = np.abs(padded).max(1, keepdims=True)
     unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
     return np.histogram(unit, EDGES, density=True)[0]
-
-
-# ---- held against sent
-
-
-@cache
-def held_and_sent(width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Follows numbers under FedLPP: what the server holds, and its copies, in every round.
-
-    A block's scale is 1, and in each round clients move a tenth of the way from the copy to the
-    best value, which the server adds to what it holds.
-
-    Args: width: bits of the code.
-    Returns: held and sent, (rounds, goals), a column for each best value of `GOALS`.
-    Guarantees: test_lesson_14.py::test_a_number_settles_at_an_edge_and_its_copies_at_the_goal.
-    """
-    levels = np.array(normal_levels(width))
-    edges = (levels[1:] + levels[:-1]) / 2
-    held = np.zeros((ROUNDS, len(GOALS)))
-    sent = np.zeros_like(held)
-    for t in range(ROUNDS):
-        sent[t] = levels[np.searchsorted(edges, held[t])]
-        if t + 1 < ROUNDS:
-            held[t + 1] = held[t] + STEP * (GOALS - sent[t])
-    return held, sent
-
-
-def _held_scene(goal: float, width: int) -> Scene:
-    """Draws one number over the rounds, and for all goals what is held and what is sent."""
-
-    held, sent = held_and_sent(width)
-    late_held, late_sent = held[LATE:].mean(0), sent[LATE:].mean(0)
-    place = GOALS.index(goal)
-    rounds = np.arange(60)
-    panels = [
-        panel(
-            f"Held {late_held[place]:.2f}, sent {late_sent[place]:.2f} on average",
-            axis("round", 0, 59),
-            axis("one number", -0.05, 1.05, ticks=[0, 0.5, 1]),
-            line([0, 59], goal, "green", "best value", dash="2 4", labelled=True),
-            dots(rounds, sent[rounds, place], "purple", 2.5),
-            line(rounds, held[rounds, place], "ink", "held", labelled=True),
-            wide=True,
-        ),
-        panel(
-            "Held: a staircase. Sent: the best value",
-            axis("best value", 0, 1, ticks=[0, 0.5, 1]),
-            axis("mean of the late rounds", 0, 1, ticks=[0, 0.5, 1]),
-            line([0, 1], [0, 1], "green", dash="2 4"),
-            line(GOALS, late_held, "ink", "held", labelled=True),
-            dots(GOALS, late_sent, "purple", 3.5),
-            dots(goal, late_held[place], "ink", 7),
-            square=True,
-        ),
-    ]
-    return panels, (
-        f"Best value {goal:g}, bits {width}: after many rounds the server holds "
-        f"{late_held[place]:.3f}. What it sends (purple dots) is {late_sent[place]:.3f} on average."
-    )
-
-
-def held_explorer() -> Dial:
-    """Makes a dial for the best value and the bits: what the server holds against what it sent.
-
-    Guarantees: test_dials.py::test_a_dial_shows_what_its_scene_draws.
-    """
-    return Dial("14/held_explorer", _held_scene, goal=GOALS, width=(2, 3, 4))

@@ -1,17 +1,9 @@
-"""Right and wrong answers to the exercises of notebook 14: a code, a copy, a step, an attack."""
+"""Right and wrong answers to the exercises of notebook 14: a copy, a step, an attack."""
 
 import numpy as np
-from scipy.special import ndtri
 
 from fedlora_course.exercises import Calls
 from fedlora_lab.methods.quantization import normal_levels
-
-
-def _draw_code(rng):
-    """Small widths: to find what went wrong other widths are tried, up to the square of these, and
-    a code has 2 to this power levels.
-    """
-    return int(rng.integers(3, 5)), rng.uniform(0.85, 0.99), ndtri
 
 
 def _draw_numbers(rng):
@@ -55,24 +47,13 @@ TWO_CLIENTS = (
 FIVE_ROUNDS = np.array([[3.0, 1.0], [4.0, 1.0], [0.0, 2.0], [1.0, 4.0], [5.0, 9.0]]), 3
 
 CALLS = {
-    "14.1": Calls("width, reach and quantile", draw=_draw_code),
-    "14.2": Calls("x, levels and block", FEW_NUMBERS, draw=_draw_numbers),
-    "14.4": Calls("psi, sent, uploads, weights and eta", TWO_CLIENTS, draw=_draw_step),
-    "14.5": Calls("copies and m", FIVE_ROUNDS, draw=_draw_copies),
+    "14.1": Calls("x, levels and block", FEW_NUMBERS, draw=_draw_numbers),
+    "14.2": Calls("psi, sent, uploads, weights and eta", TWO_CLIENTS, draw=_draw_step),
+    "14.3": Calls("copies and m", FIVE_ROUNDS, draw=_draw_copies),
 }
 
 
-# ---- 14.1: the levels
-
-
-def levels(width, reach, quantile):
-    half = 2 ** (width - 1)
-    above = quantile(np.linspace(0.5, reach, half + 1))  # from zero up
-    below = quantile(np.linspace(0.5, reach, half))[1:]  # without zero
-    return np.concatenate([-below[::-1], above]) / above[-1]
-
-
-# ---- 14.2: the copy
+# ---- 14.1: the copy
 
 
 def receive(x, levels, block):
@@ -91,7 +72,7 @@ def as_many_blocks(x, levels, block):
     return np.concatenate([receive(part, levels, len(part)) for part in parts])
 
 
-# ---- 14.4: the server's step
+# ---- 14.2: the server's step
 
 
 def server_step(psi, sent, uploads, weights, eta):
@@ -99,7 +80,7 @@ def server_step(psi, sent, uploads, weights, eta):
     return psi + eta * movement
 
 
-# ---- 14.5: the attack
+# ---- 14.3: the attack
 
 
 def attack(copies, m):

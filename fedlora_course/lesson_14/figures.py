@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -9,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_course.lesson_11 import figures as lesson_11
-from fedlora_course.lesson_14 import dials
 from fedlora_lab import methods
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
@@ -19,13 +19,19 @@ from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.plots import style
 from fedlora_lab.tasks.task import Task, examples_to_judge
 
+GOALS = [round(0.05 * i, 2) for i in range(1, 20)]
+ROUNDS = 1500
+LATE = 1000
+"""The first of the rounds over which means are taken: the number has found its place."""
+STEP = 0.1
+"""The share of the way to the best value that a client goes in a round."""
 Receive = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Numbers, levels and the size of a block -> what arrives."""
 
 
 @dataclass(frozen=True)
 class _Received:
-    """A broadcast rule from the reader's function of exercise 14.2, in blocks of 64."""
+    """A broadcast rule from the reader's function of exercise 14.1, in blocks of 64."""
 
     receive: Receive
     width: int
@@ -44,7 +50,7 @@ class _Received:
 def rounded_by(receive: Receive, width: int) -> Method:
     """Makes FedLPP with a quantiser of one's own.
 
-    Args: receive: as in exercise 14.2. width: bits of the code.
+    Args: receive: as in exercise 14.1. width: bits of the code.
     """
     rule = _Received(receive, width)
     return methods.FedLPP.replace(name=f"my FedLPP, {width} bits", broadcast=rule)
@@ -87,13 +93,35 @@ def score(record: Round, numbers: Float[np.ndarray, " numbers"]) -> float:
     return per_example.evaluate(task, adapters.adapt(task, lora), values, test)["exact_match"]
 
 
+@cache
+def held_and_sent(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Follows numbers under FedLPP: what the server holds, and its copies, in every round.
+
+    A block's scale is 1, and in each round clients move a tenth of the way from the copy to the
+    best value, which the server adds to what it holds.
+
+    Args: width: bits of the code.
+    Returns: held and sent, (rounds, goals), a column for each best value of `GOALS`.
+    Guarantees: test_lesson_14.py::test_a_number_settles_at_an_edge_and_its_copies_at_the_goal.
+    """
+    levels = np.array(normal_levels(width))
+    edges = (levels[1:] + levels[:-1]) / 2
+    held = np.zeros((ROUNDS, len(GOALS)))
+    sent = np.zeros_like(held)
+    for t in range(ROUNDS):
+        sent[t] = levels[np.searchsorted(edges, held[t])]
+        if t + 1 < ROUNDS:
+            held[t + 1] = held[t] + STEP * (GOALS - sent[t])
+    return held, sent
+
+
 @style.paper()
 def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
     """Draws the loss of one number, the copies at which clients met it, and what the server holds.
 
-    Args: goal: where the loss is least, of `dials.GOALS`. width: bits of the code.
+    Args: goal: where the loss is least, of `GOALS`. width: bits of the code.
     """
-    held, sent = (x[dials.LATE :, dials.GOALS.index(goal)] for x in dials.held_and_sent(width))
+    held, sent = (x[LATE:, GOALS.index(goal)] for x in held_and_sent(width))
     figure, (ax,) = style.subplots(7.6, 3.6)
     grid = np.linspace(0.15, 1.1, 200)
     ax.plot(grid, (grid - goal) ** 2, color=style.INK, lw=1.8)

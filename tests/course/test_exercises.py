@@ -50,7 +50,7 @@ def test_a_question_is_short(key):
 
 
 COMPUTED = {
-    "14.3": lambda: 32 / (4 + 32 / 64),
+    "14.4": lambda: 0.6 - (0.67 - 0.35) / (0.1 * 40),
 }
 
 
@@ -113,7 +113,7 @@ def test_of_two_mistakes_the_nearer_is_told(key, answer, words):
             "Not yet: a plain number, such as 1234.5, is expected; write it without",
         ),
         ("12.3", "1,211", "Not yet: a plain number, such as 1234.5, is expected; write it without"),
-        ("14.3", "64/9", "Not yet: a plain number, such as 1234.5, is expected, not '64/9'"),
+        ("12.3", "64/9", "Not yet: a plain number, such as 1234.5, is expected, not '64/9'"),
     ],
 )
 def test_a_number_as_text_may_have_commas_that_part_thousands(key, answer, verdict):

@@ -7,7 +7,7 @@ import torch
 import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import figures as lesson_11
-from fedlora_course.lesson_14 import dials, figures
+from fedlora_course.lesson_14 import figures
 from fedlora_course.lesson_14.theory import quantiser_error
 from fedlora_lab import theory
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -24,7 +24,7 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
 @pytest.mark.slow
 def test_the_server_scores_what_its_record_says():
     """And the last copy, by a quantiser of the reader's own."""
-    row = figures.rounded_by(course.exercises.show("14.2").answers[0], 2)
+    row = figures.rounded_by(course.exercises.show("14.1").answers[0], 2)
     plan = fl.Plan(rounds=2, local_steps=10, batch=30, lr=0.02, optimizer="adamw")
     task = figures.messages()
     *_, last = fl.run(task, row, None, plan, seed=0)
@@ -37,10 +37,10 @@ def test_the_server_scores_what_its_record_says():
 def test_a_number_settles_at_an_edge_and_its_copies_at_the_goal(width):
     """Wherever the best value is: held is the middle of the two levels around it."""
     levels = np.array(normal_levels(width))
-    above = np.searchsorted(levels, dials.GOALS)
-    held, sent = (x[dials.LATE :].mean(0) for x in dials.held_and_sent(width))
+    above = np.searchsorted(levels, figures.GOALS)
+    held, sent = (x[figures.LATE :].mean(0) for x in figures.held_and_sent(width))
     np.testing.assert_allclose(held, (levels[above] + levels[above - 1]) / 2, atol=0.06)
-    np.testing.assert_allclose(sent, dials.GOALS, atol=0.01)
+    np.testing.assert_allclose(sent, figures.GOALS, atol=0.01)
 
 
 def test_an_answer_is_right_word_for_word():

@@ -24,7 +24,6 @@ DIALS = {
     "schedule": "course.lesson(6).schedule_explorer()",
     "regulator": "course.lesson(7).regulator_explorer()",
     "quantiser": "course.lesson(14).quantiser_explorer(rows)",
-    "held and sent": "course.lesson(14).held_explorer()",
     "audit": "course.lesson(12).audit_explorer()",
     "trust": "course.lesson(13).trust_explorer()",
 }

@@ -49,6 +49,6 @@ def noise_alone(
         ylabel="share of public examples right",
     )
     figure.axes[0].axvline(dry.end, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
-    text = "dashed: where noise alone leaves so few answers that the range is predicted to end"
+    text = "dashed: the rate at which the dry run expects the range to end"
     style.footer(figure, text)
     return figure

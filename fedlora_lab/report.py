@@ -7,7 +7,6 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -27,52 +26,51 @@ from fedlora_lab.measures.runs import (
 )
 from fedlora_lab.plots import style, tidy
 
-__all__ = ["PairedDifference", "display_table", "paired_difference", "summary"]
+__all__ = ["PairedDifference", "display_table", "paired_difference"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
 
 
-def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
-    """Summarizes a tidy frame: one row for each method, and of a sweep for each of its settings.
+def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
+    """Summarizes a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
-    Columns: ``method``, what the frame varies and its learning rate ``lr``, ``seeds`` (how many),
-    ``fell`` (how many of their runs ended worse than they began), ``collapsed`` (these, and those
-    far behind the others, see `fl.measures.find_collapsed`), the score before training
-    (``before``), after the last round (``score``) and its 95 % half-width over seeds
-    (``interval``), ``deviation`` (relative, last round, mean over seeds), ``epsilon`` (the largest
-    over seeds), ``bytes_up``, ``bytes_down`` and ``seconds`` (totals of a run, means over seeds).
-    NaN is what was not measured in every run.
+    A row for each method, and of a sweep for each of its settings: what the frame varies and the
+    rate ``lr``, the number of seeds, the score before training and after the last round,
+    the deviation (relative, last round, mean over seeds), the largest epsilon over the seeds, and
+    totals of a run (means over seeds). The score has its 95 % interval over seeds, unless there is
+    one seed or all agree, and the number of runs that collapsed, see `fl.measures.find_collapsed`.
+    What was not measured in every run is a dash. Where the methods spent unequal epsilons at a
+    setting the table is no comparison of methods: `paired_difference` refuses it.
 
     Args: frame: tidy. measure: the score; by default accuracy or, where there is none, the loss.
-        Its name is in ``attrs["measure"]``.
 
     Raises: ``ValueError`` for a frame that is not tidy, or has no such measure.
     Guarantees: nothing that was not measured is a number (test_what_was_not_measured_is_no_number).
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
-    96.0
+    >>> table = display_table(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))
+    >>> table.loc["RoLoRA", "sent up"]
+    '96 B'
     """
     tidy.check_columns(frame, *COLUMNS)
     measure = headline_measure(frame) if measure is None else measure
     settings = [name for name in varied_columns(frame) if name != "lr"]
     settings += ["lr"] if "lr" in frame else []
-    rows = [row for part in by_setting(frame) for row in _rows(part, measure, settings)]
-    heads = [*map(_head, settings)]
-    columns = ["method", *heads, "seeds", "fell", "collapsed", "before", "score", "interval"]
-    summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])
+    table = pd.DataFrame(
+        row for part in by_setting(frame) for row in _rows(part, measure, settings)
+    )
     # A method's settings stand below one another, in the order of the frame.
     order = list(frame["method"].unique())
-    summarised = summarised.sort_values("method", key=lambda x: x.map(order.index), kind="stable")
-    summarised.attrs = {"measure": measure, "settings": heads}
-    return summarised.reset_index(drop=True)
+    table = table.sort_values("method", key=lambda x: x.map(order.index), kind="stable")
+    table.index = table.pop("method").map(style.name)
+    return table.rename_axis(index=None, columns="method")
 
 
-def _rows(part: pd.DataFrame, measure: str, settings: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields a row of the summary for each method of one setting.
+def _rows(part: pd.DataFrame, measure: str, settings: list[str]) -> Iterator[dict[str, str]]:
+    """Yields a row of the table for each method of one setting.
 
     Args: part: of a tidy frame. measure: the score. settings: columns of the frame to keep.
     """
@@ -85,26 +83,39 @@ def _rows(part: pd.DataFrame, measure: str, settings: list[str]) -> Iterator[dic
     totals: Any = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
     for method, its in ends.groupby(level="method", sort=False):
         first = part[part["method"] == method].iloc[0]
-        score, interval = t_interval(its["after"].to_numpy())
+        total = totals.loc[[method]].mean(skipna=False)
+        deviation = last.loc[[method], "deviation"].mean(skipna=False)
         yield {
-            "method": method,
-            **{_head(name): first[name] for name in settings},
-            "seeds": len(its),
-            "fell": int(its["fell"].sum()),
-            "collapsed": int(its["collapsed"].sum()),
-            "before": its["before"].mean(skipna=False),
-            "score": score,
-            "interval": interval,
-            "deviation": last.loc[[method], "deviation"].mean(skipna=False),
+            "method": str(method),
+            **{_head(name): setting_text(first[name]) for name in settings},
+            "seeds": str(len(its)),
+            f"{measure} before": format_number(its["before"].mean(skipna=False), infinite="∞"),
+            f"{measure} after": _score_text(its),
+            # What rounding leaves is nothing.
+            "deviation": "0" if deviation <= 1e-6 else format_number(deviation, infinite="∞"),
             # The largest: a mean over runs is promised to nobody.
-            "epsilon": last.loc[[method], "epsilon"].max(skipna=False),
-            **totals.loc[[method]].mean(skipna=False),
+            "ε": epsilon_text(last.loc[[method], "epsilon"].max(skipna=False)),
+            "sent up": bytes_text(total["bytes_up"]),
+            "sent down": bytes_text(total["bytes_down"]),
+            "seconds": format_number(total["seconds"], digits=1),
         }
 
 
 def _head(setting: str) -> str:
     """How a column of what was varied is called beside what was measured."""
     return "target epsilon" if setting == "epsilon" else setting
+
+
+def _score_text(ends: pd.DataFrame) -> str:
+    """The score of a method's runs, its interval, and how many of them collapsed."""
+    score, interval = t_interval(ends["after"].to_numpy())
+    text = format_number(score, infinite="∞")
+    # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
+    if interval > 1e-9:
+        text += f" ± {format_number(interval)}"
+    if collapsed := int(ends["collapsed"].sum()):
+        text += f" ({collapsed} collapsed)"
+    return text
 
 
 def format_number(value: float, digits: int = 3, infinite: str = "not private") -> str:
@@ -134,53 +145,6 @@ def bytes_text(count: float) -> str:
         return "–"
     power = next((i for i in range(3) if count < 1000 ** (i + 1)), 3)
     return f"{count / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"
-
-
-def format_deviation(value: float) -> str:
-    """Formats a relative deviation for people: what rounding leaves is nothing."""
-    return "0" if value <= 1e-6 else format_number(value, infinite="∞")
-
-
-def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
-    """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
-
-    A row for each method, and of a sweep for each setting; the score, by ``measure``, has its 95 %
-    interval over seeds, unless there is one seed or all agree, and the number of runs that
-    collapsed. Every row states the epsilon that it spent. Where these are not one at a setting the
-    table is no comparison of methods: `paired_difference` refuses it.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> table = display_table(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))
-    >>> table.loc["RoLoRA", "sent up"]
-    '96 B'
-    """
-    table = summary(frame, measure)
-    measure = table.attrs["measure"]
-    columns = {
-        **{name: table[name].map(setting_text) for name in table.attrs["settings"]},
-        "seeds": table["seeds"].astype(str),
-        f"{measure} before": table["before"].map(partial(format_number, infinite="∞")),
-        f"{measure} after": table.apply(_score_text, axis=1),
-        "deviation": table["deviation"].map(format_deviation),
-        "ε": table["epsilon"].map(epsilon_text),
-        "sent up": table["bytes_up"].map(bytes_text),
-        "sent down": table["bytes_down"].map(bytes_text),
-        "seconds": table["seconds"].map(partial(format_number, digits=1)),
-    }
-    shown = pd.DataFrame(columns).set_axis(table["method"].map(style.name))
-    return shown.rename_axis(index=None, columns="method")
-
-
-def _score_text(row: Any) -> str:
-    """The score of a row of the summary, its interval, and how many runs collapsed."""
-    text = format_number(row["score"], infinite="∞")
-    # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
-    if row["interval"] > 1e-9:
-        text += f" ± {format_number(row['interval'])}"
-    if row["collapsed"]:
-        text += f" ({row['collapsed']} collapsed)"
-    return text
 
 
 # ---- two methods

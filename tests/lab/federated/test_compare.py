@@ -97,13 +97,15 @@ def test_a_sweep_is_summarised_setting_by_setting():
     """Fault: runs of several rates as seeds of one; figures and differences refuse that."""
     scores = {("fedlora", lr, seed): 0.1 + lr for lr in (0.1, 0.2) for seed in range(2)}
     frame = swept(scores).query("epsilon == 8")
-    table = fl.report.summary(frame)
-    assert table["lr"].tolist() == [0.1, 0.2] and table["seeds"].tolist() == [2, 2]
-    assert table["score"].tolist() == pytest.approx([0.2, 0.3])
+    table = fl.report.display_table(frame)
+    told = table[["lr", "seeds", "accuracy after"]].to_numpy().tolist()
+    assert told == [["0.1", "2", "0.200"], ["0.2", "2", "0.300"]]
     figure = fl.plots.lines(frame, x="lr", suggested={"fedlora": 0.15})
     ax = figure.axes[0]
     drawn = [np.asarray(line.get_xydata()) for line in ax.lines]
-    assert ax.get_xscale() == "log" and drawn[0] == pytest.approx(table[["lr", "score"]].to_numpy())
+    assert ax.get_xscale() == "log" and drawn[0] == pytest.approx(
+        np.array([[0.1, 0.2], [0.2, 0.3]])
+    )
     assert 0.15 in [places[0, 0] for places in drawn]
     with refused("^frame='several of epsilon': expected one value each"):
         fl.plots.lines(swept(scores), x="lr")

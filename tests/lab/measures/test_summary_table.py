@@ -9,7 +9,7 @@ from calls import refused
 from scipy import stats
 
 from fedlora_lab.measures.runs import COLUMNS, t_interval
-from fedlora_lab.report import display_table, summary
+from fedlora_lab.report import display_table
 
 NAN, INF = math.nan, math.inf
 
@@ -30,15 +30,16 @@ def told(*runs):
     return display_table(made(*runs)).iloc[0]
 
 
-def test_summary_counts_a_whole_run():
+def test_a_row_counts_whole_runs():
     first = {"accuracy": [0.0, 0.1, 0.2], "epsilon": [0.0, 1.0, 2.0], "bytes_up": [0.0, 10.0, 20.0]}
     other = {name: [x + 1 for x in values] for name, values in first.items()}
     frame = made(first, other)
-    row = summary(frame).iloc[0]
-    assert (row["before"], row["score"], row["epsilon"]) == pytest.approx((0.5, 0.7, 3.0))
-    assert row["bytes_up"] == pytest.approx(30 + 1.5) and row["seeds"] == 2
+    row = display_table(frame).iloc[0]
+    assert (row["accuracy before"], row["ε"], row["seeds"]) == ("0.500", "3.00", "2")
+    assert row["accuracy after"].startswith("0.700 ± ")
+    assert row["sent up"] == "32 B", "the mean of 30 and 33, rounded to the even number"
     with refused("expected also layer"):
-        summary(frame.drop(columns="layer"))
+        display_table(frame.drop(columns="layer"))
     line = r"^measure='acuracy': expected a measure of .* which has .*; did you mean 'accuracy'\?$"
     with refused(line):
         display_table(frame, "acuracy")

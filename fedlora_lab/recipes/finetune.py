@@ -5,6 +5,7 @@ import math
 import shutil
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, warn
-from fedlora_lab.federated.records import Round, save_adapter
+from fedlora_lab.federated.records import Round, predict, save_adapter
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -21,6 +22,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.suggested_rates import suggest_lr
 from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.trainer import read_rows
 
 LOCAL_STEPS = 5
 """The steps a round of most of the runs behind `suggest_lr`."""
@@ -51,6 +53,22 @@ class Finetuned:
         """What was spent."""
         assert self.record.ledger is not None  # epsilon is a number
         return self.record.ledger
+
+    def predict(self, rows: Sequence[dict]) -> list[str]:
+        """Predicts the class of each row, which is tokenised as the training rows were.
+
+        Raises: ValueError for a task that was not made by `fl.tasks.from_trainer` of a classifier.
+        Guarantees: test_finetune.py::test_a_prediction_is_that_of_the_trained_model.
+        """
+        origin = self.task.origin
+        expected = "of fl.tasks.from_trainer, with classes; else fl.predict takes the inputs"
+        known = bool(origin.classes) and origin.data_collator is not None
+        check(known, "task", self.task.name, expected)
+        # The collator asks for labels, which nobody reads here.
+        labelled = [{"label": 0, **row} for row in rows]
+        x, _ = read_rows(self.task.model, labelled, origin.data_collator, origin.processing_class)
+        outputs = predict(self.task, self.record, x)
+        return [origin.classes[i] for i in outputs.argmax(1).tolist()]
 
     def save(self, path: str | Path, merged: bool = False) -> Path:
         """Saves a folder that serves as it lies.

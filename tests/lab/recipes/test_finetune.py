@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,8 @@ from commands import succeeded
 from places import ROOT
 
 import fedlora_lab as fl
-from fedlora_lab.tasks.task import forward
+from fedlora_lab.tasks.task import Origin, forward
+from fedlora_lab.tasks.trainer import read_rows
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 NEAR_CHANCE = pytest.mark.filterwarnings("ignore:accuracy .*the commonest class")
@@ -82,6 +84,21 @@ def test_images_and_decoders_are_saved_whole(kind, tmp_path):
     expected = fl.predict(task, result.record, x)
     with torch.no_grad():
         torch.testing.assert_close(forward(model, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@NEAR_CHANCE
+def test_a_prediction_is_that_of_the_trained_model():
+    """Of rows without labels, as the saved model gives it."""
+    rows = toy_hubs.rows_of("bert")[:5]
+    task = toy_hubs.fresh("bert")
+    result = fl.finetune(task, epsilon=8, rounds=1, seed=0)
+    x, _ = read_rows(task.model, rows, task.origin.data_collator, task.origin.processing_class)
+    numbers = fl.predict(task, result.record, x).argmax(1).tolist()
+    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in rows]
+    assert result.predict(unlabelled) == [task.origin.classes[i] for i in numbers]
+    other = replace(result, task=replace(task, origin=Origin()))
+    with refused("^task='from_trainer': expected of fl.tasks.from_trainer, with classes"):
+        other.predict(rows)
 
 
 def test_a_run_that_ends_at_the_commonest_class_says_so():

@@ -116,23 +116,31 @@ def dry_run(
     x, y = take(examples[0], slice(MOST_EXAMPLES)), examples[1][:MOST_EXAMPLES]
     expected = "one class an example, which the model answers; fl.rehearse takes any task"
     check(y.dtype == torch.int64 and y.ndim == 1, "public labels", y, expected)
+    metric: Any = task.metrics.get("accuracy") or next(iter(task.metrics.values()))
     rows = []
-    right = 0.0
-    classes = 0
+    before: list[Tensor] = []
     steps = math.inf
     for rate in rates:
         config = make_config(task, row, *at_rate(privacy, plan, rate), lora, seed)
         model = adapters.adapt(task, config.lora)
         stds = noise_stds(config, model)
-        tried = pd.DataFrame(_try_noise(config, model, stds, (x, y), i) for i in range(draws))
-        rows.append({"lr": rate, **tried[["kept", "score"]].mean()})
-        right = tried["right"].mean()
-        classes = int(tried["classes"][0])
+        scores = []
+        for draw in range(draws):
+            start, noised = with_noise(config, model, stds, draw)
+            # At every rate the model answers alike before the noise.
+            if draw == len(before):
+                before.append(_answers(model, start, x))
+            after = _answers(model, noised, x)
+            kept = (after.argmax(1) == before[draw].argmax(1)).double().mean()
+            scores.append((float(kept), float(metric(after, y).double().mean())))
+        kept, score = np.mean(scores, axis=0)
+        rows.append({"lr": rate, "kept": kept, "score": score})
         steps = min(steps, _length_in_steps(config, model, stds))
     table = pd.DataFrame(rows)
-    end = end_of(table, 1 / classes)
-    # As many are right by one answer to all.
-    knows = right > float(y.bincount().max()) / len(y)
+    end = end_of(table, 1 / before[0].shape[1])
+    # By one answer to all as many are right as have the commonest label.
+    right = np.mean([float((answers.argmax(1) == y).double().mean()) for answers in before])
+    knows = bool(right > float(y.bincount().max()) / len(y))
     return DryRun(table, end, steps, _warning(knows, end, steps, uncounted))
 
 
@@ -193,32 +201,11 @@ def with_noise(
     return start, noised
 
 
-def _try_noise(
-    config: Config,
-    model: adapters.AdaptedModel,
-    stds: Mapping[ParamKey, float],
-    examples: tuple[Any, Tensor],
-    draw: int,
-) -> dict[str, float]:
-    """Passes examples through the model at its start, and with noise on top of it."""
-    task = config.task
-    x, y = examples
-    outputs = []
-    for values in with_noise(config, model, stds, draw):
-        model.place(values)
-        outputs.append(_outputs(task, model, x))
-    before, after = outputs
-    metric: Any = task.metrics.get("accuracy") or next(iter(task.metrics.values()))
-    return {
-        "kept": float((after.argmax(1) == before.argmax(1)).double().mean()),
-        "score": float(metric(after, y).double().mean()),
-        "right": float((before.argmax(1) == y).double().mean()),
-        "classes": after.shape[1],
-    }
-
-
-def _outputs(task: Task, model: adapters.AdaptedModel, x: Any) -> Float[Tensor, "n classes"]:
-    """The outputs for all inputs, of which a few pass the model together."""
+def _answers(
+    model: adapters.AdaptedModel, values: TensorDict, x: Any
+) -> Float[Tensor, "n classes"]:
+    """The outputs for all inputs with these tensors; a few inputs pass the model together."""
+    model.place(values)
     count = len(next(iter(x.values())) if isinstance(x, Mapping) else x)
     parts = []
     for first in range(0, count, AT_ONCE):

@@ -7,6 +7,7 @@ from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel, text
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab.privacy.accounting import noise_multiplier
 
 DELTA = 1e-5
@@ -29,9 +30,9 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
     Guarantees: test_dials.py::test_the_epsilon_by_observer.
     """
     stated = theory.gdp_epsilon(1 / sigma, DELTA)
-    if trust == "central":
+    if TRUST[trust].server_adds_noise:
         return {"public": stated, "server": math.inf, "together": math.inf}
-    if trust == "local":
+    if TRUST[trust].uploads_are_seen:
         crowd = theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA)
         return {"public": crowd, "server": stated, "together": stated}
     remaining = surviving_multiplier(sigma, clients, clients - colluders)
@@ -82,14 +83,14 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
             wide=True,
         ),
     ]
-    each = sigma if trust == "local" else sigma / math.sqrt(clients)
-    adds = f"each client adds {each:.2g} C"
+    level = trust_level(trust, sigma, 1.0, clients)
+    adds = f"each client adds {level.each:.2g} C"
     ending = f"; with {others} clients on its side the server faces "
     ending += f"ε = {round_up(faced['together'], '.2f')}."
-    if trust == "central":
-        adds = f"the server adds {sigma:.2g} C to the sum"
+    if TRUST[trust].server_adds_noise:
+        adds = f"the server adds {level.server:.2g} C to the sum"
         ending = "; the server sees every update as it is."
-    elif trust == "local":
+    elif TRUST[trust].uploads_are_seen:
         more = levels[trust] / levels["central"]
         ending = f", {more:.2g} times what a trusted server needs; nobody faces more than "
         ending += f"ε = {epsilon:g}."

@@ -1,6 +1,4 @@
-"""Figures of notebook 13: who sees what, ε by observer, colluding clients and masks."""
-
-from collections.abc import Sequence
+"""Figures of notebook 13: who sees what, ε by observer, and masks."""
 
 import numpy as np
 import pandas as pd
@@ -8,12 +6,10 @@ from jaxtyping import Float
 from matplotlib.patches import Circle
 
 from fedlora_course import drawing
-from fedlora_course.lesson_13.dials import DELTA, TRUSTS, epsilon_by_observer
-from fedlora_course.lesson_13.theory import surviving_multiplier
-from fedlora_lab import theory
+from fedlora_course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.trust import TRUST
 from fedlora_lab.plots import style
-from fedlora_lab.privacy.accounting import noise_multiplier
 
 Numbers = Float[np.ndarray, " d"]
 KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
@@ -32,7 +28,7 @@ def who_sees_what() -> style.Picture:
     """Draws what clients upload, what the server sees and what is published, by kind of trust."""
     figure, axes = style.subplots(10.2, 3.3, columns=3)
     for ax, (trust, (upload, server, noise)) in zip(axes, SEEN.items(), strict=True):
-        colour = style.WRONG if trust == "central" else style.RIGHT
+        colour = style.WRONG if TRUST[trust].server_adds_noise else style.RIGHT
         for y in (0.2, 0.5, 0.8):
             ax.add_patch(Circle((0.1, y), 0.06, fc=style.CARD, ec=style.INK, lw=1.4))
             ax.text(0.1, y, "u", ha="center", va="center", fontsize=9)
@@ -43,7 +39,7 @@ def who_sees_what() -> style.Picture:
         drawing.box(ax, 0.53, 0.36, 0.2, 0.28, "server", **look)
         ax.text(0.66, 0.73, f"sees {server}", ha="center", fontsize=9, color=colour, weight="bold")
         drawing.arrow(ax, (0.75, 0.5), (0.98, 0.5))
-        ax.text(0.98, 0.44, "model", ha="right", va="top", fontsize=9)
+        ax.text(0.99, 0.44, "noised\nmodel", ha="right", va="top", fontsize=9)
         ax.set(
             xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=(), title=f"{trust}: trusts {TRUSTS[trust]}"
         )
@@ -91,23 +87,6 @@ def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
     return figure
 
 
-def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.DataFrame:
-    """Computes ε against a server with colluders, by how many honest shares the noise counts on.
-
-    Args: clients: >= 2; epsilon: promised, for one release; relied: numbers of honest noise shares
-        that together make up sigma C.
-    Returns: columns colluding, noise (words), epsilon.
-    """
-    sigma = noise_multiplier(epsilon, DELTA, sample_rate=1.0, steps=1)
-    rows = []
-    for shares in relied:
-        for colluding in range(clients):
-            left = surviving_multiplier(sigma, shares, clients - colluding)
-            spent = theory.gdp_epsilon(1 / left, DELTA)
-            rows.append((colluding, f"counts on {shares} shares", spent))
-    return pd.DataFrame(rows, columns=["colluding", "noise", "epsilon"])
-
-
 @style.paper()
 def masked_upload(
     update: Numbers,
@@ -115,13 +94,16 @@ def masked_upload(
     true: Numbers,
     opened: Numbers,
 ) -> style.Picture:
-    """Draws a client's numbers against what the server receives, and the true sum against its own.
+    """Draws what the server receives of a client's numbers, and the true sum against its own.
+
+    The client's numbers stand in the order of their size, so that all columns hold alike many.
 
     Args: update: noised; upload: masked, as a fraction of the modulus; true, opened: sums.
     """
     figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
-    style.draw_dots(left, update, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
-    left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's noised update")
+    place = np.argsort(np.argsort(update))
+    style.draw_dots(left, place, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
+    left.set(ylim=(-0.02, 1.02), xlabel="one client's numbers, from the smallest to the largest")
     left.set(ylabel="received, as a fraction of M", title="One upload tells nothing")
     style.draw_dots(right, true, opened, style.RIGHT, 2.6, mew=0, alpha=0.7)
     right.set_xlabel("sum of the noised updates that arrived")

@@ -151,7 +151,7 @@ def stored_frame(folder: Path) -> "pd.DataFrame":
 
     A round that was begun and never recorded, since its process was killed, was released.
 
-    Guarantees: test_store.py::test_a_kept_run_is_read_back_bit_by_bit,
+    Guarantees: test_store.py::test_a_kept_release_is_read_back_bit_by_bit,
         test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
     """
     import pandas as pd

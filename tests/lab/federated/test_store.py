@@ -11,7 +11,6 @@ from toy_tasks import LORA, PLAN, other_data, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import Damaged, read_sealed, write_sealed
-from fedlora_lab.federated import store
 from fedlora_lab.federated.compare import Cell, folder_name
 from fedlora_lab.federated.config import EXACT, Execution
 from fedlora_lab.federated.make_config import make_config
@@ -25,40 +24,12 @@ def compare(path, seeds=(0,), task=None, **options):
     return fl.compare(*parts, lora=LORA, progress=False, out=path, **options)
 
 
-def folders(out):
-    """The runs in a folder, each with its seed."""
-    return {path.name.split("-")[2]: path for path in out.glob("ffa-lora-*")}
-
-
-@pytest.mark.parametrize("seed", [0, None])
-def test_a_kept_run_is_read_back_bit_by_bit(seed, tmp_path):
-    """Seconds included, which no second training would repeat; a release is not released again."""
-    first = compare(tmp_path, [seed])
-    pd.testing.assert_frame_equal(compare(tmp_path, [seed]), first, check_exact=True)
-    [folder] = folders(tmp_path).values()
+def test_a_kept_release_is_read_back_bit_by_bit(tmp_path):
+    """Seconds included, which no second training would repeat; nothing is released again."""
+    first = compare(tmp_path, [None])
+    pd.testing.assert_frame_equal(compare(tmp_path, [None]), first, check_exact=True)
+    [folder] = tmp_path.glob("ffa-lora-None-*")
     assert len(fl.Ledger.load(folder / "ledger.json").releases) == PLAN.rounds
-
-
-def test_a_comparison_goes_on_where_it_was_stopped(tmp_path):
-    """Whatever was trained is not trained again, and the frame is that of one call."""
-    alone = compare(tmp_path / "alone", [0, 1])
-    compare(tmp_path, [0, 1])
-    # As a kill leaves the second run, between the rows of its last round and its state.
-    done, cut = (folders(tmp_path)[seed] for seed in "01")
-    (cut / "private" / f"round-{PLAN.rounds:06d}").unlink()
-    (cut / store.ROWS).write_bytes((cut / store.ROWS).read_bytes()[:-9])
-    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-    frame = compare(tmp_path, [0, 1])
-    kept = frame["measure"] != "seconds"
-    pd.testing.assert_frame_equal(frame[kept], alone[kept], check_exact=True)
-    assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-
-
-def test_of_a_run_that_goes_back_no_later_row_is_left(tmp_path):
-    """Else the table would end with rounds that this model never saw."""
-    for round in (0, 1, 2, 1):
-        store.append_rows(tmp_path, round, [("all", "loss", 0.5)])
-    assert [*store.stored_rows(tmp_path)] == [0, 1]
 
 
 def test_any_changed_argument_trains_anew():

@@ -166,9 +166,16 @@ def fresh(kind, frame=None, test=None, model=None, **options: Any) -> Any:
     return fl.tasks.from_trainer(model, rows[:kept], eval_dataset=public, **given)
 
 
+def of_rows(rows, model=None, **options: Any) -> Any:
+    """A task of these rows, all of them private, for the toy BERT with its queries adapted."""
+    given: Options = {"by": "site", "targets": ["query"]}
+    given["data_collator"] = DataCollatorWithPadding(tokenizer("bert"))
+    return fl.tasks.from_trainer(model or classifier("bert"), rows, **given | options)
+
+
 @cache
 def task(kind):
-    """The same, made once."""
+    """A task of `fresh`, made once."""
     return fresh(kind)
 
 

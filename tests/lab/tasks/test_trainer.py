@@ -73,45 +73,31 @@ def test_padding_on_the_left_is_no_other_text():
 
 def test_sites_and_persons_are_columns_or_names_for_each_row():
     rows = toy_hubs.rows_of("bert")
-    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
-    model = toy_hubs.classifier("bert")
     names = [row["site"] for row in rows]
-    given = {"data_collator": collator, "targets": ["query"]}
-    by_names = fl.tasks.from_trainer(model, rows, by=names, **given)
-    by_column = fl.tasks.from_trainer(model, Dataset.from_list(rows), by="site", **given)
-    assert by_names.fingerprint == by_column.fingerprint
+    by_names = toy_hubs.of_rows(rows, by=names)
+    assert by_names.fingerprint == toy_hubs.of_rows(Dataset.from_list(rows)).fingerprint
     with refused(r"^by='hospital': expected a column: "):
-        fl.tasks.from_trainer(model, rows, by="hospital", **given)
+        toy_hubs.of_rows(rows, by="hospital")
     with refused("^by='3 names': expected 48, one for each row"):
-        fl.tasks.from_trainer(model, rows, by=names[:3], **given)
+        toy_hubs.of_rows(rows, by=names[:3])
     with refused("^by=.*: expected a text or a whole number in every row"):
-        fl.tasks.from_trainer(model, rows, by=[0.5] * len(rows), **given)
+        toy_hubs.of_rows(rows, by=[0.5] * len(rows))
     sites = [f"site {name}" for name in names]
     with refused("^persons='one at clients site 0 and site 1'"):
-        fl.tasks.from_trainer(model, rows, by=sites, person=["ann"] * len(rows), **given)
+        toy_hubs.of_rows(rows, by=sites, person=["ann"] * len(rows))
 
 
 def test_a_row_keeps_its_person_wherever_it_stands():
     rows = toy_hubs.rows_of("bert")
     mixed = [rows[5 * i % len(rows)] for i in range(len(rows))]
-    task = fl.tasks.from_trainer(
-        toy_hubs.classifier("bert"),
-        mixed,
-        by="site",
-        person=[f"{row['site']} {row['label']}" for row in mixed],
-        data_collator=DataCollatorWithPadding(toy_hubs.tokenizer("bert")),
-        targets=["query"],
-    )
+    persons = [f"{row['site']} {row['label']}" for row in mixed]
+    task = toy_hubs.of_rows(mixed, person=persons)
     for (_, y), persons in zip(task.clients, task.local_persons, strict=True):
         assert persons.any() and torch.equal(persons, y.unique(return_inverse=True)[1])
 
 
 def test_nothing_of_private_rows_is_scored_without_public_ones():
-    rows = toy_hubs.rows_of("bert")
-    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
-    task = fl.tasks.from_trainer(
-        toy_hubs.classifier("bert"), rows, by="site", data_collator=collator, targets=["query"]
-    )
+    task = toy_hubs.of_rows(toy_hubs.rows_of("bert"))
     assert not task.public_test
     private = {tuple(row.tolist()) for x, _ in task.clients for row in x["input_ids"].rows()}
     made_up = {tuple(row.tolist()) for row in task.test[0]["input_ids"].rows()}
@@ -144,14 +130,14 @@ def test_labels_of_another_name_are_answered_by_the_columns_there_are():
     """Fault: the line named what the collator had made, and no column."""
     rows = [{"input_ids": [1, 2], "verdict": 1, "site": "north"}] * 4
     with refused("^columns='input_ids, site, verdict': expected one named label, as rows.rename"):
-        fl.tasks.from_trainer(toy_hubs.classifier("bert"), rows, by="site")
+        toy_hubs.of_rows(rows, data_collator=None)
 
 
 def test_labels_that_are_texts_are_told_without_the_text():
     """Fault: the collator was blamed, and the commonest mistake was not named."""
     rows = [{"input_ids": [1, 2], "label": "secret", "site": "north"}] * 4
     with refused("^label='texts': expected whole numbers: cast_column"):
-        fl.tasks.from_trainer(toy_hubs.classifier("bert"), rows, by="site")
+        toy_hubs.of_rows(rows)
 
 
 class Smoothed(transformers.BertForSequenceClassification):
@@ -195,15 +181,13 @@ def test_tokens_and_classes_that_the_model_does_not_have_are_refused():
     with refused("^tokens=.*: expected at most 15: model.resize_token_embeddings"):
         toy_hubs.fresh("bert", data_collator=DataCollatorWithPadding(more))
     table = Dataset.from_list(rows).cast_column("label", ClassLabel(names=["harsh", "kind"]))
-    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
-    given: Any = {"by": "site", "data_collator": collator, "targets": ["query"]}
     with refused("^id2label=.*: expected the data's ClassLabel: .'harsh', 'kind'."):
-        fl.tasks.from_trainer(toy_hubs.classifier("bert"), table, **given)
+        toy_hubs.of_rows(table)
     fewer = toy_hubs.classifier("bert", num_labels=1)
     with refused("^labels='others': expected whole numbers in .0, 0., the model's num_labels"):
-        fl.tasks.from_trainer(fewer, rows, **given)
+        toy_hubs.of_rows(rows, fewer)
     with refused("^num_labels=1: expected at least 2 classes: regression is not learned here"):
-        fl.tasks.from_trainer(fewer, [{**row, "label": 0} for row in rows], **given)
+        toy_hubs.of_rows([{**row, "label": 0} for row in rows], fewer)
     with refused("^targets='all-linear': expected the end of a module's name"):
         toy_hubs.fresh("bert", targets="all-linear")
 
@@ -217,7 +201,7 @@ def test_classes_of_tokens_are_refused():
     for row in rows:
         del row["label"]
     with refused("^labels='several a row for a BertForTokenClass.*: expected one class a row, or"):
-        fl.tasks.from_trainer(model, rows, by="site", data_collator=collator)
+        toy_hubs.of_rows(rows, model, data_collator=collator)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -230,15 +214,10 @@ def test_a_model_that_holds_adapters_is_refused():
 
 def test_private_rows_and_persons_are_no_public_ones():
     rows = [{**row, "patient": f"p{i}"} for i, row in enumerate(toy_hubs.rows_of("bert"))]
-    collator = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
-    given: Any = {"by": "site", "data_collator": collator, "targets": ["query"]}
-    model = toy_hubs.classifier("bert")
     with refused("^test=.* rows equal private rows"):
-        fl.tasks.from_trainer(model, rows, eval_dataset=rows[:30], **given)
+        toy_hubs.of_rows(rows, eval_dataset=rows[:30])
     with refused("^eval_dataset='1 persons of private rows'"):
-        fl.tasks.from_trainer(
-            model, rows[5:], person="patient", eval_dataset=[*rows[:4], rows[6]], **given
-        )
+        toy_hubs.of_rows(rows[5:], person="patient", eval_dataset=[*rows[:4], rows[6]])
 
 
 def test_scores_are_those_of_compute_metrics():
@@ -255,17 +234,13 @@ def test_a_rate_is_rehearsed_on_public_rows_that_are_not_scored():
     """Fault: of a task that says which rows are public no rate could be chosen on some of them."""
     rows = toy_hubs.rows_of("bert", toy_hubs.texts(120))
     public = {"test": rows[48:72], "validation": rows[72:]}
-    given: Any = {"by": "site", "targets": ["query"]}
-    given["data_collator"] = DataCollatorWithPadding(toy_hubs.tokenizer("bert"))
-    model = toy_hubs.classifier("bert")
-    task: Any = fl.tasks.from_trainer(model, rows[:48], eval_dataset=public, **given)
+    task = toy_hubs.of_rows(rows[:48], eval_dataset=public)
     assert len(task.test[1]) == 24 and len(task.validation[1]) == 48
     privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
     found = fl.rehearse(task, "rolora", privacy, SHORT, [0.1, 0.2], runs=1)
     # A third of the validation rows is scored: 16.
     assert found.measure == "accuracy" and (found.table["score"] * 16 % 1 == 0).all()
     with refused("^validation='30 of 30 rows equal private rows'"):
-        public = {"test": rows[48:], "validation": rows[:30]}
-        fl.tasks.from_trainer(model, rows[:48], eval_dataset=public, **given)
+        toy_hubs.of_rows(rows[:48], eval_dataset={"test": rows[48:], "validation": rows[:30]})
     with refused("^eval_dataset=.'dev'.: expected rows, or .'test': rows, 'validation': rows"):
-        fl.tasks.from_trainer(model, rows[:48], eval_dataset={"dev": rows[48:]}, **given)
+        toy_hubs.of_rows(rows[:48], eval_dataset={"dev": rows[48:]})

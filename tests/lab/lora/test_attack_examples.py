@@ -121,7 +121,6 @@ LOSSES: dict[str, Callable] = {
     ),
 }
 FAINT: dict[str, Callable] = {
-    "a mean, 1e-7 of it": lambda out, y: cross(out, y) + 1e-7 * (out - out.mean(0)).square().sum(1),
     # Beside others that are not numbers only, however huge the finite ones are.
     "a mean without a gradient": lambda out, y: (
         cross(out, y) * (1 + 1e-30 * cross(out, y).detach().mean())
@@ -130,7 +129,6 @@ FAINT: dict[str, Callable] = {
     "a mean of numbers only": lambda out, y: (
         cross(out, y) * (1 + 1e-7 * cross(out, y).detach().nanmean())
     ),
-    "the hardest of many": kept_hardest,
 }
 
 

@@ -122,6 +122,25 @@ def part_colours() -> dict[str, str]:
     return {words: SCENE_COLOURS[COLOURS[term]] for term, words in PARTS.items()}
 
 
+@style.paper()
+def predicted_share(measured: pd.DataFrame) -> style.Picture:
+    """Draws the share of noise × noise, round by round, and the closed form ρ / (1 + ρ).
+
+    Args: measured: columns round, mean, low and high of the seeds, and closed, the closed form.
+    """
+    figure, (ax,) = style.subplots(7.4, 4.2)
+    t, purple = measured["round"], SCENE_COLOURS[COLOURS["noise_BA"]]
+    label = style.named_line(ax, t, measured["closed"], "ρ / (1 + ρ)", style.INK)
+    ax.vlines(t, measured["low"], measured["high"], color=purple, lw=1.5)
+    style.draw_dots(ax, t, measured["mean"], purple, 6)
+    ax.set(xlim=(0, t.max() + 0.5), ylim=(0, None), xlabel="round", xticks=range(0, 21, 5))
+    ax.set_ylabel("noise × noise / (noise × noise + noise on B)")
+    style.label_ends(ax, [label])
+    ax.set_title("The closed form predicts the share of noise × noise")
+    style.footer(figure, "dots: mean of 3 seeds, bars: its 95 % interval (Student's t)")
+    return figure
+
+
 # ---- the matrices themselves
 
 

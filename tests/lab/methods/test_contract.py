@@ -109,8 +109,8 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("row", "unit"), cases)
 
 
-MOVES = ("schedule", "initial_factors", "clip_groups", "precondition")
-SENDS = ("schedule", "uploaded_factors", "clip_groups", "precondition")
+MOVES = ("schedule", "initial_factors", "clip_groups", "precondition", "differences")
+SENDS = ("schedule", "uploaded_factors", "clip_groups", "precondition", "differences")
 test_leaving_out_one_example_moves_the_sum_by_at_most_c = reads(*MOVES)(
     contract_clauses.leaving_out_one_example
 )

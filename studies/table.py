@@ -32,10 +32,6 @@ CARDS = RESULTS / "table"
 STORES = RESULTS / "runs" / "table"
 PAGE = ROOT / "docs" / "table.md"
 EVIDENCE = ROOT / "docs" / "evidence" / "table.md"
-MENDED = ("fedsa-lora",)
-"""Rows whose predictions were mended after their runs, and so judge nothing."""
-KNOWN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
-"""Rows whose ends on digits were known from study `rates` when the predictions were written."""
 WORDS = {
     PAGE: Path(__file__).with_name("table_page.md"),
     EVIDENCE: Path(__file__).with_name("table_settings.md"),
@@ -280,90 +276,6 @@ def _line(
     ]
 
 
-def ends_of(setting: str, cards: list[dict[str, Any]]) -> pd.DataFrame:
-    """The ends of ranges, as logarithms to the base 2: found and predicted, of the rows where v
-    predicted one. ``beyond`` says that the range goes on beyond the last rate, which stands there.
-    """
-    ends = {
-        card["method"]: (found["end"], found["predicted_end"])
-        for card, found in trained_in(setting, cards)
-        if found["predicted_end"] is not None and card["method"] not in MENDED
-    }
-    frame = pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]).transform(np.log2)
-    frame["beyond"] = frame["found"] >= np.log2(max(protocol.SETTINGS[setting].rates)) - 1e-3
-    return frame
-
-
-def judged(cards: list[dict[str, Any]]) -> str:
-    """How far the predicted ends are off, setting by setting; beside it the error of one rate for
-    all rows that the runs themselves would have to tell, the mean of the ends.
-    """
-    lines = [
-        ["setting", "rows with an end", "different predictions", "error of v, octaves"]
-        + ["error of their own mean", "predicted minus found", "worst", "within one octave"]
-        + ["ranges beyond the last rate"]
-    ]
-    for name in protocol.SETTINGS:
-        words = in_words(name)
-        frame = ends_of(name, cards)
-        off = frame["predicted"] - frame["found"]
-        ends, beyond = frame[~frame["beyond"]], off[frame["beyond"]]
-        off, early = off[ends.index], beyond[beyond < 0]
-        if ends.empty:
-            lines.append([words, "0", *[""] * 6, str(len(beyond))])
-            continue
-        lines.append(
-            [
-                words,
-                str(len(ends)),
-                str(ends["predicted"].nunique()),
-                *(f"{error:.2f}" for error in errors_of(ends)),
-                f"{off.mean():+.2f}",
-                _worst(off),
-                f"{(off.abs() <= 1).sum()} of {len(off)}",
-                f"{len(beyond)}; {_worst(early)} or more" if len(early) else str(len(beyond)),
-            ]
-        )
-    return markdown_table(lines)
-
-
-def judged_otherwise(cards: list[dict[str, Any]]) -> str:
-    """Both errors of `judged` for a part of the rows: each training once, where several rows
-    trained alike, without the rows that were known before, and without these and Local."""
-    head = ["setting", "all rows", "each training once", "without the six rows known before"]
-    lines = [[*head, "without these and Local"]]
-    for name in protocol.SETTINGS:
-        frame = ends_of(name, cards)
-        ends = frame[~frame["beyond"]]
-        runs = {card["method"]: str(found["rates"]) for card, found in trained_in(name, cards)}
-        parts = [
-            ends,
-            ends[~ends.index.map(runs).duplicated()],
-            ends.drop(index=[*KNOWN], errors="ignore"),
-            ends.drop(index=[*KNOWN, "local"], errors="ignore"),
-        ]
-        lines.append([in_words(name)])
-        for part in parts:
-            both = "{:.2f} and {:.2f}, {} rows".format(*errors_of(part), len(part))
-            lines[-1].append(both if len(part) else "none")
-    return markdown_table(lines)
-
-
-def errors_of(ends: pd.DataFrame) -> tuple[float, float]:
-    """The root mean square errors of v and of one rate for all rows, the mean of the ends found.
-
-    Args: ends: of rows, at least one, as `ends_of` has them. Returns: both, in octaves.
-    """
-    off = ends["predicted"] - ends["found"]
-    return (off**2).mean() ** 0.5, float(ends["found"].std(ddof=0))
-
-
-def _worst(off: pd.Series) -> str:
-    """The largest error, and whose it is."""
-    row = str(off.abs().idxmax())
-    return f"{off[row]:+.2f} ({methods.get(row).name})"
-
-
 def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     """Draws a line for each row: its accuracy, its range of rates with the end that v predicted,
     and its bytes.
@@ -436,8 +348,6 @@ def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
         PAGE: {"rows": rows_so_far(cards), "overview": overview(cards), "leads": often},
         EVIDENCE: {
             **settings,
-            "judged": judged(cards),
-            "otherwise": judged_otherwise(cards),
             "behind": named,
             "ranks": at_other_ranks(cards),
         },

@@ -1,9 +1,7 @@
-"""The command dp-review: it looks at a private step in somebody's own module or script."""
+"""The command dp-review: it looks at a private step in somebody's own script."""
 
 import argparse
-import importlib
 import inspect
-import os
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,25 +12,21 @@ from typing import Any, NoReturn
 import dp_review
 from dp_review._validation import check, printable
 
-FORMS = "module:function or script.py:function"
+FORM = "script.py:function"
 SCRIPT = "reviewed_script"
 """Name under which a script is loaded: not "__main__", so that it does not begin to train."""
-OF_STEP = ("loader", "others", "batch", "draws", "seed")
-OF_OPACUS = ("steps", "epsilon", "delta", "draws", "seed")
-"""Arguments of a review that are read from the module of what is reviewed, if it has them."""
 HELP = """Test whether a private training step keeps the epsilon stated for it.
 
-TARGET is module:function or script.py:function. A function of two arguments, examples and a seed,
-is a step; the module's names data and claims say what is tried and claimed. A function without
-arguments returns the module, optimizer, loader and criterion of an Opacus script, or a review.
-The exit status is 0 where nothing broken was found, 1 where something was, and 2 where the step
-could not be looked at."""
+TARGET is script.py:function. A function of two arguments, examples and a seed, is a step; the
+script's names data and claims say what is tried and claimed. A function without arguments returns a
+review, as dp_review.step and dp_review.opacus do. The exit status is 0 where nothing broken was
+found, 1 where something was, and 2 where the step could not be looked at."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Reviews one target and leaves the process with the status of the outcome.
 
-    Guarantees: whatever somebody's module raises is one line on stderr and status 2
+    Guarantees: whatever somebody's script raises is one line on stderr and status 2
         (test_what_cannot_be_looked_at_is_one_line).
     """
     parser = argparse.ArgumentParser(
@@ -47,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = parser.parse_args(arguments)
     try:
         found = review_target(options.target)
-    # Somebody's module may raise anything, and may leave the process.
+    # Somebody's script may raise anything, and may leave the process.
     except (Exception, SystemExit) as error:
         # An argument that is refused is named in the text already.
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -58,16 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def review_target(target: str) -> dp_review.Review:
-    """Reviews a function of a module or script. Args: target: see `FORMS`."""
+    """Reviews a function of a script. Args: target: see `FORM`."""
     place, _, name = target.rpartition(":")
-    check(bool(place and name), "target", target, FORMS)
+    check(bool(place and name), "target", target, FORM)
     path = [*sys.path]
     try:
         # What the script prints is no part of the outcome.
         with redirect_stdout(sys.stderr):
             names = load(place, target)
             function = names.get(name)
-            check(callable(function), "target", target, f"{FORMS}, with a function of {place}")
+            check(callable(function), "target", target, f"{FORM}, with a function of {place}")
             assert callable(function)
             return review_of(function, names, target)
     finally:
@@ -75,14 +69,11 @@ def review_target(target: str) -> dp_review.Review:
 
 
 def load(place: str, target: str) -> dict[str, Any]:
-    """What a module or script defines, by name; a script lies on the path while it is reviewed.
+    """What a script defines, by name; its folder lies on the path while it is reviewed.
 
-    Args: place: name of a module, or of a file. target: for the message.
+    Args: place: of the script. target: for the message.
     """
     path = Path(place)
-    if path.suffix != ".py":
-        sys.path.insert(0, os.getcwd())
-        return vars(importlib.import_module(place))
     check(path.is_file(), "target", target, f"a file {place} with the function")
     sys.path.insert(0, str(path.resolve().parent))
     return runpy.run_path(place, run_name=SCRIPT)
@@ -93,10 +84,9 @@ def review_of(
 ) -> dp_review.Review:
     """Reviews a function, by the number of arguments that it needs.
 
-    Without any it returns a review, or the private parts of an Opacus script; with two, examples
-    and a seed, it is a step.
+    Without any it returns a review; with two, examples and a seed, it is a step.
 
-    Args: function: of the target. names: of its module, data and claims among them. target: for
+    Args: function: of the target. names: of its script, data and claims among them. target: for
     messages.
     """
     needed = [
@@ -109,15 +99,8 @@ def review_of(
     if needed:
         expected = "data and claims beside the function, by these names"
         check({"data", "claims"} <= names.keys(), "target", target, expected)
-        return dp_review.step(function, names["data"], names["claims"], **named_in(names, OF_STEP))
+        return dp_review.step(function, names["data"], names["claims"])
     found = function()
-    if isinstance(found, tuple):
-        return dp_review.opacus(*found, **named_in(names, OF_OPACUS))
-    expected = "a review, or (module, optimizer, loader, criterion) of an Opacus script"
+    expected = "a review, as of dp_review.step"
     check(isinstance(found, dp_review.Review), "target", type(found).__name__, expected)
     return found
-
-
-def named_in(names: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
-    """What a module has of the chosen names."""
-    return {name: names[name] for name in chosen if name in names}

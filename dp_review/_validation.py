@@ -1,7 +1,7 @@
 """Errors that name the argument, its value and the expected range, in one line."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
@@ -34,11 +34,6 @@ def check_whole(name: str, value: Any, low: int, high: float = math.inf) -> None
     whole = isinstance(value, int) and not isinstance(value, bool)
     ends = f">= {low}" if high == math.inf else f"in [{low}, {high}]"
     check(whole and low <= value <= high, name, value, f"a whole number {ends}")
-
-
-def check_one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raises unless a value is one of those allowed. Args: as in `check`."""
-    check(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}")
 
 
 def printable(text: str) -> str:

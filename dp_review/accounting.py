@@ -29,12 +29,8 @@ CHECKS_IN_EPSILON = {"sensitivity", "noise size", "sampling", "empty batch", "ac
 def spent_epsilon(claims: Claims, sigma: float) -> float:
     """Epsilon at the claimed delta of all claimed steps with this noise multiplier."""
     assert claims.delta is not None and claims.steps is not None
-    replaced = claims.relation == "replace"
-    # Amplification by Poisson sampling is proved for neighbours that lack an example.
-    amplified = claims.sampling == "poisson" and not replaced
-    q = (claims.sample_rate or 1.0) if amplified else 1.0
-    # One example in the place of another moves a sum by twice the clip norm.
-    return gaussian_epsilon(sigma / 2 if replaced else sigma, q, claims.steps, claims.delta)
+    q = (claims.sample_rate or 1.0) if claims.sampling == "poisson" else 1.0
+    return gaussian_epsilon(sigma, q, claims.steps, claims.delta)
 
 
 def gaussian_epsilon(sigma: float, q: float, steps: int, delta: float) -> float:
@@ -86,15 +82,11 @@ def epsilon_given(
     findings: Mapping[str, Finding], claims: Claims, loader: "Loader | None", seed: int
 ) -> float | None:
     """The epsilon of what was measured: the claim holds where nothing broken was found; nothing
-    where it is accounted otherwise than here, or delta or steps are not claimed.
+    where delta or steps are not claimed.
 
     Args: findings: check -> finding. claims, loader, seed: of the review.
     """
     if claims.delta is None or claims.steps is None:
-        return None
-    changed = {name for name, finding in findings.items() if finding.verdict == "not as claimed"}
-    # Noise that takes back a part of the last one is no sum of independent releases.
-    if "noise independence" in changed and "post-processing" not in changed:
         return None
     broken = {name: abs(f.number) for name, f in findings.items() if f.verdict == "broken"}
     if broken.keys() - CHECKS_IN_EPSILON:
@@ -103,24 +95,16 @@ def epsilon_given(
     # Noise that is too large is not counted: one tensor or batch may have less than all together.
     sigma *= min(1.0, broken.get("noise size", 1.0))
     # A sensitivity of r clip norms is as good as noise that is r times smaller.
-    limit = 2.0 if claims.relation == "replace" else 1.0
-    sigma *= limit / max(limit, broken.get("sensitivity", limit))
+    sigma /= max(1.0, broken.get("sensitivity", 1.0))
     measured = claims
-    delta = claims.delta
-    # One example is there or not: a batch is empty where all others are left out.
-    absent = 1 - (claims.sample_rate or 1.0)
-    empty = absent ** ((claims.dataset_size or 1) - 1) * claims.steps
+    never_empty = False
     if "sampling" in broken and loader is not None and claims.dataset_size is not None:
         batches = [*itertools.chain(*draw_epochs(loader, claims.dataset_size, seed))]
         # Batches that are not drawn as claimed are not amplified: an example counts wherever it is.
         most = most_participations(batches, claims.steps, claims.dataset_size)
         measured = replace(claims, sampling=None, sample_rate=None, steps=most)
         # Of batches of one size, but for the last of an epoch, none is empty.
-        if all(batches) and len({*map(len, batches)}) <= 2:
-            empty = 0.0
-    # That an empty batch came is told outright: its chance is taken from delta.
-    if "empty batch" in broken:
-        delta -= empty
-    if not 0 < sigma < math.inf or delta <= 0:
-        return math.inf
-    return spent_epsilon(replace(measured, delta=delta), sigma)
+        never_empty = all(batches) and len({*map(len, batches)}) <= 2
+    # Elsewhere a step without noise tells that its batch was empty.
+    told = "empty batch" in broken and not never_empty
+    return math.inf if told or not 0 < sigma < math.inf else spent_epsilon(measured, sigma)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from dp_review._validation import first_of
 from dp_review.claims import Claims, Finding, Step, Verdict
@@ -15,21 +15,16 @@ from dp_review.noise_size import (
     check_noise_and_data,
     check_noise_size,
     compare_noise,
-    explained_by_rates,
 )
 from dp_review.outputs import Outputs, StepFailed, failing_example
-from dp_review.post_processing import after_processing, processing_of
+from dp_review.post_processing import processing_of
 from dp_review.sensitivity import check_non_finite, check_sensitivity, extreme_examples
 from dp_review.trials import Trials
 
-MATRIX_FACTORISATION = -0.9
-"""Noise of one step and of the next may oppose each other, down to this correlation, on purpose."""
 MAX_TESTED = 20_000
 """More numbers find deviations from the normal law that do not matter to epsilon."""
 FEW_BEYOND = 20
 """Normal numbers that are expected beyond the last size at which they are counted."""
-
-NEXT_SEED = "the step, 1 seeds apart"
 
 
 def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
@@ -53,34 +48,30 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
 
 def noised_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
     """The checks of a step that has noise. Args: see `step_findings`."""
-    words, share = processing_of(trials.noise)
-    # What was done after the noise may explain every difference from a noised sum.
-    explained = (lambda x: after_processing(x, words)) if words else (lambda x: x)
-    verdict: Verdict = "not as claimed" if words else "sound"
-    text = f"not what is claimed, but may be sound: {words}"
-    yield Finding(
-        "post-processing",
-        text if words else "nothing was plainly changed after the noise",
-        share,
-        "all noise",
-        verdict,
-    )
+    check = "post-processing"
+    trials.processed, share = processing_of(trials.noise)
+    if trials.processed:
+        # What was done after the noise may explain every difference from a noised sum.
+        text = f"not what is claimed, but may be sound: {trials.processed}"
+        yield Finding(check, text, share, "all noise", "not as claimed")
+        return
+    yield Finding(check, "nothing was plainly changed after the noise", share, "all noise")
     strong, *ends = extreme_examples(trials.batch)
-    moves = [*explained_by_rates(trials, check_sensitivity(trials, strong, *ends))]
+    moves = [*check_sensitivity(trials, strong, *ends)]
     # Far beyond the limit, what is not finite adds nothing to what other examples do.
     most = max(finding.number for finding in moves)
-    limit = max(trials.limit, most) if most <= 2 * trials.limit else math.inf
-    yield from map(explained, moves)
-    for check in (
+    limit = max(1.0, most) if most <= 2 else math.inf
+    yield from moves
+    for findings in (
         check_non_finite(trials, strong, limit),
-        explained_by_rates(trials, check_noise_size(trials)),
+        check_noise_size(trials),
         check_noise_and_data(trials),
         check_independence(trials, others),
         check_law(trials),
     ):
         # Where one check cannot go on, the others still look.
         with trials.noting_failures("an ordinary batch"):
-            yield from map(explained, check)
+            yield from findings
 
 
 # ---- the noise
@@ -90,13 +81,7 @@ def strongest(ties: list[Tie], example: str) -> Finding:
     """The least likely of all correlations, with a p-value for all of them together."""
     p, r, where = min(ties)
     text = f"the noise correlates by {r:.2g}: {where}"
-    rejected: Verdict = "broken"
-    # Noise that takes back a part of the last one is what matrix factorisation adds.
-    if MATRIX_FACTORISATION < r < 0 and where == NEXT_SEED:
-        text += "; not what is claimed, but may be sound: accounted as matrix factorisation"
-        rejected = "not as claimed"
-    p = min(1.0, p * len(ties))
-    return Finding("noise independence", text, r, example, p=p, rejected=rejected)
+    return Finding("noise independence", text, r, example, p=min(1.0, p * len(ties)))
 
 
 def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
@@ -131,9 +116,6 @@ def check_law(trials: Trials) -> Iterator[Finding]:
     check = "noise law"
     # A scale that was estimated makes these tests miss more, never alarm more.
     noise = np.hstack([unit_size(trials.noise.centred[:, x]) for x in trials.noise.parts.values()])
-    # Numbers of unequal sizes have one law together only after each is measured by itself.
-    if trials.noise.uneven:
-        noise = normal_scores(trials.noise.centred)
     z = noise.ravel()
     where = f"{len(z):,} numbers of noise"
     if not np.isfinite(z).all():
@@ -153,18 +135,6 @@ def check_law(trials: Trials) -> Iterator[Finding]:
 def unit_size(noise: np.ndarray) -> np.ndarray:
     """Noise whose mean square is 1, if there is any."""
     return noise / max(float(np.sqrt(np.mean(noise**2))), 1e-300)
-
-
-def normal_scores(noise: np.ndarray) -> np.ndarray:
-    """Normal numbers of which each was divided by the size of its column, made normal again.
-
-    Args: noise: (calls, numbers), each column less its mean.
-    """
-    calls = len(noise)
-    # A coordinate of a direction that is uniform in one dimension fewer than there are calls.
-    square = noise**2 / np.maximum((noise**2).sum(0) * (calls - 1) / calls, 1e-300)
-    share = special.betainc(0.5, (calls - 2) / 2, np.clip(square, 0, 1))
-    return np.sign(noise) * special.ndtri(np.clip((1 + share) / 2, 0.5, 1 - 1e-16))
 
 
 def large_numbers_p_value(z: np.ndarray) -> float:
@@ -210,9 +180,6 @@ def empty_verdict(claims: Claims) -> tuple[Verdict, str]:
 def check_empty(trials: Trials) -> Iterator[Finding]:
     """Whether an empty batch gets the noise of any other."""
     check = "empty batch"
-    if trials.replaced and trials.claims.sampling is None:
-        yield Finding(check, "batches have one size, so that none is empty", 1.0)
-        return
     verdict, reason = empty_verdict(trials.claims)
     try:
         trials.out([], 0)
@@ -220,7 +187,7 @@ def check_empty(trials: Trials) -> Iterator[Finding]:
         text = f"the step fails on an empty batch: {failed}{reason}"
         yield Finding(check, text, 0.0, "no example", verdict)
         return
-    if not trials.names:
+    if not trials.names or trials.processed:
         return
     if not trials.quiet:
         text = "an empty batch gets noise; all of the noise was measured there"
@@ -240,15 +207,14 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
     check = "un-noised output"
     # What the author calls public may depend on the data; what is frozen has a check of its own.
     exempt = {*trials.claims.public, *trials.claims.frozen, *trials.seeds, *trials.copies}
+    # Numbers of a tensor that was cut after the noise may rest.
+    exempt |= {*trials.names} if trials.processed else set()
     changes = trials.out.changes(trials.noised)
     moved = {name: change for name, change in changes.items() if change and name not in exempt}
     if moved:
-        # Wholly bare ones first: where a tensor is cut after the noise, numbers of it may rest.
-        name = max(moved, key=lambda name: (name not in trials.names, moved[name]))
+        name = max(moved, key=lambda name: moved[name])
         text = f"{first_of(moved, 4)}: without noise, and other with other data; {name}"
-        found = Finding(check, f"{text} by {moved[name]:.3g}", moved[name], name, "broken")
-        words = processing_of(trials.noise)[0] if trials.names else ""
-        yield after_processing(found, words) if words and name in trials.names else found
+        yield Finding(check, f"{text} by {moved[name]:.3g}", moved[name], name, "broken")
         return
     bare = sorted({*trials.out.places} - {*trials.names} - exempt)
     text = f"{first_of(bare, 4)}: without noise, and the same for all data that were tried"

@@ -4,15 +4,14 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from dp_review._validation import check, check_number, check_one_of, check_whole
+from dp_review._validation import check, check_number, check_whole
 
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Iterable[Iterable[int]]]
 Verdict = Literal["sound", "broken", "not as claimed", "cannot tell"]
 """*Not as claimed* may be sound all the same: processed after the noise, or noised more."""
-Relation = Literal["add/remove", "replace"]
 
 
 class Check(NamedTuple):
@@ -109,7 +108,7 @@ CHECKS: dict[str, Check] = {
 @dataclass(frozen=True, kw_only=True)
 class Claims:
     """What the author of a step says of it. The first two are needed; each other one switches on
-    the check that needs it.
+    the check that needs it. Two data sets are neighbours where one lacks an example of the other.
 
     Args:
         clip_norm: C, norm to which one unit's contribution is clipped, over all tensors jointly.
@@ -120,7 +119,6 @@ class Claims:
         dataset_size: number of units in the whole data set.
         steps: how many releases are made in all.
         epsilon, delta: what is promised.
-        relation: of neighbouring data sets, "add/remove" or "replace" (batches of one size).
         seeded: the step obeys its seed.
         frozen: outputs that nothing may move.
         public: outputs that may depend on the data, such as a number of examples.
@@ -128,8 +126,8 @@ class Claims:
             step that turns to NaN where one is, is then not called broken; one that goes on without
             its noise, or without the other examples, is.
 
-    >>> Claims(clip_norm=1.0, noise_multiplier=1.1, denominator=64).relation
-    'add/remove'
+    >>> Claims(clip_norm=1.0, noise_multiplier=1.1).denominator
+    1.0
     """
 
     clip_norm: float
@@ -141,7 +139,6 @@ class Claims:
     steps: int | None = None
     epsilon: float | None = None
     delta: float | None = None
-    relation: Relation = "add/remove"
     seeded: bool = True
     frozen: Sequence[str] = ()
     public: Sequence[str] = ()
@@ -158,8 +155,7 @@ class Claims:
                 check_whole(name, getattr(self, name), 1)
         if self.epsilon is not None:
             check(self.epsilon >= 0, "epsilon", self.epsilon, "a number >= 0")
-        check_one_of("sampling", self.sampling, (None, "poisson"))
-        check_one_of("relation", self.relation, get_args(Relation))
+        check(self.sampling in (None, "poisson"), "sampling", self.sampling, "poisson or None")
         for name in ("frozen", "public"):
             value = getattr(self, name)
             check(not isinstance(value, str), name, value, "names of outputs, in a tuple or list")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from scipy import stats
 
-from dp_review._validation import first_of
+from dp_review._validation import first_of, round_up
 from dp_review.neighbours import TRIED, holds_floats
 from dp_review.noise_size import NOISE_SLACK
 from dp_review.sensitivity import REACHED
@@ -21,12 +21,11 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
     Args: trials: of the step. level: of each p-value.
     """
     draws = trials.draws
-    outputs = trials.out
     yield (
         "Anything that the step does not return, other states of training, and batches of more "
         f"than {4 * len(trials.batch)}."
     )
-    if not trials.names:
+    if not trials.names or trials.processed:
         return
     yield from limitations_of_rows(trials)
     if not trials.coupled:
@@ -40,10 +39,10 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
         yield f"Noise of {total - numbers:,} of {total:,} numbers: {numbers:,} were measured."
     z = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
     less = z / math.sqrt(2 * (draws - 1) * numbers) + NOISE_SLACK
-    yield f"Noise that is up to {round_up(100 * less)} % too small altogether."
+    yield f"Noise that is up to {round_up(100 * less, '.1f')} % too small altogether."
     law = stats.chi2(draws - 1)
     alone = 1 - math.sqrt(law.ppf(level / (2 * numbers)) / law.ppf(POWER))
-    yield f"Noise of a single number that is up to {round_up(100 * alone)} % too small."
+    yield f"Noise of a single number that is up to {round_up(100 * alone, '.1f')} % too small."
     yield (
         "Weak correlations of two numbers, noise that is now larger and now smaller, noise that "
         f"repeats after {draws} calls or more, or that comes from a large pool of draws."
@@ -58,34 +57,26 @@ def limitations(trials: Trials, level: float) -> Iterator[str]:
             f"are estimated, in {TRIED} changes of single examples whose copies moved farthest, "
             "and pairs of examples are not looked at."
         )
-    if outputs.watched is not None:
-        yield f"Batches of another size than {outputs.watched}."
 
 
 def limitations_of_rows(trials: Trials) -> Iterator[str]:
     """Which examples were varied, and how: all others, and other ways, were not looked at."""
     count = len(trials.data)
-    changed = "replaced" if trials.replaced else "left out"
     tried = len(trials.left_out)
     which = (
         f"these {count}, of which each was" if tried == count else f"{tried} of {count} that were"
     )
-    yield f"Other examples than {which} {changed}."
+    yield f"Other examples than {which} left out."
     if not all(map(holds_floats, trials.data)):
         yield "Larger examples: not all hold floating-point numbers, which could be scaled."
-    short = [i for i, moved in trials.loudest.items() if moved < REACHED * trials.limit]
+    short = [i for i, moved in trials.loudest.items() if moved < REACHED]
     if short:
         names = first_of([trials.name(i) for i in sorted(short, key=lambda i: trials.places[i])], 4)
         yield (
             f"What {len(short)} of the examples ({names}) move where the clip cuts them: in every "
-            f"size that was tried it was less than {REACHED * trials.limit:g} clip norms."
+            f"size that was tried it was less than {REACHED:g} clip norms."
         )
     yield (
         f"NaN, infinity and overflow in other examples than {trials.name(0)}, and a rule of the "
         "batch that shows only where other than two different examples are mixed."
     )
-
-
-def round_up(value: float) -> float:
-    """Rounds a bound from above to a tenth, so that what is printed still holds."""
-    return math.ceil(value * 10) / 10

@@ -179,15 +179,12 @@ class Neighbours(NamedTuple):
         return batch(self.ones), batch(self.others)
 
 
-def row_change(batch: Batch, i: int, row: Example, words: str, replaced: bool) -> Neighbours:
-    """One example, in the batch or outside of it, against its absence or another one.
+def row_change(batch: Batch, i: int, row: Example, words: str) -> Neighbours:
+    """One example, in the batch or outside of it, against its absence.
 
     Args: batch: of examples. i: its place in the data. row: the example, changed or not. words: say
-    what was done. replaced: batches have one size.
+    what was done.
     """
     place = i % len(batch)
-    if not replaced and i >= len(batch):
-        return Neighbours(words, batch, [row], [], place)
-    without = batch[:place] + batch[place + 1 :]
-    stand = batch[place] if i >= len(batch) else batch[(place + 1) % len(batch)]
-    return Neighbours(words, without, [row], [stand] if replaced else [], place)
+    without = batch if i >= len(batch) else batch[:place] + batch[place + 1 :]
+    return Neighbours(words, without, [row], place=place)

@@ -42,13 +42,11 @@ class Noise:
         rows: (calls, numbers), with the signal, in units of the claimed noise.
         parts: tensor -> its numbers in ``rows``.
         sent: the rows as they left, before they were spread over the cells of a grid.
-        lengths: (calls,), norms of all that leaves.
     """
 
     rows: np.ndarray
     parts: Mapping[str, slice]
     sent: np.ndarray | None = None
-    lengths: np.ndarray | None = None
 
     @cached_property
     def pairs(self) -> np.ndarray:
@@ -65,13 +63,6 @@ class Noise:
     def deviations(self) -> np.ndarray:
         """The noise in claimed standard deviations: (calls, numbers), one call fewer are free."""
         return self.centred * math.sqrt(len(self.rows) / (len(self.rows) - 1))
-
-    @cached_property
-    def uneven(self) -> bool:
-        """Whether single numbers have noise of sizes of their own, as after a rate for each."""
-        each = np.mean(self.deviations**2, axis=0)
-        by_chance = 2 * each.mean() ** 2 / (len(self.rows) - 1)
-        return bool(each.size >= LEAST_SAMPLES and np.var(each) > 2 * by_chance)
 
     def places(self, names: Sequence[str], most: int | None = None) -> np.ndarray:
         """Columns of these tensors. Args: names: of them. most: how many of each; None: all."""

@@ -13,7 +13,6 @@ from dp_review.claims import Finding, Verdict
 from dp_review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
 from dp_review.noise import kept_places
 from dp_review.outputs import StepFailed
-from dp_review.post_processing import after_processing, processing_of
 from dp_review.trials import SAME_DRAW, SLACK, Trials
 
 SIZE = "noise size"
@@ -32,10 +31,6 @@ CHOICE_COLUMNS = 256
 """Numbers in which it is asked whether the data choose the noise."""
 LEAST_AGREEING = 6
 """Draws in which two moves agree up to a hundredth of the noise: fewer may do so by chance."""
-SUSPECT = 0.01
-"""A p-value from which on it is asked whether rates after the noise explain it."""
-LEAST_CHANGE = 0.01
-"""Difference of a move from the limit, in clip norms, that a rate after the clip leaves."""
 
 
 # ---- on one batch
@@ -94,49 +89,6 @@ def check_noise_size(trials: Trials) -> Iterator[Finding]:
     yield size_finding(each, np.full(len(each), free), owners, "the noise of one number")
 
 
-def explained_by_rates(trials: Trials, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Findings of too little noise, which a rate for each tensor or number after the noise may
-    explain: it scales noise and moves alike, and no epsilon.
-
-    Args: trials: of the step. findings: of the size of noise.
-    """
-    for finding in findings:
-        suspect = finding.p is not None and finding.p < SUSPECT and finding.rejected == "broken"
-        # A rate for each number may also lengthen a move, and its noise.
-        suspect |= finding.verdict == "broken" and finding.check == "sensitivity" and uneven(trials)
-        if suspect and moves_shrink_too(trials):
-            words = "moves by the data and the noise change alike, as by a rate for each after it"
-            finding = after_processing(finding, words)
-        yield finding
-
-
-def uneven(trials: Trials) -> bool:
-    """Whether noise that cancels has sizes of its own in single numbers."""
-    return trials.exact and trials.noise.uneven
-
-
-def moves_shrink_too(trials: Trials) -> bool:
-    """Whether no move exceeds the limit where the noise of each tensor, or of each number if they
-    differ, is taken for the claimed one."""
-    moves = np.array([*trials.moves.values()]) * trials.per_clip
-    if not trials.exact or not len(moves):
-        return False
-    noise = trials.noise.deviations
-    each = np.mean(noise**2, axis=0)
-    free = noise.size
-    if trials.noise.uneven:
-        free = len(noise) - 1
-        each *= free / max(1, free - 2)  # so that its inverse is right on average
-    else:
-        for part in trials.noise.parts.values():
-            each[part] = np.mean(each[part])
-    squares = (moves**2 / np.maximum(each, 1e-300)).sum(1)
-    error = SURE / math.sqrt(2 * free)
-    # A clipped move that leaves at its full length went through no rate.
-    changed = abs(float(np.linalg.norm(moves, axis=1).max()) - trials.limit) > LEAST_CHANGE
-    return changed and math.sqrt(np.max(squares)) <= trials.limit * (1 + SLACK + error)
-
-
 # ---- beside other data
 
 
@@ -158,11 +110,11 @@ def check_choice(trials: Trials) -> Iterator[Finding]:
     first, second = (scale(x, LOUD) if holds_floats(x) else x for x in trials.data[:2])
     few: list[Batch] = [[], [first], [second]]
     rest = trials.batch[1:]
-    many: list[Batch] = [trials.batch if trials.replaced else rest, [first, *rest], [second, *rest]]
+    many: list[Batch] = [rest, [first, *rest], [second, *rest]]
     places = trials.chosen[kept_places(len(trials.chosen), CHOICE_COLUMNS)]
     sent = np.full(1, np.nan)
     # Among few examples each has the most to say; not every step takes so small a batch.
-    for batches in [many] if trials.replaced else [few, many]:
+    for batches in (few, many):
         with contextlib.suppress(StepFailed):  # told by the check of such batches
             draws = range(trials.draws)
             sent = np.array([[trials.out(x, draw)[places] for draw in draws] for x in batches])
@@ -182,7 +134,7 @@ def check_choice(trials: Trials) -> Iterator[Finding]:
         groups = agree.sum(0)
         trials.coupled &= bool((groups == trials.draws).all())
         # Two examples that dropout leaves or not move at most two clip norms, whatever it draws.
-        most = trials.limit * (1 if 0 in (one, other) or trials.replaced else 2)
+        most = 1 if 0 in (one, other) else 2
         off = np.linalg.norm(np.where(agree, 0.0, gaps - usual), axis=1)
         far = off * trials.claims.noise_multiplier > 2 * most * (1 + SLACK)
         chosen = (groups >= least) & (groups < trials.draws)
@@ -200,14 +152,13 @@ def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
     """Batches whose noise must be that of the first one, whatever is in them."""
     batch = trials.batch
     size = len(batch)
-    if not trials.replaced:
-        yield "twice the batch", [*batch, *batch]
-        yield "four times the batch", [*batch] * 4
-        yield "half of the batch", batch[: size // 2]
-        yield "a batch of two", batch[:2]
-        yield "the batch and all other examples", trials.data[: 4 * size]
-        for i, example in enumerate(batch[:TRIED]):
-            yield f"{trials.name(i)} alone", [example]
+    yield "twice the batch", [*batch, *batch]
+    yield "four times the batch", [*batch] * 4
+    yield "half of the batch", batch[: size // 2]
+    yield "a batch of two", batch[:2]
+    yield "the batch and all other examples", trials.data[: 4 * size]
+    for i, example in enumerate(batch[:TRIED]):
+        yield f"{trials.name(i)} alone", [example]
     factors = (1 / LOUD, -1.0, 10.0, LOUD, -LOUD) if holds_floats(batch[0]) else ()
     # Noise that follows the data, as that of a threshold from the batch, shrinks with them.
     for factor in factors:
@@ -282,8 +233,7 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Fi
     Args: trials: of the step. check: its name. examples: the other batch. where: names it.
     """
     base = trials.noise.pairs
-    noise = trials.noise_of(examples)
-    compared = noise.pairs
+    compared = trials.noise_of(examples).pairs
     if not np.isfinite(compared).all():
         return None
     ratio = math.sqrt(float(np.mean(compared**2) / np.mean(base**2)))
@@ -302,6 +252,4 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Fi
         own_chance = not trials.quiet and np.mean(base**2) > ENOUGH
         p = float(below) if own_chance else min(1.0, 2 * float(min(below, above)))
         found = found._replace(p=p)
-    words, _ = processing_of(noise)
-    # What follows the noise may make it smaller, by the data too: no leak.
-    return after_processing(found, words) if words and not silent.all() else found
+    return found

@@ -104,15 +104,6 @@ class OpacusStep:
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
         return {name.removeprefix("_module."): x for name, x in named}
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Names of the outputs that say whether a parameter without a gradient moved."""
-        return tuple(
-            f"change of {name}"
-            for name, x in self.tensors.items()
-            if is_parameter(x) and name not in self.trained
-        )
-
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
         import torch
@@ -243,7 +234,6 @@ def opacus(
         steps=steps,
         epsilon=epsilon,
         delta=delta,
-        frozen=subject.frozen,
         seeded=not getattr(optimizer, "secure_mode", False),
     )
     return step(subject, data, claims, loader=_drawn_batches(loader), draws=draws, seed=seed)

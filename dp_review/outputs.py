@@ -54,13 +54,11 @@ class Outputs:
         function: see `dp_review.step`.
         seed: of the seeds that the step is given.
         first: examples of the first call, which decides names and shapes.
-        one_size: batches have the size of the first; what others show is public.
     """
 
-    def __init__(self, function: Step, seed: int, first: Batch, one_size: bool = False) -> None:
+    def __init__(self, function: Step, seed: int, first: Batch) -> None:
         check(callable(function), "function", function, "(examples, seed) -> name -> array")
         self.function = function
-        self.watched = len(first) if one_size else None
         # Seeds of two reviews do not overlap, however many calls either makes. Noise may be drawn
         # from the seed before, which must not be negative.
         self.base = FIRST_SEED + seed * 1_000_003
@@ -101,13 +99,12 @@ class Outputs:
             if name in arrays and arrays[name].shape == shape:
                 vector[self.places[name]] = arrays[name].ravel()
         # Shapes and values of all calls are remembered: un-noised outputs must not move.
-        if self.watched in (None, len(examples)):
-            shapes = {name: x.shape for name, x in arrays.items()}
-            # Pairs of a name and a shape that only one of the two has.
-            self.resized |= {name for name, _ in shapes.items() ^ self.shapes.items()}
-            # NaN is left to the check of examples that are not finite.
-            self.low = np.fmin(self.low, vector)
-            self.high = np.fmax(self.high, vector)
+        shapes = {name: x.shape for name, x in arrays.items()}
+        # Pairs of a name and a shape that only one of the two has.
+        self.resized |= {name for name, _ in shapes.items() ^ self.shapes.items()}
+        # NaN is left to the check of examples that are not finite.
+        self.low = np.fmin(self.low, vector)
+        self.high = np.fmax(self.high, vector)
         return vector
 
     def changes(self, ignored: np.ndarray) -> dict[str, float]:

@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from dp_review.claims import Finding
 from dp_review.noise import Noise
 
 COARSE = 1.0
 """Step of a grid, in standard deviations, up to which rounding keeps what a review measures."""
 LEAST_TIES = 4
-"""Values that agree exactly, or calls of one length: fewer may do so by chance."""
+"""Values that agree exactly: fewer may do so by chance."""
 AGREE = 1e-6
 """Relative difference of numbers that are taken for equal."""
 
@@ -53,17 +52,6 @@ def processing_of(noise: Noise) -> tuple[str, float]:
     chosen = zero.any(0) & ~zero.all(0)
     if zero[:, chosen].sum() >= LEAST_TIES:
         return "numbers are zero under some seeds only: chosen after the noise", float(zero.mean())
-    largest = np.abs(values).max()
-    tied = np.abs(values) >= largest * (1 - AGREE)
-    if tied.sum() >= LEAST_TIES and tied.any(0).sum() > 1:
-        return "numbers are cut at one value after the noise", float(tied.mean())
-    lengths = noise.lengths
-    if lengths is not None and values.shape[1] > 1 and np.isfinite(lengths).all():
-        level = lengths >= lengths.max() * (1 - AGREE)
-        # Noise that is drawn from a pool repeats whole calls, which says nothing of their length.
-        if len(np.unique(values[level], axis=0)) >= LEAST_TIES:
-            text = "all that leaves has one length in many calls: scaled after the noise"
-            return text, float(level.mean())
     return "", 0.0
 
 
@@ -90,22 +78,9 @@ def follows(x: np.ndarray, source: np.ndarray) -> bool:
     candidates = [y for y in functions(source) if y.shape == x.shape]
     if any(proportional(x - x[0], y - y[0]) for y in candidates):
         return True
-    if x.shape == source.shape and x.shape[1] >= LEAST_TIES:
-        return rises_or_falls(x, source)
     # Of places in a tensor a multiple says nothing: two numbers of few values agree by chance.
     wholes = [np.argmax(source, axis=1), np.argmin(source, axis=1), np.argmax(abs(source), axis=1)]
     return x.shape[1] == 1 and any(x.any() and (x[:, 0] == y).all() for y in wholes)
-
-
-def rises_or_falls(x: np.ndarray, source: np.ndarray) -> bool:
-    """Whether each number only rises, or only falls, with its own in the source, in all calls: as
-    after a cut, or in a step of Adam from a fixed state."""
-    order = np.argsort(source, axis=0, kind="stable")
-    steps = np.diff(np.take_along_axis(x, order, axis=0), axis=0)
-    rounding = AGREE * np.ptp(x, axis=0)
-    one_way = (steps >= -rounding).all(0) | (steps <= rounding).all(0)
-    # A number that is always cut tells nothing; a few that follow in every call tell enough.
-    return bool(one_way.all() and np.ptp(x, axis=0).astype(bool).sum() >= LEAST_TIES)
 
 
 def functions(x: np.ndarray) -> list[np.ndarray]:
@@ -122,12 +97,3 @@ def proportional(a: np.ndarray, b: np.ndarray) -> bool:
     if not (0 < square < np.inf and a.any()):
         return False
     return bool(np.abs(a - float((a * b).sum()) / square * b).max() <= 1e-4 * np.abs(a).max())
-
-
-def after_processing(finding: Finding, words: str) -> Finding:
-    """A finding that what is done after the noise may explain. Args: finding. words: say what."""
-    text = f"{finding.words} (not what is claimed, but may be sound: {words})"
-    if finding.verdict == "broken":
-        return finding._replace(verdict="not as claimed", words=text)
-    by_chance = finding.p is not None and finding.rejected == "broken"
-    return finding._replace(rejected="not as claimed", words=text) if by_chance else finding

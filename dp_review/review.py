@@ -28,8 +28,7 @@ class Review:
     Args:
         findings: one for each check, in the order of `CHECKS`.
         epsilon: what the measured sensitivity, noise and sampling give at the claimed delta;
-            infinite where no finite one can be stated; ``None`` without steps or delta, and where
-            the noise of one step takes back a part of the last one's.
+            infinite where no finite one can be stated; ``None`` without steps or delta.
         claims: what was claimed.
         limitations: what so many calls on these examples could not have shown, in sentences.
     """
@@ -88,9 +87,7 @@ class Review:
         stated = self.claims.epsilon
         claimed = "" if stated is None else f" (claimed: {round_up(stated, '.4g')})"
         if self.epsilon is None:
-            tied = "noise independence" in self.not_as_claimed
-            need = "noise that is drawn anew in every step" if tied else "steps and delta claimed"
-            return f"No ε: it needs {need}."
+            return "No ε: it needs steps and delta claimed."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
         noise = self["noise size"]
@@ -153,7 +150,7 @@ def step(
         loader: seed -> batches, each a list of indices into the data set.
         others: name -> a further step (another worker, the next step) whose noise at the same seed
             must be independent.
-        batch: size of the batch that is varied; default 16, under "replace" the denominator.
+        batch: size of the batch that is varied; default 16.
         draws: calls from which the noise is measured, at least 16.
         seed: of the review; the step gets seeds derived from it.
         significance: chance that a sound step is called broken, over all checks together.
@@ -176,7 +173,7 @@ def step(
     unseen: tuple[str, ...] = ("Anything of the step: none was looked at.",)
     untold = "no step was given"
     if function is not None:
-        size = batch_size(batch, claims, len(data))
+        size = batch_size(batch, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
         untold = "there is no noise to compare with"
         with warnings.catch_warnings():
@@ -184,6 +181,7 @@ def step(
             try:
                 trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
                 findings += step_findings(trials, others or {})
+                untold = "what leaves was changed after the noise" if trials.processed else untold
                 unseen = tuple(limitations(trials, level_of(findings, significance)))
             except StepFailed as failed:  # on the first batch: no other check could look
                 first = f"{len(failed.examples)} ordinary examples"
@@ -244,11 +242,9 @@ def worst(findings: Sequence[Finding]) -> Finding:
     return max(findings, key=size)
 
 
-def batch_size(batch: int | None, claims: Claims, count: int) -> int:
-    """The size of the batch that is varied. Args: batch, claims: see `step`. count: of examples."""
+def batch_size(batch: int | None, count: int) -> int:
+    """The size of the batch that is varied. Args: batch: see `step`. count: of examples."""
     size = min(count, USUAL_BATCH)
-    if claims.relation == "replace" and claims.denominator >= 2:
-        size = round(claims.denominator)
     if batch is not None:
         check_whole("batch", batch, 2, max(count, 2))
         size = batch

@@ -47,27 +47,16 @@ def extreme_examples(batch: Batch) -> list[Example]:
     return [scale(batch[i], factor) for i, factor in chosen]
 
 
-def beside_copies(
-    trials: Trials, words: str, example: Example, other: Example, copies: int
-) -> Neighbours:
-    """An example among so many copies of another one, against the copies alone.
-
-    Args: trials: of the step. words: say what was done. example, other: the two.
-    """
-    return Neighbours(words, [other] * copies, [example], [other] if trials.replaced else [])
-
-
 def turned_sums(trials: Trials) -> list[Neighbours]:
     """A loud example beside a tiny copy of itself: a sum that is brought to one length turns round
     where it was short."""
     if not holds_floats(trials.data[0]):
         return []
-    copies = len(trials.batch) - 1 if trials.replaced else 1
     turned = []
     for i, far in itertools.product(range(TRIED), (LOUD, -LOUD)):
-        words = f"{trials.name(i)} scaled by {far:g}, beside {copies} × it scaled by {1 / LOUD:g}"
+        words = f"{trials.name(i)} scaled by {far:g}, beside it scaled by {1 / LOUD:g}"
         loud, tiny = (scale(trials.data[i], factor) for factor in (far, 1 / LOUD))
-        turned.append(beside_copies(trials, words, loud, tiny, copies))
+        turned.append(Neighbours(words, [tiny], [loud]))
     return turned
 
 
@@ -83,18 +72,16 @@ def factors_of(trials: Trials, i: int) -> Iterator[float]:
     ladder = SIZES if i < TRIED else ()
     yield from ladder
     for factor in (LOUD, -LOUD, 10.0, -10.0):
-        if factor not in ladder and trials.loudest.get(i, 0.0) < REACHED * trials.limit:
+        if factor not in ladder and trials.loudest.get(i, 0.0) < REACHED:
             yield factor
 
 
 def single_changes(trials: Trials) -> Iterator[tuple[int, Neighbours]]:
-    """Each example left out, or in another's place, as it is and made loud, with its place."""
+    """Each example left out, as it is and made loud, with its place."""
     for i, example in enumerate(trials.data[:MOST_ROWS]):
-        done = "replaced" if trials.replaced else "left out"
         for factor in factors_of(trials, i):
-            words = f"{trials.name(i)} {done if factor == 1 else f'scaled by {factor:g}'}"
-            row = scale(example, factor)
-            yield i, row_change(trials.batch, i, row, words, trials.replaced)
+            words = f"{trials.name(i)} {'left out' if factor == 1 else f'scaled by {factor:g}'}"
+            yield i, row_change(trials.batch, i, scale(example, factor), words)
 
 
 def farthest_single_changes(trials: Trials) -> list[Neighbours]:
@@ -103,7 +90,8 @@ def farthest_single_changes(trials: Trials) -> list[Neighbours]:
     found: list[tuple[float, int, Neighbours]] = []
     for i, trial in single_changes(trials):
         with trials.noting_failures(trial.words):
-            moved = trials.note(trial.words, trials.gap(trial, i % TRIED))
+            gap = trials.in_clips(trials.gap(trial, i % TRIED))
+            moved = float(np.nan_to_num(np.linalg.norm(gap), nan=math.inf))
             trials.loudest[i] = max(moved, trials.loudest.get(i, 0.0))
             trials.left_out.add(i)
             found.append((-moved, len(found), trial))
@@ -113,25 +101,23 @@ def farthest_single_changes(trials: Trials) -> list[Neighbours]:
 def likely_single_changes(trials: Trials) -> list[Neighbours]:
     """The same where noise does not cancel: those whose copies move farthest in two calls each."""
     batch = trials.batch
-    stand = [batch[0]] * COPIES if trials.replaced else []
     found: list[tuple[float, int, Neighbours]] = []
     base = np.zeros((2, int(trials.kept.sum())))
     with trials.noting_failures("an ordinary batch"):
         for _ in range(TRIED):
             for side in (0, 1):
-                sent = trials.in_clips(trials.out([*batch, *stand], next(trials.fresh)))
+                sent = trials.in_clips(trials.out(batch, next(trials.fresh)))
                 base[side] += sent / TRIED
     for i, example in enumerate(trials.data[:MOST_ROWS]):
         for factor in (1.0, LOUD) if holds_floats(example) else (1.0,):
-            action = "replaced" if trials.replaced else "left out"
-            words = f"{trials.name(i)} {action if factor == 1 else f'scaled by {factor:g}'}"
+            words = f"{trials.name(i)} {'left out' if factor == 1 else f'scaled by {factor:g}'}"
             row = scale(example, factor)
             with trials.noting_failures(words):
                 far = [*batch, *[row] * COPIES]
                 one, other = (trials.in_clips(trials.out(far, next(trials.fresh))) for _ in base)
                 # The two have noise of their own: their product has none on average.
                 square = float(np.nan_to_num((one - base[0]) @ (other - base[1]), nan=math.inf))
-                trial = row_change(batch, i, row, words, trials.replaced)
+                trial = row_change(batch, i, row, words)
                 found.append((-square, len(found), trial))
                 trials.left_out.add(i)
     return [trial for _, _, trial in sorted(found)[:TRIED]]
@@ -139,12 +125,10 @@ def likely_single_changes(trials: Trials) -> list[Neighbours]:
 
 def changes_of_two(trials: Trials) -> Iterator[Neighbours]:
     """An example twice, and one that is loud beside a single other one."""
-    if not trials.replaced:
-        batch = trials.batch
-        yield Neighbours(f"{trials.name(0)} twice", batch, batch[:1])
-        loud = scale(batch[0], LOUD)
-        words = f"{trials.name(0)} scaled by 1e6, in a batch of two"
-        yield Neighbours(words, batch[1:2], [loud])
+    batch = trials.batch
+    yield Neighbours(f"{trials.name(0)} twice", batch, batch[:1])
+    words = f"{trials.name(0)} scaled by 1e6, in a batch of two"
+    yield Neighbours(words, batch[1:2], [scale(batch[0], LOUD)])
 
 
 def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
@@ -156,14 +140,10 @@ def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
 
     Args: trials: of the step. start, end: the two examples.
     """
-    length = len(trials.batch)
-    if trials.replaced:
-        windows = [range(i, i + length) for i in range(length + 1)]
-    else:
-        # Batches grow until they hold all copies, and shrink again.
-        length = min(length, LONGEST_WAY)
-        windows = [range(i) for i in range(1, 2 * length + 1)]
-        windows += [range(i, 2 * length) for i in range(1, length + 1)]
+    length = min(len(trials.batch), LONGEST_WAY)
+    # Batches grow until they hold all copies, and shrink again.
+    windows = [range(i) for i in range(1, 2 * length + 1)]
+    windows += [range(i, 2 * length) for i in range(1, length + 1)]
     items = [start] * length + [end] * length
     # Mixed, so that a step which cuts its batch into pieces has both in each.
     order = trials.rng.permutation(2 * length).tolist()
@@ -197,8 +177,6 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     """
     value, error = shift
     text = f"one example moves all that leaves together by {value:.4g} clip norms"
-    if trials.replaced:
-        text += " (2 are allowed, for a replacement)"
     # Estimated through the noise: chance decides. Else the difference is exact.
     if error:
         p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
@@ -231,13 +209,13 @@ def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterat
         shifts += measured(trials, [*ways, *turned_sums(trials)])
         yield from check_rule_of_batch(trials)
     for words, shift in shifts:
-        yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
+        yield judge_shift(trials, "sensitivity", words, shift, 1.0)
     if not singles:
         yield Finding("sensitivity", "the step fails on every changed batch", verdict="cannot tell")
         return
     words, best = max(singles, key=lambda single: single[1].value)
     # An example that is cut at the clip norm must show; one that hardly does proves nothing.
-    uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
+    uncertain = best.value <= 0.5 or best.value + 3 * best.error > 1.5
     if best.error and uncertain:
         text = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
         yield Finding("sensitivity", text, best.value, words, "cannot tell")
@@ -259,18 +237,17 @@ def check_rule_of_batch(trials: Trials) -> Iterator[Finding]:
     others = [trials.data[-1]] * (size - 1)
     for i, example in enumerate(trials.batch[:TRIED]):
         loud = scale(example, LOUD) if holds_floats(example) else example
-        beside = [trials.batch[:i] + trials.batch[i + 1 :], others]
-        beside += [] if trials.replaced else [[], trials.batch[size - 1 :], trials.batch[: i // 2]]
-        stand = [trials.batch[(i + 1) % size]] if trials.replaced else []
+        beside = [trials.batch[:i] + trials.batch[i + 1 :], others, []]
+        beside += [trials.batch[size - 1 :], trials.batch[: i // 2]]
         for row in (example, loud):
             moves = []
             for shared in beside:
                 # A batch on which the step fails is told where that is looked at.
                 with contextlib.suppress(StepFailed):
-                    gap = trials.gap(Neighbours("", shared, [row], stand, 0), 0)
+                    gap = trials.gap(Neighbours("", shared, [row], place=0), 0)
                     moves.append(trials.in_clips(gap))
             apart = max((float(np.linalg.norm(x - moves[0])) for x in moves), default=0.0)
-            if apart > RULE * trials.limit:
+            if apart > RULE:
                 text = (
                     "one example moves what leaves otherwise beside other examples, by "
                     f"{apart:.2g} clip norms: no sum of clipped examples, but a rule of the batch, "
@@ -295,7 +272,7 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
         bad[f"numbers {factor:g} times as large"] = scale(strong, factor)
     for kind, example in bad.items():
         words = f"an example of {kind} among copies of another"
-        trial = beside_copies(trials, words, example, strong, len(trials.batch) - 1)
+        trial = Neighbours(words, [strong] * (len(trials.batch) - 1), [example])
         batch, without = trial.batches()
         with trials.noting_failures("copies of one example"):
             trials.out(without, 0)
@@ -316,5 +293,5 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
             yield moved
             # A step may leave out its noise, not its sum, where it meets such numbers. In a sum
             # that is far too large rounding swallows it: what is broken there is the clip.
-            if moved.number <= trials.limit * (1 + SLACK) and (sent[0] == sent[1]).all():
+            if moved.number <= 1 + SLACK and (sent[0] == sent[1]).all():
                 yield Finding(DATA, f"{words}: there is no noise", 0.0, words, "broken")

@@ -36,17 +36,12 @@ REPEATS = 9
 after rounding to a coarse grid a few of them agree by chance."""
 MAX_COLUMNS = 16_384
 KEPT_COLUMNS = 200_000
-LONGEST_MOVE = 1e9
-BEYOND_NOISE = 1000.0
-"""Claimed deviations between two draws that no noise explains."""
 SEED_BITS = 16
 """What an output of whole numbers holds at least that may be a seed."""
 SAME_DRAW = 0.999
 """Cosine of two noises from which on they are one draw, up to their size."""
 RECENT = 8
 """Batches whose outputs are kept."""
-MOST_MOVES = 64
-"""Moves by the data that are kept, beside those beyond the limit."""
 
 
 class Shift(NamedTuple):
@@ -78,18 +73,16 @@ class Trials:
         self.batch = self.data[:batch]
         self.draws = draws
         self.seed = seed
-        self.replaced = claims.relation == "replace"
-        self.limit = 2.0 if self.replaced else 1.0
         self.rng = np.random.default_rng(seed)
         self.fresh = itertools.count(draws)
         self.failures: list[tuple[str, StepFailed]] = []
-        self.moves: dict[str, np.ndarray] = {}
         # What was done to single examples: how far each moved at most, by place in the data.
         self.left_out: set[int] = set()
         self.loudest: dict[int, float] = {}
         self.coupled = False
+        self.processed = ""
         self._recent: dict[int, tuple[Batch, np.ndarray]] = {}
-        self.out = Outputs(function, seed, self.batch, self.replaced)
+        self.out = Outputs(function, seed, self.batch)
         for field in ("frozen", "public"):
             for name in getattr(claims, field):
                 check(name in self.out.places, field, name, f"one of {', '.join(self.out.places)}")
@@ -153,8 +146,8 @@ class Trials:
             gap = np.abs(moves[1] - moves[0])[noised]
             spread = math.sqrt(first.var(0)[noised].mean()) if noised.any() else 0.0
             alike = gap <= 0.01 * spread + 1e-5 * np.abs(moves[:, noised]).max(initial=0.0)
-            if self.replaced or not alike.all():
-                return bool(alike.all())
+            if not alike.all():
+                return False
             # One is left out: it may rescale the noise, which is told, but draws no other.
             words = f"{self.name(0)} left out"
             drawn = (self.out(self.batch[1:], 0) - self.out(self.batch[1:], 1))[noised]
@@ -194,15 +187,13 @@ class Trials:
 
         Args: first: what left in the first calls. others: for other data, by draw.
         """
-        spread = np.ptp(first, axis=0)
-        # Without a seed that can be set, what no noise could reach is taken for unmoved.
-        unmoved = spread * self.per_deviation > BEYOND_NOISE
-        if self.claims.seeded:
-            unmoved = np.all([sent == first[draw] for draw, sent in others.items()], axis=0)
+        if not self.claims.seeded:
+            return []
+        unmoved = np.all([sent == first[draw] for draw, sent in others.items()], axis=0)
         steps = first - first[0]
         even = (steps == steps[1] * np.arange(len(first))[:, None]).all(0)
         whole = (first == first.round()).all(0)
-        bits = np.log2(1 + spread)
+        bits = np.log2(1 + np.ptp(first, axis=0))
 
         def tells(place: slice) -> bool:
             state = whole[place].all() and bits[place].sum() > SEED_BITS
@@ -258,15 +249,13 @@ class Trials:
         places = [out.places[name].start + self.columns[name] for name in both]
         chosen = np.concatenate([np.zeros(0, int), *places])
         rows = []
-        lengths = []
         for draw in range(self.draws):
             sent = out(examples, draw)
             rows.append(sent[chosen] * self.per_deviation)
-            lengths.append(float(np.linalg.norm(sent)))
         ends = np.cumsum([0, *map(len, places)]).tolist()
         parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
         sent = np.array(rows)
-        return Noise(self._dithered(sent, parts), parts, sent, np.array(lengths))
+        return Noise(self._dithered(sent, parts), parts, sent)
 
     def _dithered(self, sent: np.ndarray, parts: Mapping[str, slice]) -> np.ndarray:
         """Values that were rounded after the noise, spread over the cells of their grid: ties then
@@ -325,21 +314,9 @@ class Trials:
             del self._recent[next(iter(self._recent))]
         return sent
 
-    def note(self, words: str, gap: np.ndarray) -> float:
-        """The length of a move in clip norms; keeps it for the look at rates after the noise.
-
-        Args: words: say what moved. gap: difference of all that leaves.
-        """
-        moved = float(np.nan_to_num(np.linalg.norm(self.in_clips(gap)), nan=math.inf))
-        room = len(self.moves) < MOST_MOVES or moved > self.limit
-        if 0 < moved < LONGEST_MOVE and room and len(self.moves) < 2 * MOST_MOVES:
-            self.moves[words] = gap[self.chosen]
-        return moved
-
     def exact_shift(self, trial: Neighbours) -> Shift | None:
         """How far two neighbours lie apart, where their noise is the same at equal seeds."""
-        whole = self.gap(trial, 0)
-        first = self.in_clips(whole)
+        first = self.in_clips(self.gap(trial, 0))
         # What is not finite is infinitely far away, whatever the noise is.
         if not np.isfinite(first).all():
             return Shift(math.inf, 0.0)
@@ -349,12 +326,11 @@ class Trials:
         value = float(np.linalg.norm(first))
         rounding = 0.0
         # A move within the limit decides nothing.
-        for draw in range(REPEATS if value > self.limit * (1 + SLACK) else 1):
+        for draw in range(REPEATS if value > 1 + SLACK else 1):
             again = self.in_clips(self.gap(trial, draw + 1))
             rounding = max(rounding, float(np.linalg.norm(again - first)))
             if not rounding <= 0.01 + 1e-4 * value:
                 return None
-        self.note(trial.words, whole)
         return Shift(max(0.0, value - rounding), 0.0)
 
     def measure(self, trial: Neighbours) -> Shift:

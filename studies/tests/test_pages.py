@@ -132,7 +132,7 @@ def measured_ends() -> pd.DataFrame:
 def test_the_pages_say_how_far_off_v_was_in_the_registered_test():
     table = measured_ends()
     assert table.index.unique("cell").size == 12 and len(table) == 48
-    off = np.log2(table["v"] / table["found"])
+    off: Any = np.log2(table["v"] / table["found"])
     typical, largest = 2 ** ((off**2).mean() ** 0.5), 2 ** off.abs().max()
     said = f"by a factor of {typical:.1f} typically and {largest:.1f} at most"
     assert missing("docs/rates.md", said) == []

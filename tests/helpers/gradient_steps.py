@@ -13,7 +13,6 @@ SIGMA = 1.1
 MEAN = 8.0
 DATA = [(x, 0) for x in np.random.default_rng(0).normal(size=(12, NUMBERS))]
 CLAIMS = dp_review.Claims(clip_norm=1.0, noise_multiplier=SIGMA, denominator=MEAN)
-REPLACED = replace(CLAIMS, relation="replace", denominator=12.0)
 NOT_FINITE = replace(CLAIMS, finite=False)
 SAMPLED = replace(CLAIMS, sampling="poisson", sample_rate=0.02, dataset_size=400)
 Rows = np.ndarray

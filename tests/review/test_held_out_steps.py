@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from gradient_steps import CLAIMS, MEAN, REPLACED, SAMPLED, SIGMA, clipped, normal
+from gradient_steps import CLAIMS, MEAN, SAMPLED, SIGMA, clipped, normal
 
 import dp_review
 from dp_review.mistakes.model import (
@@ -582,16 +582,7 @@ def logs_what_follows_from_the_noised_sum(batch, sent, seed):
         "norm": np.linalg.norm(sent),
         "largest": np.argmax(np.abs(sent)),
         "highest": sent.max(),
-        "clipped to": np.clip(sent, -0.1, 0.1),
     }
-
-
-@right()
-@beside
-def a_step_of_adam_beside_it(batch, sent, seed):
-    first = 0.9 * np.linspace(-0.1, 0.1, NUMBERS) + 0.1 * sent
-    second = 0.999 * np.linspace(0.01, 0.02, NUMBERS) + 0.001 * sent**2
-    return {"step": first / (np.sqrt(second) + 1e-8)}
 
 
 @right()
@@ -641,17 +632,6 @@ def rows_sorted(batch):
 def weights_of_at_most_one(batch):
     _, y = arrays(batch)
     return clipped_gradients(batch) / (1 + y)[:, None]
-
-
-@right(claims=REPLACED)
-def mean_of_one_public_size(batch, seed):
-    return released(clipped_gradients(batch).sum(0), seed, max(1, len(batch)))
-
-
-@right()
-def preconditioned(batch, seed):
-    scale = np.linspace(0.5, 2.0, NUMBERS)
-    return {"weight": released(clip(gradients(batch) * scale).sum(0), seed)["weight"] / scale}
 
 
 @right()

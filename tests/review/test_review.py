@@ -113,7 +113,6 @@ def test_epsilon_given_is_that_of_what_was_measured():
         ({"epsilon": 3.67}, "broken"),  # a central-limit approximation
         ({"epsilon": 3.78, "delta": 0.01}, "broken"),
         ({"epsilon": 3.78, "sampling": None}, "broken"),
-        ({"epsilon": 30.0, "relation": "replace"}, "broken"),
         ({}, "cannot tell"),
     ],
 )

@@ -17,7 +17,6 @@ from gradient_steps import (
     MEAN,
     NOT_FINITE,
     NUMBERS,
-    REPLACED,
     SAMPLED,
     SIGMA,
     UNSEEDED,
@@ -275,7 +274,7 @@ def skips_small_gradients(rows):
     return bool(np.linalg.norm(total(rows)) > 0.1)
 
 
-@wrong(FOLLOWS, claims=REPLACED)
+@wrong(FOLLOWS)
 @skips
 def skips_what_is_right(rows):
     return bool((rows[:, 0] > 0).any())
@@ -372,17 +371,14 @@ def near_the_median_of_tokens(examples, seed):
     return step_of(near)([(rows[tokens].sum(0), 0) for tokens in examples], seed)
 
 
-@wrong(SENSITIVITY, claims=REPLACED)
-def below_the_median_replaced(examples, seed):
-    below = by_norm(lambda norms: norms <= 3 * np.median(norms))
-    return step_of(below, denominator=12.0)(examples, seed)
+@wrong(SENSITIVITY)
+@summed
+@by_norm
+def below_the_median(norms):
+    return norms <= 3 * np.median(norms)
 
 
 # ---- what leaves bare, other denominators, no seed
-
-
-def divides_by_its_batch(examples, seed):
-    return {"gradient": sound(examples, seed)["gradient"] * MEAN / max(1, len(examples))}
 
 
 @wrong("un-noised output")
@@ -474,11 +470,9 @@ def with_momentum(examples, seed):
 
 SIGNS = np.random.default_rng(0)
 """Of an augmentation that all examples share: how the batch varies is not its noise."""
-FIXED = replace(REPLACED, denominator=MEAN)
 ALIKE = {
     "half precision": (step_of(scaled_one_by_one), NOT_FINITE),
     "refuses what is not finite": (step_of(refuses), NOT_FINITE),
-    "replaced": (step_of(denominator=12.0), replace(REPLACED, finite=False)),
     "momentum beside it": (with_momentum, CLAIMS),
     "dropout": (with_dropout, CLAIMS),
     "another draw for another size": (lambda e, s: sound(e, s + 10**6 * len(e)), CLAIMS),
@@ -487,7 +481,6 @@ ALIKE = {
         unseeded(step_of(lambda rows: SIGNS.choice([-1, 1]) * total(rows))),
         UNSEEDED,
     ),
-    "batches of one public size": (divides_by_its_batch, FIXED),
 }
 OTHER = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}
 """A worker whose noise is its own."""
@@ -513,25 +506,11 @@ def after(change):
     return lambda examples, seed: {"gradient": change(sound(examples, seed)["gradient"])}
 
 
-def quieter(claims, step):
-    """A step of three tensors of which each has a rate of its own after the noise."""
-    rates = {"weight": 1.0, "bias": 0.5, "head": 0.3}
-    return lambda e, s: {name: rates[name] * x for name, x in step(e, s).items()}, claims
-
-
-def anticorrelated(seed):
-    return normal(seed) - 0.4 * normal(seed - 1)
-
-
 DEVIATION = SIGMA / MEAN
 MAY_BE_SOUND = {
     "signs": (after(np.sign), CLAIMS),
-    "cut at a deviation": (after(lambda x: np.clip(x, -DEVIATION, DEVIATION)), CLAIMS),
     "the largest only": (after(lambda x: x * (np.abs(x) >= np.sort(np.abs(x))[-6])), CLAIMS),
-    "of length 1": (after(lambda x: x / np.linalg.norm(x)), CLAIMS),
     "on a coarse grid": (after(lambda x: np.round(x / (2 * DEVIATION)) * 2 * DEVIATION), CLAIMS),
-    "a rate for each tensor": quieter(CLAIMS, in_tensors),
-    "anticorrelated": (step_of(noise=anticorrelated), CLAIMS),
     "half as much noise again": (step_of(noise=lambda s: 1.5 * normal(s)), CLAIMS),
 }
 

@@ -19,7 +19,6 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-from joblib.externals.loky import get_reusable_executor
 from scipy.stats import quantile_test
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification
@@ -49,20 +48,15 @@ WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day"
 
 # Words, case, whose time is divided by whose, and what was asked of the ratio.
 RATIOS = (
-    ("private step / bare step", "digits 10 x 16", "private", "bare", "at most 1.15"),
-    ("private step / bare step", "digits 10 x 16, rank 16", "private", "bare", "at most 1.3"),
-    ("private step / bare step", "digits 50 x 8", "private", "bare", "at most 1.15"),
-    ("private step / bare step", "MiniLM 4 x 8", "private", "bare", "at most 1.05"),
-    ("without a seed / bare step", "digits 10 x 16", "unseeded", "bare", ""),
-    ("without a seed / bare step", "digits 10 x 16, rank 16", "unseeded", "bare", ""),
     ("private step / plain step", "digits 10 x 16", "private", "plain", "at most 1"),
     ("private step / plain step", "digits 10 x 16, rank 16", "private", "plain", "at most 1.15"),
     ("private step / plain step", "digits 50 x 8", "private", "plain", "at most 1"),
     ("private step / plain step", "MiniLM 4 x 8", "private", "plain", "at most 1"),
+    ("without a seed / plain step", "digits 10 x 16", "unseeded", "plain", ""),
+    ("without a seed / plain step", "digits 10 x 16, rank 16", "unseeded", "plain", ""),
     ("Opacus by client / private step", "digits 10 x 16", "opacus", "private", "at least 2"),
     ("Opacus by client / private step", "digits 50 x 8", "opacus", "private", "at least 3.5"),
     ("Opacus by client / private step", "MiniLM 4 x 8", "opacus", "private", "at least 1.5"),
-    ("one by one / jobs=2, workers new", COMPARISON, "one by one", "two new processes", ""),
     ("one by one / jobs=2", COMPARISON, "one by one", "two processes", "at least 1.6"),
 )
 
@@ -108,13 +102,8 @@ def comparisons() -> dict[str, Callable[[], Any]]:
     def compare(jobs: int) -> None:
         fl.compare(task, rows, privacy, plan, jobs=jobs, progress=False)
 
-    def compare_by_new_workers() -> None:
-        get_reusable_executor().shutdown(wait=True)
-        compare(2)
-
     return {
         "one by one": lambda: compare(1),
-        "two new processes": compare_by_new_workers,
         "two processes": lambda: compare(2),
     }
 
@@ -150,7 +139,7 @@ def measure() -> pd.DataFrame:
     tables = [in_turns(COMPARISON, comparisons(), perf_counter)]
     for case, (name, clients, batch, rank) in STEPS.items():
         task = build_task(name, clients)
-        makers = {peer: peers.PEERS[peer] for peer in ("private", "bare", "plain", "opacus")}
+        makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
         makers["unseeded"] = partial(peers.stacked, seed=None)
         steps = {peer: make(task, batch, rank) for peer, make in makers.items()}
         tables.append(in_turns(case, steps))
@@ -189,12 +178,11 @@ brackets. Rank 4, of MiniLM 8, where no other is named.
 
 - *Private step*: this library's, all clients in one batch. *Without a seed*: the same, with every
   random number from the operating system.
-- *Bare step*: this library's adapters on the same examples, with one pair of factors for all of
-  them, and neither clients nor clip nor noise. *Plain step*: PEFT's model, likewise.
+- *Plain step*: PEFT's model on the same examples, with one pair of factors for all of them, and
+  neither clients nor clip nor noise.
 - *Opacus by client*: Opacus' hooks, one client after the other.
 - *10 x 16*: ten clients with sixteen examples each.
-- *One by one*: `fl.compare(..., jobs=1)`, each run with one thread, by the clock on the wall. New
-  workers load the libraries first, which long comparisons do not feel.
+- *One by one*: `fl.compare(..., jobs=1)`, each run with one thread, by the clock on the wall.
 
 On a GPU: `python -m benchmarks.gpu`, as [on an H200](gpu-nvidia-h200.md). With `--rows` every row
 of the table trains there and on the CPU, with the same noise: on the H200 the factors end within

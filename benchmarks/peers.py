@@ -15,7 +15,6 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.prepared import Prepared
@@ -96,22 +95,6 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | Non
     # From the second step on the clients differ: that is the state to time.
     local_training.local_step(prepared, clients, 0, 0)
     return lambda: local_training.local_step(prepared, clients, 0, 1)
-
-
-def bare(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
-    """The floor: this library's adapters on the same examples, one pair of factors for all of them,
-    and neither clients nor privacy.
-    """
-    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device)
-    if how.bfloat16:
-        multiply_in_bfloat16(adapted.model)
-    values = adapters.initial_values(adapted, Streams(0))
-    leaves = {key: x.to(how.device).clone().requires_grad_() for key, x in values.items()}
-    for key in adapted.select_keys(leaves):
-        adapted.set_tensor(key, leaves[key])
-    batches, count = grouped_examples(task, batch, how)
-    optimizer = torch.optim.SGD(leaves.values(), lr=RATE)
-    return plain_step(task, adapted.model, batches, count, optimizer)
 
 
 def peft_model(task: Task, rank: int, how: How) -> nn.Module:
@@ -234,7 +217,6 @@ def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = Fa
 PEERS: dict[str, Callable[..., Step]] = {
     "private": stacked,
     "plain": plain,
-    "bare": bare,
     "opacus": opacus,
     "ghost": partial(opacus, ghost=True),
 }

@@ -65,26 +65,7 @@ def slim(site: Path) -> None:
         path.write_text(slimmed(page, path, site), "utf-8")
     # Ours has the last word, wherever it was first seen.
     ordered = sorted(sheets, key=lambda sheet: sheet.name == "style.css")
-    rules = "\n".join(sheets[sheet] for sheet in ordered)
-    scripts = [one for one in (site / "_static").rglob("*.js") if one.name != "fontawesome.js"]
-    texts = [path.read_text("utf-8") for path in (*pages, *scripts)]
-    words = {word for text in texts for word in re.findall(r"[\w-]+", text)}
-    (site / STYLE).write_text(used_rules(rules, words), "utf-8")
-
-
-def used_rules(rules: str, words: set[str]) -> str:
-    """Style rules without those for classes that no page and no script names: two of three."""
-
-    def is_used(selector: str) -> bool:
-        plain = re.sub(r":(?:not|is|where|has)\([^()]*(?:\([^()]*\)[^()]*)*\)", "", selector)
-        return {*re.findall(r"\.([A-Za-z][\w-]*)", plain)} <= words
-
-    def kept(found: re.Match) -> str:
-        selectors = re.split(r",(?![^(]*\))", found[1])
-        used = ",".join(filter(is_used, selectors))
-        return f"{used}{{{found[2]}}}" if used else ""
-
-    return re.sub(r"([^{}]+)\{([^{}]*)\}", kept, rules)
+    (site / STYLE).write_text("\n".join(sheets[sheet] for sheet in ordered), "utf-8")
 
 
 def style(sheet: Path) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from fedlora_lab import methods
@@ -38,10 +37,6 @@ WORDS = {
 }
 """Page -> its words, without its tables."""
 FIGURES = ROOT / "docs" / "figures"
-OTHER_RANKS = CARDS / "other-ranks.csv"
-"""Runs of Fed-SB and RAVAN at a larger rank, in one setting of the protocol."""
-AT_OTHER_RANKS = "digits, example, epsilon 8"
-"""That setting."""
 
 
 def load_cards() -> list[dict[str, Any]]:
@@ -113,36 +108,6 @@ def rows_so_far(cards: list[dict[str, Any]]) -> str:
     adds a row need not train it here.
     """
     return f"**{len({card['method'] for card in cards})} rows have a card.**"
-
-
-def at_other_ranks(cards: list[dict[str, Any]]) -> str:
-    """Says how far Fed-SB and RAVAN come at a larger rank, beside their cards and FedLoRA's."""
-    setting = AT_OTHER_RANKS
-    at_four = {card["method"]: found for card, found in trained_in(setting, cards)}
-    if not {"fedlora", "fed-sb", "ravan"} <= {*at_four}:
-        return ""
-    runs = pd.read_csv(OTHER_RANKS)
-    said = []
-    means = {}
-    for slug, part in runs.groupby("method", sort=False):
-        rate = part.groupby("lr")["validation"].mean().idxmax()
-        chosen = part[part["lr"] == rate]
-        means[slug], half = t_interval(np.array(chosen["accuracy"]))
-        said.append(
-            f"{methods.get(str(slug)).name} reads {means[slug]:.3f} ± {half:.3f} at rank "
-            f"{chosen['rank'].iloc[0]}, where its card has {at_four[str(slug)]['accuracy']:.3f}"
-        )
-    base = at_four["fedlora"]["accuracy"]
-    above = [one["accuracy"] for card, one in trained_in(setting, cards) if is_private(card)]
-    ahead = "more than every row with an ε"
-    if means["fed-sb"] <= max(above):
-        ahead = "not more than all"
-    return (
-        f"On {in_words(setting)}, the same three seeds and the rate by validation: "
-        f"{'; '.join(said)}; FedLoRA has {base:.3f}. So Fed-SB reads {ahead}. One larger rank was "
-        f"tried for each, no other row got one, and the other settings were not run "
-        f"(`results/table/other-ranks.csv`)."
-    )
 
 
 def _number(value: float | None, text: str, missing: str = "not defined") -> str:
@@ -349,7 +314,6 @@ def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
         EVIDENCE: {
             **settings,
             "behind": named,
-            "ranks": at_other_ranks(cards),
         },
     }
     return {

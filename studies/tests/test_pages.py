@@ -232,20 +232,10 @@ def test_the_pages_say_what_training_all_weights_found():
     names = ("full-model", "full-seeds", "digits-example")
     runs = pd.concat(pd.read_csv(RESULTS / f"{name}.csv")[columns] for name in names)
     scores = runs.dropna(subset="epsilon").set_index(columns[:3])["accuracy"].sort_index()
-    shown = {"all-weights": "all weights", "head-only": "classifier alone"}
-    for epsilon in (8.0, 1.0):
-        for slug, label in shown.items():
-            for other in ("fedlora", "ffa-lora"):
-                gap = 100 * (scores[slug, epsilon] - scores[other, epsilon]).dropna()
-                mean, half = t_interval(gap.to_numpy())
-                assert len(gap) == 20
-                cells = f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]".replace("-", "−")
-                over = fl.methods.get(other).name
-                line = f"| {label} | {over} | {epsilon:g} | {cells} |"
-                assert missing("studies/logbook.md", line) == []
-                if (slug, other, epsilon) == ("all-weights", "ffa-lora", 8.0):
-                    link = f"[{mean:.1f} points](studies/logbook.md#six-methods-in-two-minutes)"
-                    assert mean > half and missing("README.md", link) == []
+    gap = 100 * (scores["all-weights", 8.0] - scores["ffa-lora", 8.0]).dropna()
+    mean, half = t_interval(gap.to_numpy())
+    link = f"[{mean:.1f} points](studies/logbook.md#six-methods-in-two-minutes)"
+    assert len(gap) == 20 and mean > half and missing("README.md", link) == []
     images = pd.read_csv(RESULTS / "fashion.csv").query("setting == 'trained' and seed < 3")
     tests = 100 * images.pivot(index="seed", columns="method", values="accuracy")
     mean, half = t_interval((tests["ffa-lora"] - tests["all-weights"]).to_numpy())
@@ -333,29 +323,15 @@ def test_the_pages_say_how_often_balanced_lora_leads():
         counts.append((sum(lead.low > 0 for lead in leads), sum(lead.high < 0 for lead in leads)))
     assert counts == [(6, 1), (6, 0)]
     assert missing("docs/methods.md", "[leads FedLoRA in six and is behind in one]") == []
-    assert (
-        missing("studies/logbook.md", "leads FedLoRA in six, by", "leads FFA-LoRA in six and") == []
-    )
 
 
 def test_the_pages_say_how_many_claims_were_decided():
     claims = pd.read_csv(RESULTS / "claims.csv")
     verdicts = claims["verdict"].value_counts()
     holds, opposite, none = verdicts[["holds", "opposite", "no difference of that size"]]
-    limit = claims[claims["verdict"] == "no difference of that size"]["high_together"].max()
     decided = f"[{holds + opposite + none}](studies/logbook.md#published-claims-measured-again)"
     of_these = f"{decided}, of which {holds} hold"
     assert missing("README.md", f"Of {len(claims)} claims in the literature", of_these) == []
-    undecided = verdicts[["cannot tell", "no gain to see here", "not measured here"]].sum()
-    lead = f"a lead above {math.ceil(100 * limit)} % of what training can gain"
-    said = [
-        f"Of {len(claims)} claims of papers these tasks decide {holds + opposite + none}",
-        f"{holds} hold, {opposite} come out opposite, and for {none} {lead}",
-        f"Another {verdicts['true by construction']} are true by construction",
-        f"{verdicts['the setting does not carry the claim']} were measured at another ε",
-        f"The other {undecided} were not decided",
-    ]
-    assert missing("studies/logbook.md", *said) == []
 
 
 def test_the_evidence_states_what_stored_studies_found():

@@ -102,8 +102,8 @@ def test_the_page_says_first_what_rank_4_does_to_two_rows():
     """Fault: "RAVAN is behind" was a statement about 8 trained numbers beside 512."""
     first, _ = table.PAGE.read_text("utf-8").split("<!-- rows -->")
     evidence = table.EVIDENCE.read_text("utf-8")
-    cards = {card["method"]: card["settings"][table.AT_OTHER_RANKS] for card in table.load_cards()}
-    runs = pd.read_csv(table.OTHER_RANKS)
+    cards = {card["method"]: card["settings"][NAME] for card in table.load_cards()}
+    runs = pd.read_csv(table.CARDS / "other-ranks.csv")
     for slug in ("fed-sb", "ravan"):
         one = runs[runs["method"] == slug]
         rate = one.groupby("lr")["validation"].mean().idxmax()

@@ -183,36 +183,10 @@ def norm_without_its_root(batch, seed):  # of 0.1 the square is 0.01
 
 
 @wrong(MOVES)
-@summing
-def factors_of_the_next_row(batch):
-    rows = gradients(batch)
-    return rows * np.roll(1 / np.maximum(1.0, norms_of(rows)), 1, axis=0)
-
-
-@wrong(MOVES)
-@summing
-def each_augmentation_clipped(batch):
-    turned = [(x[::-1], y) for x, y in batch]
-    return np.concatenate([clipped_gradients(batch), clipped_gradients(turned)])
-
-
-@wrong(MOVES, data=USERS)
-@summing
-def rows_of_a_user_clipped(users):
-    return clipped_gradients([row for user in users for row in user])
-
-
-@wrong(MOVES)
 @of_tensors
 def bias_not_in_the_norm(grads):
     norms = example_norms({"weight": grads["weight"]})
     return scale_examples(grads, 1 / np.maximum(1.0, norms))
-
-
-@wrong(MOVES)
-@of_tensors
-def each_layer_at_c(grads):
-    return clip_each(grads)
 
 
 def ghost(batch, bias):
@@ -247,20 +221,6 @@ def norm_in_half_precision(batch, seed):  # squares below 6e-8 are zero
     return {"weight": ((factors[:, None] * rows).sum(0) + 1e-4 * noise(seed)) / MEAN}
 
 
-@wrong(MOVES)
-@summing
-def rounded_up_after_the_clip(batch):
-    rows = clipped_gradients(batch)
-    return np.sign(rows) * np.ceil(np.abs(rows) / 0.25) * 0.25
-
-
-@wrong(MOVES)
-@summing
-def weighted_by_a_field(batch):
-    x, _ = arrays(batch)
-    return (1.0 + (np.abs(x[:, :1]) > 1.5)) * clipped_gradients(batch)
-
-
 # ---- wrong: what the batch decides
 
 
@@ -293,48 +253,12 @@ def median_of_coordinates(batch):
 
 @wrong(MOVES)
 @summing
-def quantised_by_the_largest(batch):
-    rows = clipped_gradients(batch)
-    step = np.abs(rows).max(initial=0) / 2
-    return np.round(rows / step) * step if step else rows
-
-
-@wrong(MOVES)
-@summing
-def balanced_after_the_clip(batch):
-    _, y = arrays(batch)
-    counts = np.bincount(y, minlength=CLASSES)
-    return clipped_gradients(batch) * (len(y) / (CLASSES * np.maximum(counts, 1)))[y][:, None]
-
-
-@wrong(MOVES)
-@summing
 def hardest_half(batch):
     _, y = arrays(batch)
     # The derivative by the bias of the true class: its probability, less 1.
     missed = tensor_gradients(batch)["bias"][np.arange(len(y)), y]
     order = np.argsort(missed, kind="stable")
     return clipped_gradients(batch)[order[: (len(order) + 1) // 2]]
-
-
-@wrong(MOVES)
-@summing
-def mixed_with_the_next(batch):
-    following = [*batch[1:], *batch[:1]]
-    x = [(one[0] + other[0]) / 2 for one, other in zip(batch, following)]
-    own, others = (
-        gradients([(row, y) for row, (_, y) in zip(x, some)]) for some in (batch, following)
-    )
-    return clip((own + others) / 2)
-
-
-@wrong(MOVES)
-@summing
-def smoothed_by_the_batch(batch):
-    x, y = arrays(batch)
-    shares = np.bincount(y, minlength=CLASSES) / max(1, len(y))
-    smooth = sum(share * gradients([(row, c) for row in x]) for c, share in enumerate(shares))
-    return clip(0.5 * gradients(batch) + 0.5 * smooth)
 
 
 @wrong(MOVES)
@@ -354,38 +278,7 @@ def spikes_dropped(sums):
     return sums if np.linalg.norm(sums) < 5 else 0 * sums
 
 
-@wrong(MOVES)
-@summing
-def padded_by_repetition(batch):
-    return clipped_gradients([*batch, *batch[:1] * (-len(batch) % 4)])
-
-
-@wrong(MOVES)
-@summing
-def microbatches_of_their_own_size(batch):
-    parts = [clipped_gradients(batch[i : i + 4]) for i in range(0, len(batch), 4)]
-    return np.array([4 * part.mean(0) for part in parts]).reshape(-1, NUMBERS)
-
-
-@wrong(MOVES)
-@summing
-def long_batches_cut(batch):
-    return clipped_gradients(batch[:12])
-
-
 # ---- wrong: the noise
-
-
-@wrong(SIZE, FOLLOWS)
-def noise_before_the_clip(batch, seed):
-    rows = gradients(batch)
-    return {"weight": clip(rows + noise(seed, rows.shape)).sum(0) / MEAN}
-
-
-@wrong(SIZE)
-@with_noise
-def noise_from_the_batch(batch, sums, seed):
-    return noise(int(1e6 * abs(np.nan_to_num(sums).sum())) % 2**32)
 
 
 @wrong(FOLLOWS)
@@ -417,13 +310,6 @@ def the_better_of_two_draws(batch, sums, seed):
 
 @wrong(FOLLOWS)
 @with_noise
-def noise_turned_against_the_sum(batch, sums, seed):
-    drawn = noise(seed)
-    return -drawn if drawn @ sums > 0 else drawn
-
-
-@wrong(FOLLOWS)
-@with_noise
 def noise_in_the_span_of_the_rows(batch, sums, seed):
     if not batch:
         return noise(seed)
@@ -445,23 +331,6 @@ def noise_of_rank_one(batch, sums, seed):
     return SIGMA * np.outer(rng.normal(size=FEATURES), rng.normal(size=CLASSES)).ravel()
 
 
-@wrong("noise law")
-@with_noise
-def uniform_noise(batch, sums, seed):
-    return SIGMA * 3**0.5 * np.random.default_rng(seed).uniform(-1, 1, NUMBERS)
-
-
-@wrong("noise law")
-@with_noise
-def no_noise_in_one_of_ten(batch, sums, seed):
-    return noise(seed) * (np.random.default_rng(seed + 10**9).random() > 0.1)
-
-
-@wrong(SIZE, claims=SMALL)
-def the_squared_limit(batch, seed):  # sigma C² in place of sigma C, where C = 0.1
-    return {"weight": (clip(gradients(batch), 0.1).sum(0) + 0.01 * noise(seed)) / MEAN}
-
-
 @wrong(MOVES, FOLLOWS)
 def unclipped_in_one_of_five(batch, seed):
     rows = gradients(batch)
@@ -470,19 +339,6 @@ def unclipped_in_one_of_five(batch, seed):
 
 
 # ---- wrong: what leaves beside
-
-
-@wrong("un-noised output")
-@beside
-def running_mean(batch, sent, seed):
-    x, _ = arrays(batch)
-    return {"running mean": 0.1 * np.nan_to_num(x).mean(0) if batch else np.zeros(FEATURES)}
-
-
-@wrong("un-noised output")
-@beside
-def clean_momentum(batch, sent, seed):
-    return {"momentum": 0.9 * 0.2 + 0.1 * clipped_gradients(batch).sum(0) / MEAN}
 
 
 @wrong(MOVES, SIZE)
@@ -496,11 +352,6 @@ def rows_of_tokens(batch):
     return clip(np.array([EMBEDDING[tokens].mean(0) for tokens in batch]).reshape(-1, NUMBERS))
 
 
-@wrong(MOVES, FOLLOWS, data=TOKENS)
-def divided_by_the_tokens(batch, seed):
-    return released(rows_of_tokens(batch).sum(0), seed, max(1, sum(map(len, batch))) / 3)
-
-
 @wrong("un-noised output", data=TOKENS)
 def padded_to_the_longest(batch, seed):
     longest = float(max(map(len, batch), default=0))
@@ -508,13 +359,6 @@ def padded_to_the_longest(batch, seed):
 
 
 # ---- right
-
-
-@right()
-@summing
-def sum_of_sizes_at_most_c(batch):
-    rows = gradients(batch)
-    return rows / np.maximum(1.0, np.abs(rows).sum(1, keepdims=True))
 
 
 @right()
@@ -570,12 +414,6 @@ def weight_decay_in_the_clip(batch):
 
 
 @right()
-@with_noise
-def noise_of_sixteen_pieces(batch, sums, seed):
-    return noise(seed, (16, NUMBERS)).sum(0) / 4
-
-
-@right()
 @beside
 def logs_what_follows_from_the_noised_sum(batch, sent, seed):
     return {
@@ -589,12 +427,6 @@ def logs_what_follows_from_the_noised_sum(batch, sent, seed):
 @summing
 def bfloat16(batch):
     return torch.from_numpy(clipped_gradients(batch) / 1.01).to(torch.bfloat16).double().numpy()
-
-
-@right()
-@summing
-def padded_with_zeros(batch):
-    return np.pad(clipped_gradients(batch), ((0, -len(batch) % 8), (0, 0)))
 
 
 @right()
@@ -618,13 +450,6 @@ def projected(batch, seed):
 def noise_by_box_and_muller(batch, sums, seed):
     u, v = np.random.default_rng(seed).random((2, NUMBERS))
     return SIGMA * np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)
-
-
-@right()
-@summing
-def rows_sorted(batch):
-    rows = clipped_gradients(batch)
-    return rows[np.lexsort(rows.T)]
 
 
 @right()

@@ -90,12 +90,6 @@ def random_signs(seed):
     return np.abs(normal(seed // 2)) * np.random.default_rng(seed + 10**9).choice([-1, 1], NUMBERS)
 
 
-@wrong(TIED, draws=32)
-@noised
-def one_draw_and_its_negative(seed):
-    return np.concatenate([normal(seed, 10), -normal(seed, 10)])
-
-
 @wrong(TIED, draws=64)
 @noised
 def half_shared(seed):
@@ -166,13 +160,6 @@ def one_factor_a_call(seed):
     return normal(seed) * np.exp(0.3 * np.random.default_rng(seed + 10**9).normal())
 
 
-@wrong(LAW)
-@noised
-def two_sizes(seed):
-    """Noise of the claimed variance, now larger and now smaller by a fair coin for each call."""
-    return normal(seed) * np.random.default_rng(seed + 10**9).choice([0.6, 1.28])
-
-
 @wrong(SIZE, draws=64)
 @noised
 def a_third_of_one_number(seed):
@@ -207,18 +194,6 @@ def without_part(noise, away):
 def orthogonal_to_the_sum(rows, noise):
     """Noise that has no part along the sum that it should hide."""
     return without_part(noise, total(rows))
-
-
-@wrong(FOLLOWS, draws=32)
-@of_the_data
-def orthogonal_to_the_first(rows, noise):
-    return without_part(noise, total(rows[:1]))
-
-
-@wrong(FOLLOWS)
-@of_the_data
-def halves_where_a_kind_is_absent(rows, noise):
-    return noise * (0.5 if len(rows) and (rows[:, 0] > 0).all() else 1.0)
 
 
 @wrong(FOLLOWS)
@@ -272,12 +247,6 @@ def a_scaler(rows):
 @skips
 def skips_small_gradients(rows):
     return bool(np.linalg.norm(total(rows)) > 0.1)
-
-
-@wrong(FOLLOWS)
-@skips
-def skips_what_is_right(rows):
-    return bool((rows[:, 0] > 0).any())
 
 
 @wrong(NOT_FINITE_DATA)

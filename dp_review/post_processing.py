@@ -24,7 +24,7 @@ def grid_step(values: np.ndarray) -> float:
     >>> round(grid_step(np.array([0.3, -0.6, 0.3, 0.0, 0.6, 0.9, -0.3, 0.0])), 6)
     0.3
     """
-    distinct = np.unique(np.abs(values[np.isfinite(values)]))
+    distinct = np.unique(np.abs(np.append(values[np.isfinite(values)], 0)))
     gaps = np.diff(distinct)
     gaps = gaps[gaps > AGREE * distinct.max(initial=0.0)]
     if values.size < 2 * LEAST_TIES or not gaps.size or len(distinct) > values.size / 2:

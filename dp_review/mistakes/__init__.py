@@ -102,9 +102,6 @@ class Mistake:
         function, data, claims, loader = self.subject(sound=sound)
         return step(function, data(), claims, loader=loader, draws=DRAWS)
 
-    def __repr__(self) -> str:
-        return f"Mistake: {self.name}"
-
 
 TABLE = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
 MISTAKES: dict[str, Mistake] = {name: Mistake(name=name, **entry) for name, entry in TABLE.items()}

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flower_runs
@@ -77,15 +78,28 @@ def test_a_run_is_resumed_on_another_device(tmp_path):
     assert gap(whole, resumed) == 0
 
 
+def tokens_on(model=None):
+    return replace(tokens("head"), model=model or tokens("head").model)
+
+
 @pytest.mark.slow
-def test_a_model_may_lie_on_another_device():
-    """Without ``device`` a run is where the model is; the data may stay on the CPU."""
-    task = tokens("head")
-    here = play(task, "fedsvd", private("example"))[-1]
+@pytest.mark.filterwarnings(toy_hubs.NO_PAD)
+@pytest.mark.parametrize(
+    "make",
+    [
+        tokens_on,
+        partial(toy_hubs.fresh, "bert"),
+        pytest.param(partial(toy_hubs.fresh_answers, "llama"), marks=pytest.mark.further),
+    ],
+)
+def test_a_model_may_lie_on_another_device(make):
+    """Without ``device`` a run is where the model is; the data may stay on the CPU. Fault: a model
+    of transformers was refused, since it was tried on inputs that lay on the CPU."""
+    here = make()
+    given = "rolora", private("example"), fl.Plan(rounds=1, local_steps=1)
     with other_device():
-        moved = replace(task, model=deepcopy(task.model).to(DEVICE))
-        there = play(moved, "fedsvd", private("example"))[-1]
-    assert gap(here, there) < 1e-12
+        there = play(make(model=deepcopy(here.model).to(DEVICE)), *given)[-1]
+    assert gap(play(here, *given)[-1], there) < 1e-5
 
 
 # ---- what is not a run
@@ -124,20 +138,6 @@ def test_an_audit_runs_on_another_device(slug):
     with other_device():
         there = fl.audit.run_audit(*given, device=DEVICE, **options)
     assert str(there) == str(here)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings(toy_hubs.NO_PAD)
-@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.further)])
-def test_a_model_of_transformers_may_lie_on_another_device(kind):
-    """Fault: it was refused, since it was tried on inputs that lay on the CPU."""
-    make = toy_hubs.fresh_answers if kind == "llama" else toy_hubs.fresh
-    task = make(kind)
-    plan = fl.Plan(rounds=1, local_steps=1)
-    with other_device():
-        moved = make(kind, model=deepcopy(task.model).to(DEVICE))
-        *_, end = fl.run(moved, "rolora", private("example"), plan, seed=0)
-        assert 0 < end.metrics["loss"] < 10
 
 
 @pytest.mark.further

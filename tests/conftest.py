@@ -81,6 +81,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.suffix == ".ipynb" or item.path.parent.name in TRAINING_ROOMS:
             item.add_marker("trains")
+        if "site" in getattr(
+            item, "fixturenames", ()
+        ):  # half a minute to build, and `make book` builds it, too
+            item.add_marker("further")
         if thinned := item.get_closest_marker("every"):
             (n,) = thinned.args
             test = item.nodeid.partition("[")[0]

@@ -44,9 +44,7 @@ def test_a_lesson_loads_late_keeps_a_choice_and_folds_on_a_phone(page, site):
     assert late <= {*loaded}
 
 
-@pytest.mark.parametrize(
-    "name", ["index.html", pytest.param(LESSON, marks=pytest.mark.further), "api/audit.html"]
-)
+@pytest.mark.parametrize("name", ["index.html", LESSON, "api/audit.html"])
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """The front page, a lesson whose dials turn, with hints and outcomes unfolded, and a page of
     signatures: WCAG 2.1 AA in either theme.
@@ -81,7 +79,6 @@ def test_a_long_table_is_sorted_by_the_column_that_is_pressed(page, site):
     assert column(0) == sorted(first, key=str.casefold)
 
 
-@pytest.mark.further
 def test_every_page_fits_a_phone(page, site):
     """Faults: pages of up to 156,000 pixels, a hundred screens and more; a formula or a signature
     that pushes a page sideways; a font that is not in the site. Tables and formulas scroll in a

@@ -127,7 +127,7 @@ def _check_filter(method: Method) -> None:
     passes it apart from the gradient: only of a linear one is what comes out the noise in the
     filtered release.
 
-    Guarantees: test_bad_input.py::test_bad_calls_are_one_line_and_lose_nothing.
+    Guarantees: test_bad_input.py::test_a_bad_call_is_refused_in_one_line.
     """
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 3, 16, 12, generator=random)

@@ -49,16 +49,6 @@ def test_a_question_is_short(key):
     assert len(" ".join(prose).split()) <= 90
 
 
-COMPUTED = {
-    "14.4": lambda: 0.6 - (0.67 - 0.35) / (0.1 * 40),
-}
-
-
-@pytest.mark.parametrize("key", COMPUTED)
-def test_the_answers_written_down_are_the_librarys(key):
-    assert all_exercises()[key].answers[0] == pytest.approx(COMPUTED[key](), rel=1e-8)
-
-
 # ---- how answers are read
 
 
@@ -139,22 +129,6 @@ def test_what_a_reader_built_is_used_once_it_is_right():
         course.exercises.use("00.1", solution)
 
 
-def test_a_function_that_changes_its_arguments_spoils_no_later_call():
-    """Nor the right answer, which is computed from the same inputs before and after it."""
-    reader = Calls("x and y", (np.ones(3), [1.0]), (np.zeros(3), [2.0]))
-
-    def spoils(x, y):
-        x *= 5
-        y.append(2.0)
-        return x.sum() + len(y)
-
-    def honest(x, y):
-        return x.sum() + len(y)
-
-    assert reader.read(spoils) == reader.read(spoils) == [17.0, 2.0]
-    assert reader.read(honest) == [4.0, 1.0]
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -223,26 +197,14 @@ def test_a_mistake_is_named_also_where_it_is_no_number_in_a_few_calls():
     assert mostly_nan.startswith("your result is a NaN where a number is right")
 
 
-def test_a_judgement_names_the_mistake_or_the_difference():
-    """The sum of five numbers, which come only once; a wrong function stops, one gives rows."""
-    wrong = (
-        (lambda x: {}[0], "stops"),
-        (lambda x: x, "not summed"),
-        (lambda x: x.mean(), "the mean"),
-    )
+def test_an_answer_cannot_be_learnt_by_heart():
+    """The sum of five numbers, which come only once."""
     reader = Calls("x", draw=lambda rng: (rng.normal(1.0, 0.1, 5),), times=3)
-    one = replace(all_exercises()["03.1"], answers=(np.sum,), wrong=wrong, reader=reader)
-    assert one.judge(sum).right
-    assert one.judge(lambda x: list(x)).message == "not summed"
-    shape = "a number should come out of your function, not numbers of shape (4,)."
-    assert one.judge(lambda x: x[1:]).message == shape
-    generator = np.random.default_rng()
-    unsteady = one.judge(lambda x: x.sum() + generator.normal()).message
-    assert "called again with the same inputs" in unsteady
+    one = replace(all_exercises()["03.1"], answers=(np.sum,), reader=reader)
     seen: tuple[set[float], set[float]] = set(), set()
     for sums in seen:
         one.judge(lambda x, sums=sums: sums.add(float(x.sum())) or 5.0)
-    assert len(seen[0]) > 3 and seen[0] & seen[1] <= {0.0}, "an answer could be learnt by heart"
+    assert len(seen[0]) > 3 and seen[0] & seen[1] <= {0.0}
 
 
 # ---- predictions

@@ -226,6 +226,16 @@ def test_what_so_many_releases_spend_is_not_lost_in_rounding(sigma):
         assert epsilon(((sigma, 1e-6 * sigma, 2**53),), 1e-5, accountant) > 1000
 
 
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_beyond_a_million_releases_sampling_is_not_counted(accountant):
+    """There one of them may spend less than a float's rounding: what is stated is larger."""
+    counted, uncounted, unsampled = (
+        epsilon(((50.0, q, steps),), 1e-5, accountant)
+        for q, steps in ((1e-6, 10**6), (1e-6, 10**6 + 1), (1.0, 10**6 + 1))
+    )
+    assert counted < 0.01 and uncounted == unsampled > 200
+
+
 # ---- from a target to the noise
 
 

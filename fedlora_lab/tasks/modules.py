@@ -77,7 +77,7 @@ def check_no_adapters(model: nn.Module) -> None:
     PEFT would make their factors anew beside those of a run, and the run would start at another
     model than the one that was given.
 
-    Guarantees: tests/tasks/test_trainer.py::test_a_model_that_holds_adapters_is_refused.
+    Guarantees: test_trainer.py::test_a_model_that_holds_adapters_is_refused.
     """
     kinds = (kind for module in model.modules() for kind in type(module).__mro__)
     layer = next((kind.__name__ for kind in kinds if kind.__module__.startswith("peft.")), None)

@@ -285,14 +285,15 @@ def named_line(
 
 
 LABEL_SIZE = 8.5  # points
+LABEL_WIDTH = 14  # letters in a line
 
 
-def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
+def label_ends(ax: Axes, labels: list[Label]) -> None:
     """Writes labels right of axes, as near to the ends of their lines as they fit.
 
     A thin leader joins each to the end of its line.
 
-    Args: ax, labels: of its lines; wide: letters in a line of a label.
+    Args: ax, labels: of its lines.
     Guarantees: no label lies on another (test_labels_beside_lines_keep_apart).
     """
     if not labels:
@@ -304,7 +305,7 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
     column = []
     for label in labels:
         # "ε = 8" stays on one line.
-        text = textwrap.fill(label.text.replace(" = ", "\u00a0=\u00a0"), wide, **fold)
+        text = textwrap.fill(label.text.replace(" = ", "\u00a0=\u00a0"), LABEL_WIDTH, **fold)
         text = text.replace("\u00a0", " ")
         shown = ax.annotate(text, (label.x, label.y), color=darken(label.colour), **put, **look)
         shown.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])

@@ -28,6 +28,7 @@ from page_blocks import fill_blocks, markdown_table
 from readme import describe_schedule, linked
 from site_assets import slim
 from site_cells import readable
+from site_logbook import HOME, heading_pages, linked_to, logbook_pages, within
 
 import fedlora_lab
 from fedlora_course import playground
@@ -266,11 +267,12 @@ def with_places(text: str, places: dict[str, str]) -> str:
     return re.sub(r"docs/evidence/\d\d\.md#\w+\)", lambda link: places[link[0]], text)
 
 
-def contents(api: list[str]) -> dict[str, Any]:
-    """The table of contents. Args: api: pages of the reference."""
+def contents(api: list[str], logbook: list[str]) -> dict[str, Any]:
+    """The table of contents. Args: api, logbook: pages below those that list them."""
     decisions = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
     below = {
         "api/index": [f"api/{name}" for name in api],
+        HOME: logbook,
         "docs/decisions/README": [f"docs/decisions/{name}" for name in decisions],
     }
 
@@ -304,18 +306,20 @@ def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     for name in ("docs", "book/story", "examples"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("notebooks", "studies", "_static/fonts", "extensions"):
+    for name in ("notebooks", HOME, "_static/fonts", "extensions"):
         (folder / name).mkdir(parents=True)
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
-    shutil.copy(ROOT / "studies" / "logbook.md", folder / "studies")
     places = evidence_places()
+    logbook = logbook_pages((ROOT / f"{HOME}.md").read_text(encoding="utf-8"))
+    homes = heading_pages(logbook)
     for path in lesson_paths():
         lesson = readable(path)
         for cell in lesson.cells:
-            cell.source = with_places(cell.source, places)
+            cell.source = linked_to(with_places(cell.source, places), homes)
         nbformat.write(lesson, folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    below = [name for name in logbook if name != HOME]
     config = (ROOT / "book" / "_config.yml").read_text(encoding="utf-8")
     pages = {
         "docs/methods.md": as_cards(methods_pages()[METHODS], folder / "docs" / "figures"),
@@ -323,10 +327,13 @@ def assemble(folder: Path) -> None:
         "_static/dials.js": page_script(),
         "_static/playground.js": classic_script(playground.module()),
         "_config.yml": with_repository(config),
-        "_toc.yml": yaml.safe_dump(contents(reference(folder / "api")), sort_keys=False),
+        "_toc.yml": yaml.safe_dump(contents(reference(folder / "api"), below), sort_keys=False),
     }
+    pages |= {f"{name}.md": within(name, text, homes) for name, text in logbook.items()}
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for path in folder.rglob("*.md"):
+        path.write_text(linked_to(path.read_text(encoding="utf-8"), homes), encoding="utf-8")
 
 
 def build(out: Path) -> None:

@@ -68,7 +68,7 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     formulas are MathML: where they are not parsed the page shows their source, in dollars."""
     names = [path.relative_to(ROOT).with_suffix("") for path in (*NOTEBOOKS, *DOCS.rglob("*.md"))]
     names += ["index", "search", "api/index", "api/privacy-plan", "api/plots-grammar"]
-    names += ["studies/logbook"]
+    names += ["studies/logbook", "studies/logbook/01a"]
     assert {site / f"{name}.html" for name in names} <= set(pages)
     front = pages[site / "index.html"]
     for path in NOTEBOOKS:
@@ -215,6 +215,21 @@ def test_an_example_of_a_docstring_keeps_its_lines():
     """Fault: all of it was one line of prose."""
     converted = runpy.run_path(str(ROOT / "book" / "docstrings.py"))["converted"]
     assert converted(["A sum.", "", ">>> 1 + 1", "2"]) == ["A sum.", "", ">>> 1 + 1", "2", ""]
+
+
+def test_the_logbook_comes_in_pages_that_lose_nothing():
+    """Fault: one page of 156,000 pixels on a phone."""
+    logbook = runpy.run_path(str(ROOT / "scripts" / "site_logbook.py"))
+    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    pages = logbook["logbook_pages"](text)
+    assert max(len(page.split()) for page in pages.values()) < 3_000
+    added = re.compile(r"^#.*\bcontinued\b.*$", re.M)
+    made = " ".join(added.sub("", page) for page in pages.values()).split()
+    assert [word for word in made if word.strip("#")] == [x for x in text.split() if x.strip("#")]
+    homes = logbook["heading_pages"](pages)
+    assert homes["what-was-found"] == "studies/logbook/01a"
+    link = "[x](../studies/logbook.md#what-was-found)"
+    assert logbook["linked_to"](link, homes) == "[x](../studies/logbook/01a.md#what-was-found)"
 
 
 def test_formulas_of_exercises_need_no_script_either():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import special
 from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
@@ -126,20 +126,6 @@ def test_every_name_has_a_key_of_its_own():
         key(0, "noise", 1.5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", [0, None], ids=["seeded", "release"])
-def test_uniform_and_normal_are_what_they_are_called(monkeypatch, seed):
-    """Kolmogorov-Smirnov, and no correlation of neighbours or streams."""
-    Entropy(monkeypatch, np.random.default_rng(0).bytes)
-    streams = Streams(seed)
-    uniform = streams.uniform((300, 400), "u")
-    normal = streams.normal((300, 400), "n").double()
-    for x, law in ((uniform.numpy(), stats.uniform), (normal.numpy(), stats.norm)):
-        assert stats.kstest(x.ravel(), law.cdf).pvalue > 1e-3
-        x = x - law.mean()
-        for other in (np.roll(x, 1), np.roll(x, 1, axis=0)):
-            assert abs(np.corrcoef(x.ravel(), other.ravel())[0, 1]) < 4 / x.size**0.5
-
-
 def test_the_ends_of_the_entropy_give_numbers_in_range(monkeypatch):
     Entropy(monkeypatch, lambda size: (BOTTOM + TOP)[:size])
     assert Streams(None).uniform((2,), "u").tolist() == [0.0, 1 - 2.0**-53]
@@ -158,7 +144,7 @@ def test_noise_reaches_beyond_what_any_delta_can_see(monkeypatch):
     """A neighbour's release that leaves the support of the noise is known for certain, and no
     accountant counts it: each extreme word is refined, to both sides, as often as it takes.
     """
-    for zeros in (10, 62, 63, 64, 127, 2000):
+    for zeros in (0, 1, 3, 10, 62, 63, 64, 127, 2000):
         for sign, direction in ((0, -1), (1, 1)):
             reached = direction * noise_from(monkeypatch, sign, "0" * zeros + "1")
             # Of the numbers of this sign one in 2^(zeros + 1) has a larger absolute value.

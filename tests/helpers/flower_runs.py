@@ -7,20 +7,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from fedlora_lab import flower  # isort: skip  (first: flwr warns where it is imported alone)
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from toy_tasks import LORA, PLAN, private
+from toy_tasks import LORA, PLAN, gap, private
 
 import fedlora_lab as fl
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import sent_down
-from fedlora_lab.lora.source import require_source
 from fedlora_lab.tasks.task import Task
 
 ROUNDS = PLAN.replace(rounds=3, participation=0.8, optimizer=fl.SGD(0.5))
@@ -162,22 +159,6 @@ def tensors_of(message):
     return messages.unpack_tensors(messages.get_arrays(message))
 
 
-def state(record):
-    """Everything the server holds after a round: factors, head, residuals, modes, scores."""
-    return dict(require_source(record)[2].tensors)
-
-
 def apart(left, right):
-    """Largest relative difference between two runs, over all that the server holds, NaN too."""
-    largest = 0.0
-    for one, other in zip(left, right, strict=True):
-        ours = state(one)
-        theirs = state(other)
-        assert ours.keys() == theirs.keys()
-        for key, x in ours.items():
-            if not torch.equal(x.isnan(), theirs[key].isnan()):
-                return float("inf")
-            gap = (x - theirs[key]).nan_to_num().norm()
-            size = theirs[key].nan_to_num().norm().clamp(min=1e-12)
-            largest = max(largest, float(gap / size))
-    return largest
+    """Largest relative difference between two runs, over all that the server holds."""
+    return max(gap(one, other) for one, other in zip(left, right, strict=True))

@@ -16,6 +16,7 @@ from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.store import RunState
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, PerClient
@@ -199,11 +200,9 @@ def other_data(task: Task) -> Task:
     return replace(task, clients=others)
 
 
-def tensors(record: Round) -> dict[str, Tensor]:
-    """Everything the server holds after a round, by name."""
-    pairs = record.adapter.items()
-    factors = {f"{layer}.{side}": pair[i] for layer, pair in pairs for i, side in enumerate("AB")}
-    return factors | {f"head.{name}": x for name, x in record.head.items()}
+def tensors(record: Round) -> dict[ParamKey, Tensor]:
+    """Everything the server holds after a round: factors, head, residuals, modes."""
+    return dict(require_source(record)[2].tensors)
 
 
 def book(record: Round) -> Ledger:
@@ -224,16 +223,23 @@ def same_bits(left: list[Round], right: list[Round], *without: str) -> None:
     for one, other in zip(left, right, strict=True):
         ours, theirs = tensors(one), tensors(other)
         assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours), f"round {one.index}"
+        for key, x in ours.items():
+            assert x.numpy().tobytes() == theirs[key].numpy().tobytes(), (one.index, key)
     pd.testing.assert_frame_equal(frame(left, *without), frame(right, *without), check_exact=True)
 
 
 def gap(left: Round, right: Round) -> float:
-    """Largest relative difference between two records' tensors."""
+    """Largest relative difference between two records' tensors; what is NaN is so in both."""
     ours, theirs = tensors(left), tensors(right)
     assert ours.keys() == theirs.keys()
-    norms = {name: theirs[name].norm().clamp(min=1e-12) for name in ours}
-    return max(float((ours[name] - theirs[name]).norm() / norms[name]) for name in ours)
+    largest = 0.0
+    for key, x in ours.items():
+        if not torch.equal(x.isnan(), theirs[key].isnan()):
+            return math.inf
+        difference = (x - theirs[key]).double().nan_to_num().norm()
+        size = theirs[key].double().nan_to_num().norm().clamp(min=1e-12)
+        largest = max(largest, float(difference / size))
+    return largest
 
 
 def is_binomial(counts: Sequence[int], n: int, p: float) -> None:

@@ -20,11 +20,10 @@ from flower_runs import (
     party,
     protected,
     question,
-    state,
     tensors_of,
 )
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from toy_tasks import book, play, tokens
+from toy_tasks import book, play, tensors, tokens
 
 from fedlora_lab import flower, methods
 from fedlora_lab.flower import messages
@@ -138,7 +137,7 @@ def test_a_lost_reply_leaves_its_weight_to_the_old_state():
     assert [record.participants for record in lost] == [0, 3, 2, 3]
     assert lost[2].traffic.numbers_up == loop[2].traffic.numbers_up * 2 // 3
     assert book(lost[-1]).to_json() == book(loop[-1]).to_json()
-    assert all((state(lost[2])[key] - x).norm() > 0 for key, x in state(lost[1]).items())
+    assert all((tensors(lost[2])[key] - x).norm() > 0 for key, x in tensors(lost[1]).items())
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def gradients_or_nan(
 
     Raises: what no example decides: ``NotPerExample``, `MachineFailure`.
     Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run,
-        test_short_memory.py::test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger.
+        ::test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger.
     """
     try:
         return gradients(index)

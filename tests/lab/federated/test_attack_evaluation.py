@@ -13,7 +13,9 @@ from flower_runs import by_messages, protected
 from torch import nn
 from toy_tasks import (
     KEEPS_B,
+    LORA,
     PLAN,
+    book,
     gap,
     other_data,
     people,
@@ -28,6 +30,7 @@ from toy_tasks import (
 import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_lab.federated import store
+from fedlora_lab.federated.local_training import MachineFailure
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
 
@@ -36,26 +39,41 @@ QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, bl
 
 
 class Strict(nn.Module):
-    """Texts of which all must have equally many marks, and none a word that it does not know."""
+    """Texts of which all must have equally many marks, and none a word that it does not know; finds
+    no memory for gradients once it is full.
+    """
+
+    full = False
 
     def __init__(self):
         super().__init__()
         self.words, self.map = nn.Embedding(10, 4), nn.Linear(4, 3)
 
     def forward(self, x):
+        if torch.is_grad_enabled() and Strict.full:
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory"
+            )  # as PyTorch's on a CPU
         if (x == 9).sum(1).unique().numel() > 1:
             raise ValueError("All examples must have the same number of <eos> tokens.")
         return torch.tanh(self.map(self.words(x))).mean(1)
 
 
-@pytest.mark.parametrize(("word", "unit"), [(9, "example"), (12, "client")])
-def test_no_example_stops_a_run(word, unit):
-    """One that raises beside others is as if alone; one that raises alone counts as zero."""
+def strict(word=0):
+    """A task of two clients, of which the first has a text that begins with this word."""
     torch.manual_seed(0)
     x = torch.arange(48).reshape(12, 4) % 8
     x[0, 0] = word
-    parts = list(zip(x.split(4), (torch.arange(12) % 3).split(4), strict=True))
-    task = fl.tasks.classification(Strict().double(), parts[:2], test=parts[2], targets=["map"])
+    *clients, test = zip(x.split(4), (torch.arange(12) % 3).split(4), strict=True)
+    persons = [[0, 0, 1, 1], [2, 2, 3, 3]]
+    model = Strict().double()
+    return fl.tasks.classification(model, clients, test=test, targets=["map"], persons=persons)
+
+
+@pytest.mark.parametrize(("word", "unit"), [(9, "example"), (12, "client"), (12, "person")])
+def test_no_example_stops_a_run(word, unit):
+    """One that raises beside others is as if alone; one that raises alone counts as zero."""
+    task = strict(word)
     plan = PLAN.replace(batch=None)
     last = play(task, FedLoRA, protected(unit), plan)[-1]
     alone = play(task, FedLoRA, protected(unit), plan, chunk_examples=1)[-1]
@@ -64,6 +82,31 @@ def test_no_example_stops_a_run(word, unit):
     assert last.nonfinite == (0 if word == 9 else PLAN.local_steps)
     with pytest.raises((ValueError, IndexError)):
         play(task, FedLoRA, None, plan)
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_run_stops_where_memory_ends_and_goes_on_from_its_ledger(seed, tmp_path, monkeypatch):
+    """Fault: every drawn example counted as zero, and the budget was spent on noise.
+
+    Without a seed the run is for release.
+    """
+    terms = strict(), FedLoRA, private("example"), PLAN.replace(rounds=3)
+    records = fl.run(*terms, lora=LORA, seed=seed, out=tmp_path)
+    assert [next(records).index for _ in range(2)] == [0, 1]
+    monkeypatch.setattr(Strict, "full", True)
+    words = r"^an example that passed before the run no longer does \(RuntimeError: .*memory\)"
+    with pytest.raises(MachineFailure, match=f"{words}.*; the ledger counts this round$"):
+        next(records)
+    monkeypatch.setattr(Strict, "full", False)
+    counted = [entry.round for entry in fl.Ledger.load(tmp_path / store.LEDGER).releases]
+    assert counted == [1, 2]
+    _, *later = fl.run(*terms, lora=LORA, seed=seed, out=tmp_path)
+    assert [record.index for record in later] == [2, 3]
+    spent = [entry.round for entry in book(later[-1]).releases]
+    # Under fresh noise round 2 is another release; from a seed it is the same one.
+    assert spent == ([1, 2, 3] if seed == 0 else [1, 2, 2, 3])
+    if seed == 0:
+        assert gap(later[-1], play(*terms)[-1]) == 0 and not later[-1].nonfinite
 
 
 def test_no_measure_of_a_private_run_looks_at_private_rows():

@@ -4,48 +4,49 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-import contract_clauses
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, anywhere, book, gap, people, play, private, tokens
+from toy_tasks import (
+    LORA,
+    PLAN,
+    anywhere,
+    book,
+    gap,
+    opened,
+    people,
+    play,
+    play_round,
+    private,
+    tokens,
+)
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
-from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.methods.state import ServerState
+from fedlora_lab.federated.store import RunState
 from fedlora_lab.privacy.ledger import LedgerEntry
 
 SIGMA = 1.3
 CLIP = 0.7
 
 
-def standing():
-    """Six clients that stand at known places at the end of a round."""
+def ends(sigma, rounds, ids=tuple(range(6)), **fields):
+    """The server's tensors after each of some rounds that begin alike, flat; and how many uploads
+    it saw in one.
+    """
     task = tokens("head", sizes=(4,) * 6)
-    start, way = (anywhere(task, methods.FedLoRA, seed).tensors for seed in (0, 1))
-    scale = torch.arange(1, 7, dtype=torch.float64) / 10
-    params = {key: x + torch.einsum("k,...->k...", scale, way[key]) for key, x in start.items()}
-    received = {key: x[None] for key, x in start.items()}
-    ready = contract_clauses.prepare(task, methods.FedLoRA, fl.Plan(), None)
-    return ready, local_training.ClientBatch(tuple(range(6)), params, received), tuple(start)
-
-
-def sent(ready, clients, keys, ids=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
-    noised = private("client", sigma=sigma, clip=CLIP, **privacy)
-    privacy = noised.resolve(ready.config.task, ready.config.plan)
-    begun = ServerState({key: x[0] for key, x in clients.start.items()}, t)
-    params = {key: x[list(ids)] for key, x in clients.params.items()}
-    clients = local_training.ClientBatch(ids, params, clients.start)
-    ready = replace(ready, config=replace(ready.config, privacy=privacy))
-    return exchange.release_round(ready, clients, keys, begun)
-
-
-def mean_change(received, clients):
-    """What the server adds to its state, flat."""
-    rows = [(x - clients.start[key]).flatten(1) for key, x in received.uploads.items()]
-    return received.weights @ torch.cat(rows, 1)
+    start = anywhere(task, methods.FedLoRA)
+    plan = fl.Plan(local_steps=1, batch=None, lr=0.1)
+    privacy = private("client", sigma, CLIP, **fields)
+    run = opened(task, methods.FedLoRA, privacy, plan, rounds - 1, start, kind=Recorder)
+    run.participants = lambda t: ids
+    flat = []
+    for t in range(rounds):
+        run.state = RunState(replace(start, round=t), {}, {})
+        play_round(run)
+        flat.append(torch.cat([x.flatten() for x in run.state.server.tensors.values()]))
+    return torch.stack(flat), len(run.result.received.weights)
 
 
 @pytest.mark.attack
@@ -65,11 +66,10 @@ def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
 
     No two rounds share a number: the difference of their releases would be free of noise.
     """
-    place = standing()
-    silent = sent(*place, sigma=0.0, trust=trust, **options)
-    assert len(silent.weights) == (6 if trust == "local" else 1)
-    rounds = [sent(*place, t=t, trust=trust, **options) for t in range(40)]
-    xi = torch.stack([mean_change(x, place[1]) - mean_change(silent, place[1]) for x in rounds])
+    silent, seen = ends(0.0, 1, trust=trust, **options)
+    assert seen == (6 if trust == "local" else 1)
+    noised, _ = ends(SIGMA, 40, trust=trust, **options)
+    xi = noised - silent
     assert (xi[1:] != xi[:-1]).all()
     assert abs(float(xi.square().mean().sqrt()) / std - 1) < 5 / math.sqrt(2 * xi.numel())
 

@@ -73,6 +73,15 @@ def test_a_merged_product_goes_down_at_its_rank():
         assert last.traffic.numbers_down == K * (A + B + residual)
 
 
+def test_a_rule_counts_what_it_asks_for_in_place_of_the_factors():
+    """Two sketches up and a basis down beside both factors; and blocks that hold their gains."""
+    plan = fl.Plan(rounds=2, local_steps=1, batch=None)
+    last = play(regression(), "fedask", None, plan)[-1]
+    assert last.traffic[::2] == (K * (B + A), K * (A + B + B))
+    last = play(regression(), "ravan", None, plan)[-1]
+    assert last.traffic[::2] == (K * LORA.rank, K * LORA.rank)
+
+
 def test_a_client_that_comes_by_chance_gets_all_that_changed():
     """RoLoRA: B alone has changed before the second round, and both factors before every later."""
     plan = fl.Plan(rounds=8, local_steps=1, batch=None, participation=0.5)

@@ -287,7 +287,7 @@ def test_deviates_unless_exact(row):
         assert all(value < 1e-6 for value in gaps) == row.exact, f"deviations {gaps}"
 
 
-@reads("schedule", "clip_groups", "precondition", units=True)
+@reads("schedule", "clip_groups", "precondition", "differences", units=True)
 def test_epsilon_is_that_of_the_plan(row, unit):
     """Epsilon is, bit for bit, that of the releases alone, whatever the method; or none is
     certified, with a reason. One release is a step in the example unit, a round in the client unit.
@@ -320,7 +320,7 @@ def test_the_schedule_opens_with_what_is_zero(row):
     assert (zero or taken_out) and zero <= movers(row, 0, 0, state)
 
 
-@reads("initial_factors", "clip_groups", "precondition")
+@reads("initial_factors", "clip_groups", "precondition", "differences")
 def test_chunks_change_nothing(row, unit, monkeypatch):
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.

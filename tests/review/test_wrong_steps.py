@@ -493,6 +493,7 @@ def test_what_may_be_sound_is_told_apart_from_what_is_broken(name):
     found = dp_review.step(step, DATA, replace(claims, steps=1, delta=1e-5))
     assert found.sound and found.not_as_claimed, found
     assert "may be sound" in found.summary and "of what was looked at" not in found.summary
+    assert found.exit_status == 2 * ("post-processing" in found.not_as_claimed)
 
 
 @pytest.mark.every(2)

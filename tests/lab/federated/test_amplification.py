@@ -134,7 +134,7 @@ def test_own_copies_are_noisier_than_the_average():
     plan = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
     privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
     own = []
-    for seed in range(2 * RUNS):
+    for seed in range(RUNS):
         watched, received = fl.measures.record_aggregation(methods.FedLoRA)
         first, *_ = fl.run(WIDE, watched, privacy, plan, lora=LORA, seed=seed, evaluate_every=3)
         a, _ = received[-1].factors("map")
@@ -154,7 +154,7 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
     plan = fl.Plan(rounds=4, local_steps=2, batch=3, lr=0.2)
     privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
     energies = []
-    for seed in range(2 * RUNS):
+    for seed in range(RUNS):
         run = Run.open(make_config(WIDE, methods.get(row), privacy, plan, LORA, seed))
         deque(run.records(), maxlen=0)
         own = [run.start_clients((k,), run.state.server).params for k in range(4)]

@@ -42,8 +42,15 @@ def test_a_rule_that_cannot_be_applied_is_one_line():
         play(fl.tasks.regression(clients=3), "flexlora", None, plan)
 
 
-@pytest.mark.parametrize("row", ["fedlora", "ffa-lora", "prism", "fedex-lora"])
-@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize(
+    ("row", "unit"),
+    [
+        ("fedlora", "example"),
+        ("ffa-lora", "client"),
+        ("prism", "example"),
+        ("fedex-lora", "client"),
+    ],
+)
 def test_writing_into_a_record_changes_no_run(row, unit):
     """Fault: a record held the server's own tensors. What was written there, also by NumPy, which
     no version counts, went into a private run past clip and noise, and no ledger knew of it."""

@@ -95,8 +95,10 @@ def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tenso
     white = map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
     if rule.complement is None:
         return white
-    # In a basis of the other directions: elsewhere there is no noise to be white.
-    complete = torch.linalg.qr(rule.complement.to(tensor), mode="complete")[0]
+    own = rule.complement.to(tensor)
+    assert (own.mT @ white).norm() <= 1e-9 * white.norm(), "nothing is released in these directions"
+    # In a basis of the other directions: there the noise is white.
+    complete = torch.linalg.qr(own, mode="complete")[0]
     return complete[..., rule.complement.shape[-1] :].mT @ white
 
 

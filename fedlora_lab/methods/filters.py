@@ -182,7 +182,8 @@ class TangentSpace:
     own columns, of second order in the round's steps, is left out.
 
     Source: arXiv:2606.00944 (PRISM), tangent projection, clip and noise of both factors.
-    Guarantees: test_noise_in_the_tangent_space_is_white; the steps of a plain loop
+    Guarantees: noise is white in these coordinates
+        (test_contract.py::test_noise_is_sigma_c_on_what_moves), and steps are those of a plain loop
         (test_transcriptions.py::test_methods_with_one_state_for_all_equal_their_loops).
     """
 

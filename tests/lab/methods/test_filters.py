@@ -1,23 +1,13 @@
 """Rules inside a client: filters and preconditioners, each against plain matrices."""
 
-import math
-
 import torch
 from calls import refused
 from toy_tasks import begun, play, random, regression
 
 import fedlora_lab as fl
-from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
-
-B = ParamKey("B", "layer")
-A = ParamKey("A", "layer")
-
-
-def gram(key, peer):
-    return peer @ peer.T if key is B else peer.T @ peer
 
 
 def test_directions_that_the_peer_does_not_span_stay_still():
@@ -36,9 +26,10 @@ def test_the_published_form_is_certified_by_nobody():
     The noise is white in the product, like the sound form's: a clip of the factor hides less there.
     """
     peer = random(3, 9)
-    rule = filters.factor_space(gram(B, peer))
+    gram = peer @ peer.T
+    rule = filters.factor_space(gram)
     eye = torch.eye(3, dtype=torch.float64)
-    torch.testing.assert_close(rule.of_noise @ gram(B, peer) @ rule.of_noise, eye)
+    torch.testing.assert_close(rule.of_noise @ gram @ rule.of_noise, eye)
     assert torch.equal(rule.before, eye) and torch.equal(rule.after, eye)
     assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor_to_c) or "")
     assert privatizer.uncertified_reason(filters.product_space) is None
@@ -57,23 +48,3 @@ def test_a_core_starts_where_the_frozen_weight_points():
     assert not core.any()
     with refused("rank=6: expected at most 5"):
         play(task, "fed-sb", None, lora=fl.Lora(rank=6))
-
-
-# ---- the tangent space of the product
-
-
-def test_noise_in_the_tangent_space_is_white():
-    """Its energy in the product is r (m + n - r), whatever the factors are. Nothing of it is out of
-    the tangent space: noise on both factors apart would count the overlap twice. That it is white
-    there: test_noise_is_sigma_c_on_what_moves.
-    """
-    values = {A: random(1, 3, 9), B: random(1, 7, 3, seed=1)}
-    maps = preconditioners(fl.methods.PRISM, (A, B), values)
-    a, b = values[A][0], values[B][0]
-    xi = {A: random(20000, 3, 9), B: random(20000, 7, 3, seed=1)}
-    _, alone = privatizer.add_noise({key: 0 * x for key, x in xi.items()}, xi, maps)
-    seen = alone[B] @ a + b @ alone[A]
-    energy = float(seen.square().sum((1, 2)).mean())
-    assert abs(energy / 39 - 1) < 5 * math.sqrt(2 / (39 * 20000))
-    own = [torch.eye(len(x), dtype=x.dtype) - x @ torch.linalg.pinv(x) for x in (b, a.T)]
-    assert float((own[0] @ seen @ own[1]).abs().max()) < 1e-9

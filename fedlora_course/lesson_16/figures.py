@@ -31,7 +31,7 @@ EXHIBITS = {
 }
 """Section of the notebook -> the mistakes that it shows."""
 QUESTIONS = {
-    "sensitivity": "How far does one example move what leaves?",
+    "sensitivity": "How far does one example move the release?",
     "noise size": "How large is the noise, over what is claimed?",
     "noise and data": "Is the noise equally large whatever the data are?",
     "noise independence": "Is the noise new for every number and every call?",
@@ -42,7 +42,7 @@ QUESTIONS = {
     "empty batch": "Is a batch without examples released alike?",
     "non-finite": "What does an example with NaN do?",
     "failure": "Does the step go through on every batch?",
-    "signal": "Does any example move what leaves?",
+    "signal": "Does any example move the release at all?",
     "accounting": "Which ε do all steps spend?",
 }
 """Check -> what it asks, in the words of the notebook; *frozen* needs a claim."""

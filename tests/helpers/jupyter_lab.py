@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 from axe_playwright_python.sync_playwright import Axe
 from jupyter_client.kernelspec import find_kernel_specs
+from places import ROOT
 from wait_for_thread import until
 
 TOKEN = "only-for-this-test"
@@ -36,78 +37,61 @@ def chromium() -> str:
     raise FileNotFoundError("no Chromium found: apt-get install chromium")
 
 
-class Lab:
-    """One JupyterLab server on the loopback address, with settings and notebooks of its own."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.notebooks = folder / "notebooks"
-        self.notebooks.mkdir(parents=True)
-        for name, values in SETTINGS.items():
-            path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(values))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.log = (folder / "server.log").open("w")
-        self.process = subprocess.Popen(
-            self._command(), env=self._environment(), stdout=self.log, stderr=self.log
-        )
-        until(self._answers, 900)
-
-    def _answers(self) -> bool:
-        log = self.folder / "server.log"
-        assert self.process.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
+@contextmanager
+def served_notebook(folder: Path, cells: Iterable[str]) -> Iterator[str]:
+    """The address of a notebook of these code cells, the only one of a JupyterLab of its own."""
+    places = {"IPYTHONDIR": "ipython", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_CONFIG_DIR": "config"}
+    places |= {"JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+    env = os.environ | {name: str(folder / place) for name, place in places.items()}
+    for name in ("MPLBACKEND", "PYTHONWARNINGS"):
+        env.pop(name, None)
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)])
+    # Under scripts/warm_kernels.py a kernel is there at once; else it loads the libraries.
+    kernel = "warm" if "warm" in find_kernel_specs() else "python3"
+    notebook.metadata["kernelspec"] = {"name": kernel, "display_name": "Python 3"}
+    (folder / "notebooks").mkdir()
+    nbformat.write(notebook, folder / "notebooks" / "widgets.ipynb")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": folder / "notebooks",
+        "IdentityProvider.token": TOKEN,
+        "LabApp.expose_app_in_browser": True,
+        "LabApp.extension_manager": "readonly",
+        # Should the test's process be killed, the server ends itself.
+        "ServerApp.shutdown_no_activity_timeout": 3600,
+        "MappingKernelManager.cull_idle_timeout": 3600,
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    address = f"http://127.0.0.1:{port}"
+    log = folder / "server.log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(command, env=env, stdout=stream, stderr=stream)
         try:
-            urllib.request.urlopen(f"{self.address}/api", timeout=10).close()
-        except OSError:
-            return False
-        return True
+            until(lambda: answers(server, address, log), 900)
+            yield f"{address}/lab/tree/widgets.ipynb?token={TOKEN}&reset"
+        finally:
+            server.terminate()  # it ends its kernels
+            server.wait(60)
 
-    def _command(self) -> list[str]:
-        options = {
-            "ServerApp.ip": "127.0.0.1",
-            "ServerApp.port": self.port,
-            "ServerApp.port_retries": 0,
-            "ServerApp.root_dir": self.notebooks,
-            "IdentityProvider.token": TOKEN,
-            "LabApp.expose_app_in_browser": True,
-            "LabApp.extension_manager": "readonly",
-            # Should the test's process be killed, the server ends itself.
-            "ServerApp.shutdown_no_activity_timeout": 3600,
-            "MappingKernelManager.cull_idle_timeout": 3600,
-        }
-        lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-        return lab + [f"--{name}={value}" for name, value in options.items()]
 
-    def _environment(self) -> dict[str, str]:
-        places = {"IPYTHONDIR": "ipython", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
-        places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_CONFIG_DIR": "config"}
-        places |= {"JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
-        env = os.environ | {name: str(self.folder / place) for name, place in places.items()}
-        for name in ("MPLBACKEND", "PYTHONWARNINGS"):
-            env.pop(name, None)
-        return env | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-
-    def close(self):
-        """Ask the server to end, with its kernels; it is killed if it does not."""
-        self.process.terminate()
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(15)
-        self.log.close()
-
-    def write(self, name: str, cells: Iterable[str]) -> str:
-        """A notebook with these code cells."""
-        notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)])
-        # Under scripts/warm_kernels.py a kernel is there at once; else it loads the libraries.
-        kernel = "warm" if "warm" in find_kernel_specs() else "python3"
-        notebook.metadata["kernelspec"] = {"name": kernel, "display_name": "Python 3"}
-        nbformat.write(notebook, self.notebooks / name)
-        return name
+def answers(server: subprocess.Popen, address: str, log: Path) -> bool:
+    assert server.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
+    try:
+        urllib.request.urlopen(f"{address}/api", timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def of_the_lab(error: Any) -> bool:
@@ -117,16 +101,19 @@ def of_the_lab(error: Any) -> bool:
 
 
 class Page:
-    """A notebook open in the browser; ``errors`` holds what the console complained of."""
+    """A notebook open in the browser; ``errors`` holds what the console complained of.
 
-    def __init__(self, browser, lab, name, cells):
-        self.places = [*cells]
+    Args: browser: of Playwright. address: of the notebook. names: of its cells.
+    """
+
+    def __init__(self, browser: Any, address: str, names: Iterable[str]) -> None:
+        self.names = [*names]
         self.page = browser.new_page(viewport={"width": 1280, "height": 1100})
         self.errors: list[str] = []
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: None if of_the_lab(e) else self.errors.append(str(e)))
         self.page.set_default_timeout(240_000)  # a busy machine is slow, not wrong
-        self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
+        self.page.goto(address)
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_function(
             """() => {
@@ -143,7 +130,7 @@ class Page:
 
     def run(self, name):
         """Run the cell of this name, wait until it has ended, and give its output area."""
-        index = self.places.index(name)
+        index = self.names.index(name)
         before = self.page.evaluate(
             """index => {
                 const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -204,15 +191,6 @@ class Page:
     def jumps(self):
         """Layout shifts since `watch_layout`: how far, and what moved from where to where."""
         return self.page.evaluate("window.jumps")
-
-
-@contextmanager
-def open_notebook(browser: Any, lab: Lab, name: str, cells: Mapping[str, str]) -> "Iterator[Page]":
-    """A page with a notebook of these cells, by name, the first of which has run."""
-    page = Page(browser, lab, lab.write(name, [cell.strip() for cell in cells.values()]), cells)
-    page.run(page.places[0])
-    yield page
-    page.page.close()
 
 
 def cut_off(output: Any) -> list[str]:

@@ -7,18 +7,13 @@ from filelock import FileLock
 from places import ROOT
 
 
-def shared_folder(folders):
-    """A folder that all processes of the tests share. Args: folders: pytest's own factory."""
-    own = folders.getbasetemp()
-    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
-
-
 def built_site(folders):
     """Folder of the site; the first process that asks builds it, the others wait for it.
 
     Args: folders: pytest's own factory, whose folder the processes share.
     """
-    shared = shared_folder(folders) / "book"
+    own = folders.getbasetemp()
+    shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
     with FileLock(f"{shared}.lock"):
         if not (shared / "index.html").exists():
             done = succeeded(PYTHON, ROOT / "scripts" / "book.py", "--out", shared)

@@ -1,10 +1,10 @@
-"""One JupyterLab and one Chromium for all browser tests of a process."""
+"""One Chromium for all browser tests of a process."""
 
 from pathlib import Path
 
 import jupyter_lab as labs
 import pytest
-from sites import built_site, shared_folder
+from sites import built_site
 
 
 def pytest_collection_modifyitems(items):
@@ -24,15 +24,6 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=labs.chromium(), args=labs.FLAGS)
         yield chromium
         chromium.close()
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    """A running JupyterLab, the only one: all tests in the browser run in one process."""
-    (shared_folder(tmp_path_factory) / "lab").mkdir()
-    server = labs.Lab(tmp_path_factory.mktemp("lab"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,14 @@ import re
 
 import pytest
 from dial_cases import DIALS, SETUP, turn
-from jupyter_lab import THEMES, accessibility_faults, cut_off, faintest_line, open_notebook
+from jupyter_lab import (
+    THEMES,
+    Page,
+    accessibility_faults,
+    cut_off,
+    faintest_line,
+    served_notebook,
+)
 
 CELLS = {
     "setup": SETUP,
@@ -25,10 +32,14 @@ privacy = fl.Privacy(delta=1e-4)
 
 
 @pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with open_notebook(browser, lab, "widgets.ipynb", CELLS) as page:
-        yield page
-        assert page.errors == []
+def notebook(browser, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    with served_notebook(folder, [cell.strip() for cell in CELLS.values()]) as address:
+        notebook = Page(browser, address, CELLS)
+        notebook.run("setup")
+        yield notebook
+        notebook.page.close()
+        assert notebook.errors == []
 
 
 def test_a_guess_is_made_with_the_keyboard_and_comes_back(notebook):

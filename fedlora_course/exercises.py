@@ -53,8 +53,6 @@ Answer = Any
 """What a reader of the notebook gives: anything at all."""
 Function = Callable[..., Any]
 """A reader's or a lesson's."""
-THOUSANDS = re.compile(r"\s*-?\d{1,3}(,\d{3}){2,}(\.\d*)?\s*")
-"""A number whose thousands are parted by two commas or more."""
 UNSTEADY = (
     "called again with the same inputs, your function gives another result: it keeps something "
     "between the calls, or draws random numbers that its arguments do not seed."
@@ -139,9 +137,6 @@ class NumberAnswer(Reader):
             plain = answer.detach() if hasattr(answer, "detach") else answer
             # As texts and this course write it.
             plain = plain.replace("−", "-") if isinstance(plain, str) else plain
-            # One comma may stand for a point; more of them can only part thousands.
-            if isinstance(plain, str) and THOUSANDS.fullmatch(plain):
-                plain = plain.replace(",", "")
             numbers = np.atleast_2d(np.asarray(plain, float))
         except (TypeError, ValueError, RuntimeError):
             numbers = np.array([[math.nan]])

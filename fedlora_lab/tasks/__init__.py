@@ -43,11 +43,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "regression": regression,
     "sentences": sentences,
 }
-"""Name -> function that builds the task of this name, whose ``origin`` holds the arguments."""
+"""Name -> function that builds the task of this name."""
 
 
 def build(name: str, **arguments: Any) -> Task:
-    """Builds a named task, such as ``build(task.name, **task.origin.arguments)``.
+    """Builds a named task, such as ``build("digits", clients=3)``.
 
     Raises: ValueError for a name that is not in `TASKS`.
     """

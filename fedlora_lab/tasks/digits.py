@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.task import Origin, Task, classification
+from fedlora_lab.tasks.task import Task, classification
 
 TEST, VALIDATION = 360, 180
 """Scans that test and that validate; the others are the clients'."""
@@ -52,16 +51,7 @@ def digits(
     >>> digits(clients=3, dirichlet=None).sizes
     (419, 419, 419)
     """
-    # JSON, in which arguments are stored, has neither infinity nor tuples.
     dirichlet = None if dirichlet == math.inf else dirichlet
-    targets = targets if isinstance(targets, str) else list(targets)
-    arguments = {
-        "clients": clients,
-        "dirichlet": dirichlet,
-        "seed": seed,
-        "targets": targets,
-        "head": head,
-    }
     check_whole("seed", seed)
     if dirichlet is not None:
         check_number("dirichlet", dirichlet, 0, open_low=True)
@@ -70,7 +60,7 @@ def digits(
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
     split = partition.dirichlet(y[private], clients, dirichlet, seed, SMALLEST_CLIENT)
     model, _ = load_pretrained()
-    task = classification(
+    return classification(
         model,
         [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, split)],
         test=(x[test], y[test]),
@@ -79,7 +69,6 @@ def digits(
         head=head,
         name="digits",
     )
-    return replace(task, origin=Origin(arguments))
 
 
 @cache

@@ -12,7 +12,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.tasks.metrics import squared_error
-from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Origin, Task, concatenate
+from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Task, concatenate
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 NOISE = 0.1
@@ -48,17 +48,6 @@ def regression(
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
     """
-    # From these `build` makes the task again.
-    arguments = {
-        "clients": clients,
-        "examples": examples,
-        "d_in": d_in,
-        "d_out": d_out,
-        "rank": rank,
-        "seed": seed,
-        "test": test,
-        "dtype": dtype,
-    }
     check_whole("examples", examples, 1)
     check_whole("test", test, 1)
     check_one_of("dtype", dtype, tuple(DTYPES))
@@ -78,7 +67,6 @@ def regression(
         held_out=HeldOut(concatenate(draw("test", test)), concatenate(draw("validation", test))),
         loss=squared_error,
         metrics={"loss": squared_error},
-        origin=Origin(arguments),
     )
 
 

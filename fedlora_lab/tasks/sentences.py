@@ -65,16 +65,7 @@ def sentences(
     >>> task.sizes, task.origin.classes
     ((1400, 1400, 1400, 1400), ('negative', 'positive'))
     """
-    # JSON, in which arguments are stored, has neither infinity nor tuples.
     dirichlet = None if dirichlet == math.inf else dirichlet
-    targets = targets if isinstance(targets, str) else list(targets)
-    arguments = {
-        "clients": clients,
-        "dirichlet": dirichlet,
-        "seed": seed,
-        "targets": targets,
-        "head": head,
-    }
     check_whole("seed", seed)
     if dirichlet is not None:
         check_number("dirichlet", dirichlet, 0, open_low=True)
@@ -119,7 +110,7 @@ def sentences(
         targets=targets,
         head=head,
     )
-    return replace(task, name="sentences", origin=replace(task.origin, arguments=arguments))
+    return replace(task, name="sentences")
 
 
 @contextmanager

@@ -153,14 +153,11 @@ class Origin:
     """Where a task comes from.
 
     Args:
-        arguments: with which `tasks.build` makes a built-in task of this name again, JSON-able;
-            empty where it cannot.
         classes: their names, in the order of the outputs, where they are known.
         processing_class: tokenizer or image processor, which is saved beside the adapter.
         data_collator: which makes tensors of rows.
     """
 
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     processing_class: Any = None
     data_collator: Any = None

@@ -148,7 +148,7 @@ def from_trainer(
         loss=loss,
         metrics=metrics | {"loss": loss} if "test" in public else {"loss": loss},
         persons=whose,
-        origin=Origin({}, classes, processing_class, collator),
+        origin=Origin(classes, processing_class, collator),
     )
     task.check_public()
     return task

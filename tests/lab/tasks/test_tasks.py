@@ -1,6 +1,6 @@
 """Tasks: what they hold, what they promise, what they refuse."""
 
-import json
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -42,21 +42,12 @@ def small(**changes):
     return classification(changes.pop("model", None) or net(), **given | changes)
 
 
-# ---- tasks by name
-
-
-def test_its_origin_rebuilds_a_task():
-    for task in (
-        digits(clients=4, dirichlet=float("inf"), seed=3, head="head", targets=("key", "up")),
-        regression(clients=3, seed=2, dtype="float64"),
-    ):
-        arguments = json.loads(json.dumps(task.origin.arguments, allow_nan=False))
-        again = fl.tasks.build(task.name, **arguments)
-        assert again.fingerprint == task.fingerprint
-        assert (again.layers, again.origin) == (task.layers, task.origin)
-
-
 # ---- digits
+
+
+def test_an_infinite_concentration_splits_at_random():
+    split = [digits(clients=4, dirichlet=alpha, seed=3).fingerprint for alpha in (math.inf, None)]
+    assert split[0] == split[1]
 
 
 def test_digits_use_every_scan_once():

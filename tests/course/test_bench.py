@@ -179,16 +179,6 @@ def test_an_error_is_one_line_of_its_row(make, toy):
     assert states[1] == "finished" and states[0].endswith("RuntimeError: planted failure")
 
 
-def test_rows_are_forgotten(make):
-    bench = make(epsilon=None)
-    bench.act("train")
-    done(bench)
-    bench.act("forget", id=0)
-    assert [row["id"] for row in bench.table] == [1]
-    bench.act("forget")
-    assert bench.table == [] and bench.rows == []
-
-
 def test_the_bench_shows_nothing_of_private_test_examples(make, toy):
     bench = make(replace(toy, held_out=replace(toy.held_out, public=False)), epsilon=50.0)
     bench.act("train")

@@ -127,12 +127,10 @@ def lessons() -> str:
 # ---- the page of methods
 
 CARD = """{}
-
-{}.
-
-<details><summary>Diagram and rules</summary>
-
 {}
+<details><summary>Diagram</summary>
+
+![The diagram of {}](figures/diagram-{}.png)
 
 </details>
 
@@ -177,21 +175,20 @@ def methods_pages() -> dict[Path, str]:
 
 
 def as_cards(page: str, folder: Path) -> str:
-    """The page with a card for each method: its sentence, and folded its diagram and its text."""
-    names = {row.name: (slug, row.note) for slug, row in methods.ALL.items()}
+    """The page with the diagram of each method below its text, folded."""
+    slugs = {row.name: slug for slug, row in methods.ALL.items()}
     first, *sections = re.split(r"^(?=## )", page, flags=re.M)
     cards = [first]
     for section in sections:
         heading, text = section.split("\n", 1)
         name = heading.removeprefix("## ")
-        if name not in names:
+        if name not in slugs:
             cards.append(section)
             continue
-        slug, note = names[name]
+        slug = slugs[name]
         picture = png(method_diagrams([methods.get(slug)]))
         (folder / f"diagram-{slug}.png").write_bytes(picture)
-        shown = f"![The diagram of {name}](figures/diagram-{slug}.png)\n{text}"
-        cards.append(CARD.format(heading, note[0].upper() + note[1:], shown))
+        cards.append(CARD.format(heading, text, name, slug))
     return "".join(cards)
 
 

@@ -29,7 +29,7 @@ def test_a_lesson_loads_late_keeps_a_choice_and_folds_on_a_phone(page, site):
     page.on("request", lambda request: loaded.append(request.url.split("/")[-1].split("?")[0]))
     page.goto((site / LESSON).as_uri())
     page.wait_for_load_state()
-    late = {"dials.js", "playground.js", LESSON.split("/")[-1].replace("html", "js")}
+    late = {"dials.js", LESSON.split("/")[-1].replace("html", "js")}
     assert not late & {*loaded}
     page.locator("input[name='04.a'][value=c]").check()
     page.get_by_text("Show the answer").first.click()

@@ -470,8 +470,14 @@ class Run:
             text = f"lr={self.config.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
         for key, x in received.uploads.items():
+            kept = before.tensors[key]
+            made = after.tensors[key]
+            form = f"{made.dtype} {tuple(made.shape)}"
+            expected = f"{kept.dtype} {tuple(kept.shape)}, as it was before the round"
+            fits = made.dtype == kept.dtype and made.shape == kept.shape
+            check(fits, f"{key} after the rule of {method.slug}", form, expected)
             # Of steps that are too long the uploads are not finite, and no rule is to blame.
-            if x.isfinite().all() and not after.tensors[key].isfinite().all():
+            if x.isfinite().all() and not made.isfinite().all():
                 warn(f"{key} is not finite after the rule of {method.slug}, though its uploads are")
                 break
         return after

@@ -54,8 +54,22 @@ def adapter_card(
         f"# Adapter for {printable(base)}\n\n"
         f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients. "
         f"The base is {source}.\n\n"
-        f"```python\n{_loading_code(task, base, place)}\n```\n\n"
+        f"```python\n{_loading_code(task, base, place)}\n```\n\n{_in_one_call(task, place)}"
         f"{NO_PRIVACY if ledger is None else statement(ledger)}\n{caveats}"
+    )
+
+
+def _in_one_call(task: Task, place: str) -> str:
+    """Writes PEFT's own call for a classifier, with the classes of the code above."""
+    kind = "AutoPeftModelForSequenceClassification"
+    if not task.origin.classes or not type(task.model).__name__.endswith(
+        "ForSequenceClassification"
+    ):
+        return ""
+    call = f"{kind}.from_pretrained({place!r}, dtype='float32', **classes)"
+    return (
+        "Where the base still lies in the same place, one call loads both, with these `classes`:"
+        f"\n\n```python\nfrom peft import {kind}\n\nmodel = {call}.eval()\n```\n\n"
     )
 
 
@@ -68,13 +82,13 @@ def _loading_code(task: Task, base: str, place: str) -> str:
     if getattr(model, "name_or_path", ""):
         kind = type(model).__name__
         classes_used.append(kind)
-        options = ""
+        options = ", dtype='float32'"  # in which it was trained
         if classes := task.origin.classes:
             # PEFT has no place for the names of classes.
             names = dict(enumerate(classes))
             numbers = {name: number for number, name in names.items()}
             code.append(f"classes = {{'id2label': {names!r}, 'label2id': {numbers!r}}}")
-            options = ", **classes"
+            options += ", **classes"
         source = repr(base)
         if shipped_name(model):
             imports.insert(0, "import fedlora_lab as fl")

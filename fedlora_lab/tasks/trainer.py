@@ -118,6 +118,8 @@ def from_trainer(
     _check_tokens(base, processing_class, x)
     if writes:
         _check_answers(x, y)
+    for rows in () if writes else public.values():
+        _check_class_names(classes, rows)
     read = {
         part: read_rows(base, rows, collator, processing_class) for part, rows in public.items()
     }
@@ -285,11 +287,16 @@ def _check_labels(model: nn.Module, rows: Any, y: Any) -> tuple[str, ...]:
     check(y.dtype == torch.int64 and bool(inside.all()), "labels", "others", expected)
     check(count > 1, "num_labels", count, "at least 2 classes: regression is not learned here")
     names = tuple(str(config.id2label[i]) for i in range(count))
+    _check_class_names(names, rows)
+    return names
+
+
+def _check_class_names(names: tuple[str, ...], rows: Any) -> None:
+    """Refuses rows whose ClassLabel names other classes, or in another order, than the model."""
     features = getattr(rows, "features", None) or {}
     for column in ("label", "labels"):
         declared = getattr(features.get(column), "names", names)
         check((*declared,) == names, "id2label", names, f"the data's ClassLabel: {declared}")
-    return names
 
 
 def _check_tokens(model: nn.Module, processing_class: Any, x: Mapping[str, Any]) -> None:

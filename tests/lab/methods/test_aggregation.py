@@ -98,6 +98,18 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
     torch.testing.assert_close(model(x), fl.predict(task, record, x), rtol=1e-6, atol=1e-8)
 
 
+def test_a_rule_that_makes_tensors_of_another_type_is_named():
+    """Fault: its doubles met the model's floats rounds later, in an error that named no rule."""
+
+    def doubled(state, broadcast, uploads, weights):
+        after = aggregation.mean(state, broadcast, uploads, weights)
+        return after.replace_tensors({key: x.double() for key, x in after.tensors.items()})
+
+    row = methods.FedLoRA.replace(name="Doubled", source="", aggregate=doubled)
+    with refused("^inner.A after the rule of doubled=.*float64.*: expected torch.float32"):
+        play(tokens(), row, None)
+
+
 def test_a_rule_that_makes_numbers_not_finite_is_named():
     """Fault: a rule that divided by zero went on, and nothing said so."""
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import peft
 import pytest
 import torch
 import toy_hubs
@@ -54,17 +53,15 @@ def test_a_csv_becomes_a_served_model_offline(tmp_path):
     assert spent == json.loads((tmp_path / "notes-adapter" / "ledger.json").read_text())
     # The adapter, by its own README as it stands, and by PEFT's own class.
     readme = (tmp_path / "notes-adapter" / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    code, in_one_call = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert "The base is `sentences-bert`, which lies in the package" in readme
     assert str(fl.tasks.shipped("sentences-bert")) not in readme
     tried = "rows = tokenizer(['a gentle nurse'], return_tensors='pt')\n"
     tried += "print(model.config.id2label[int(model(**rows).logits.argmax())])"
-    told = succeeded(
-        sys.executable, "-c", f"{code}\n{tried}", cwd=tmp_path, env=os.environ | OFFLINE
-    ).stdout
+    both = f"{code}\n{tried}\n{in_one_call}\n{tried}"
+    told = succeeded(sys.executable, "-c", both, cwd=tmp_path, env=os.environ | OFFLINE).stdout
     assert told.splitlines()[-1] == gentle["label"]
-    auto: Any = peft.AutoPeftModelForSequenceClassification
-    assert auto.from_pretrained(tmp_path / "notes-adapter", num_labels=3) is not None
+    assert told.splitlines().count(gentle["label"]) == 2
 
 
 @NEAR_CHANCE

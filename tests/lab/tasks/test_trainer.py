@@ -177,6 +177,8 @@ def test_tokens_and_classes_that_the_model_does_not_have_are_refused():
     table = Dataset.from_list(rows).cast_column("label", ClassLabel(names=["harsh", "kind"]))
     with refused("^id2label=.*: expected the data's ClassLabel: .'harsh', 'kind'."):
         toy_hubs.of_rows(table)
+    with refused("^id2label=.*: expected the data's ClassLabel: .'harsh', 'kind'."):
+        toy_hubs.of_rows(rows, eval_dataset=table)
     fewer = toy_hubs.classifier("bert", num_labels=1)
     with refused("^labels='others': expected whole numbers in .0, 0., the model's num_labels"):
         toy_hubs.of_rows(rows, fewer)

@@ -99,14 +99,14 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
 
 
 def test_a_rule_that_makes_tensors_of_another_type_is_named():
-    """Fault: its doubles met the model's floats rounds later, in an error that named no rule."""
+    """Fault: they met the model's own rounds later, in an error that named no rule."""
 
-    def doubled(state, broadcast, uploads, weights):
+    def halved(state, broadcast, uploads, weights):
         after = aggregation.mean(state, broadcast, uploads, weights)
-        return after.replace_tensors({key: x.double() for key, x in after.tensors.items()})
+        return after.replace_tensors({key: x.half() for key, x in after.tensors.items()})
 
-    row = methods.FedLoRA.replace(name="Doubled", source="", aggregate=doubled)
-    with refused("^inner.A after the rule of doubled=.*float64.*: expected torch.float32"):
+    row = methods.FedLoRA.replace(name="Halved", source="", aggregate=halved)
+    with refused("^inner.A after the rule of halved='torch.float16 .*: expected torch.float"):
         play(tokens(), row, None)
 
 

@@ -280,6 +280,9 @@ class Run:
             if not self.resumed:
                 yield self.record_start()
             elif self.folder is not None:
+                done = self.state.server.round
+                expected = f"at least {done}, the rounds in {self.folder}"
+                check(done <= self.config.plan.rounds, "rounds", self.config.plan.rounds, expected)
                 yield self.stored_record()
             while not self.ended:
                 yield self.close_round(self._round())

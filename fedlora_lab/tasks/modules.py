@@ -68,6 +68,8 @@ def check_model(model: nn.Module) -> None:
         )
         check(not weight.is_meta, f"model.{name}", "on the device meta", expected)
         check(is_finite(weight), f"model.{name}", "NaN or infinity", "finite weights")
+        expected = "layers that are not compiled: compile the whole model, or none"
+        check("_orig_mod" not in name, f"model.{name}", "compiled", expected)
     check_batch_norm(model)
 
 

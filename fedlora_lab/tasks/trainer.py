@@ -353,19 +353,26 @@ def _made_up_rows(model: nn.Module, x: Mapping[str, Any], y: Any) -> tuple[dict[
 
 @torch.no_grad()
 def _check_loss(model: Any, scored: tuple[dict, Any], loss: Callable[..., Tensor]) -> None:
-    """Refuses a loss other than the model's own, tried on single rows that are public."""
+    """Refuses a loss other than the model's own, tried on public rows: one by one, and for a
+    classifier on one row of each class together, where weights of classes count.
+    """
     x, y = scored
     knows = "labels" in inspect.signature(model.forward).parameters
-    for i in range(min(TRIED, len(y)) * knows):
-        one = torch.tensor([i])
+    tried = [torch.tensor([i]) for i in range(min(TRIED, len(y)))]
+    if y.ndim == 1:
+        tried.append(torch.tensor([int((y == label).nonzero()[0]) for label in y.unique()]))
+    for one in tried if knows else []:
         inputs = move_to_model(take(x, one), model)
         label = move_to_model(y[one], model)
         with in_one_line("model: expected one that takes such rows, but"):
             logits = forward(model, inputs)
-            ours = float(loss(logits, label))
+            ours = float(loss(logits, label).mean())
             own = float(model(**inputs, labels=label).loss)
         # Transformers takes some losses in float32 whatever the model's own type is.
         rounding = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
+        count = getattr(model.config, "num_labels", 0)
+        expected = f"{count}, the model's num_labels"
+        check(y.ndim > 1 or logits.shape[-1] == count, "outputs", logits.shape[-1], expected)
         close = abs(ours - own) <= rounding * (1 + abs(own)) or (own != own and ours == 0)
         expected = "the cross entropy of its labels, without smoothing or weights"
         check(close, "loss", f"{own:.6g} by the model, {ours:.6g} of its logits", expected)

@@ -378,7 +378,8 @@ def test_symbols_are_explained_one_at_a_time_with_their_lesson(page):
     for symbol, words in TABLES["help"].items():
         page.get_by_label(f"What is {symbol}?").press("Enter")
         shown = page.locator(".why[open]")
-        assert shown.count() == 1 and words["say"] in shown.inner_text()
+        shown.filter(has_text=words["say"]).wait_for()
+        page.wait_for_function("document.querySelectorAll('.why[open]').length === 1")
         place = shown.locator("a").get_attribute("href")
         assert (script.PAGE.parent / place).exists()
         box = shown.locator("span").bounding_box()

@@ -85,6 +85,9 @@ def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
     play(*run, seed=seed, out=tmp_path)
     records = play(*run, PLAN.replace(rounds=3), seed=seed, chunk_examples=1, out=tmp_path)
     assert [record.index for record in records] == [2, 3]
+    if seed is None:
+        with refused("^rounds=1: expected at least 3, the rounds in .*"):
+            play(*run, PLAN.replace(rounds=1), seed=seed, chunk_examples=1, out=tmp_path)
 
 
 def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(tmp_path):

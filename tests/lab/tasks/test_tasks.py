@@ -136,10 +136,12 @@ SPOILT = net()
 SPOILT.get_parameter("2.weight").data[0, 0] = float("nan")
 HOOKED = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
 HOOKED[1].register_forward_hook(lambda module, given, output: 2 * output)
+COMPILED = nn.Sequential(torch.compile(nn.Linear(4, 4)), nn.Linear(4, 3))
 NESTED = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"1": nn.Linear(4, 3)}))
 REFUSED: dict[str, Options] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
     "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
+    "model.0._orig_mod.weight='compiled': expected layers that are not": {"model": COMPILED},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
     "targets='2': expected a module outside the head": {"targets": ["2"], "head": "2"},
     "head='1': expected modules of nn.Linear alone": {"targets": ["0"], "head": "1"},

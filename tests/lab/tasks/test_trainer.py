@@ -6,7 +6,7 @@ import pytest
 import torch
 import toy_hubs
 import transformers
-from calls import refused
+from calls import Options, refused
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorWithPadding
@@ -134,20 +134,37 @@ def test_labels_that_are_texts_are_told_without_the_text():
         toy_hubs.of_rows(rows)
 
 
-class Smoothed(transformers.BertForSequenceClassification):
+class OwnLoss(transformers.BertForSequenceClassification):
     """A model with a loss of its own."""
 
+    options: Options
+
     def forward(self, input_ids=None, attention_mask=None, labels=None, **given):
-        outputs = super().forward(input_ids, attention_mask, labels=labels, **given)
+        outputs = super().forward(input_ids, attention_mask, **given)
         if labels is not None:
-            outputs.loss = 1.1 * outputs.loss
+            loss = torch.nn.CrossEntropyLoss(**self.options)
+            outputs.loss = loss(outputs.logits, labels)
         return outputs
 
 
-def test_a_loss_that_is_not_the_models_own_is_refused():
+@pytest.mark.parametrize(
+    "options",
+    [{"label_smoothing": 0.1}, {"weight": torch.tensor([1.0, 50.0])}],
+    ids=["smoothing", "weights"],
+)
+def test_a_loss_that_is_not_the_models_own_is_refused(options):
     """Fault: label smoothing and class weights would be left out without a word."""
-    model = Smoothed.from_pretrained(toy_hubs.folder("bert"), num_labels=2)
+    model = OwnLoss.from_pretrained(toy_hubs.folder("bert"), num_labels=2)
+    model.options = options
     with refused("^loss=.* by the model, .* of its logits.*: expected the cross entropy"):
+        toy_hubs.fresh("bert", model=model)
+
+
+def test_a_head_that_does_not_have_the_models_classes_is_refused():
+    """Fault: rows of a class without a score counted as zero."""
+    model = toy_hubs.classifier("bert")
+    model.config.num_labels = 5
+    with refused("^outputs=2: expected 5, the model's num_labels"):
         toy_hubs.fresh("bert", model=model)
 
 

@@ -136,7 +136,9 @@ SPOILT = net()
 SPOILT.get_parameter("2.weight").data[0, 0] = float("nan")
 HOOKED = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
 HOOKED[1].register_forward_hook(lambda module, given, output: 2 * output)
-COMPILED = nn.Sequential(torch.compile(nn.Linear(4, 4)), nn.Linear(4, 3))
+COMPILED = net()
+COMPILED[0] = nn.Sequential()
+COMPILED[0].add_module("_orig_mod", nn.Linear(4, 4))  # as torch.compile names it
 NESTED = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"1": nn.Linear(4, 3)}))
 REFUSED: dict[str, Options] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},

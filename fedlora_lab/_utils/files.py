@@ -64,6 +64,9 @@ def write_atomically(
             os.fsync(file.fileno())
         os.replace(draft, target)
         _sync_names(target.parent)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a full disk names no file
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

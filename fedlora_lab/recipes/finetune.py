@@ -177,6 +177,9 @@ def finetune(
     record = deque(records, maxlen=1).pop()  # of the others nothing is kept
     result = Finetuned(task, record, choices)
     _warn_of_the_commonest_class(result)
+    spent = round_up(record.epsilon, ".3g")
+    if float(spent) > 1.01 * epsilon:
+        warn(f"epsilon={spent}, and not {epsilon:g}: rounds that a stop repeated count again")
     return result
 
 

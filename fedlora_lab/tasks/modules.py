@@ -1,6 +1,7 @@
 """The modules of a model: which are adapted, which are trained whole, and what is refused."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
     Of a compiled model the one that was compiled: PEFT knows its modules by their names there.
     """
+    check(not isinstance(model, nn.DataParallel), "model", type(model).__name__, "its .module")
     with in_one_line(f"model={type(model).__name__!r}: expected a module that can be copied, but"):
         twin = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
     for module in twin.modules():
@@ -127,9 +129,10 @@ def target_layers(
         heads: full names of modules that are trained as a whole.
 
     Raises: ``ValueError`` for targets that match nothing, or anything but linear maps outside the
-        heads.
+        heads, or a map that shares its weight.
     """
     layers: set[str] = set()
+    holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for target in targets:
         matches = matching_modules(model, [target])
         expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
@@ -142,6 +145,9 @@ def target_layers(
             in_head = any(is_within(name, head) for head in heads)
             expected = "a module outside the head, which is trained in full"
             check(not in_head, "targets", name, expected)
+            is_shared = any(holders[id(weight)] > 1 for weight in module.parameters())
+            expected = "a map that shares no weight: merged, the adapter would move both"
+            check(not is_shared, "targets", name, expected)
         layers.update(matches)
     return tuple(name for name, _ in model.named_modules() if name in layers)
 

@@ -5,6 +5,7 @@ Files, tokens, templates and the order of classes are the caller's, by `datasets
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from fedlora_lab.tasks.metrics import (
 )
 from fedlora_lab.tasks.modules import (
     Head,
+    check_model,
     frozen_copy,
     is_linear_head,
     is_within,
@@ -44,6 +46,7 @@ from fedlora_lab.tasks.task import (
     take,
 )
 
+ROWS = "expected a Dataset or a list of rows, at least one"
 ROWS_AT_ONCE = 256
 """Rows that the collator gets at once."""
 TRIED = 4
@@ -101,9 +104,13 @@ def from_trainer(
     from transformers import default_data_collator  # slow to import
 
     base: Any = frozen_copy(model)
+    check_model(base)
+    public = _public_rows(eval_dataset)
+    for rows in (train_dataset, *public.values()):
+        with in_one_line(f"rows: {ROWS}, but"):
+            dict(rows[len(rows) - 1])
     sites = names_of("by", train_dataset, by)
     persons = [] if person is None else names_of("person", train_dataset, person)
-    public = _public_rows(eval_dataset)
     for rows in public.values():
         if isinstance(person, str) and person in rows[0]:
             shared = {*persons} & {*names_of("person", rows, person)}
@@ -161,7 +168,8 @@ def _public_rows(given: Any) -> dict[str, Any]:
     parts = given if isinstance(given, Mapping) else {"test": given}
     expected = "rows, or {'test': rows, 'validation': rows}"
     check({*parts} <= {"test", "validation"}, "eval_dataset", sorted(parts), expected)
-    return {part: rows for part, rows in parts.items() if rows}
+    with in_one_line(f"eval_dataset: {ROWS}, but"):
+        return {part: rows for part, rows in parts.items() if rows is not None and len(rows)}
 
 
 # ---- rows to tensors
@@ -195,6 +203,8 @@ def _collated(first: Mapping[str, Any], kept: list[dict], collator: Any) -> dict
         # The text itself may be a private row's.
         expected = "whole numbers: cast_column(name, ClassLabel(names=[...]))"
         check(not isinstance(first[name], str), name, "texts", expected)
+        unlabelled = sum(_is_missing(row[name]) for row in kept)
+        check(not unlabelled, name, f"none in {unlabelled} rows", "a label in every row")
     with in_one_line("data_collator: expected one that makes tensors of such rows, but"):
         batch, again = (dict(collator([dict(row) for row in kept])) for _ in range(2))
     expected = "one named label, as rows.rename_column(yours, 'label') makes it"
@@ -205,6 +215,10 @@ def _collated(first: Mapping[str, Any], kept: list[dict], collator: Any) -> dict
     expected = f"labels, and {len(kept)} rows of each: not packed, and nothing drawn at random"
     check(fits, "data_collator", sizes, expected)
     return batch
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or (isinstance(label, float) and math.isnan(label))
 
 
 def _without_padding(batch: dict[str, Tensor], mask: Tensor, pad: int) -> dict[str, Any]:

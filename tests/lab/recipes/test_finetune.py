@@ -117,3 +117,21 @@ def test_a_row_that_keeps_a_factor_at_home_is_refused():
     """Of it the server's adapter lacks what clients keep: B would stay zero."""
     with refused("^method='fedsa-lora': expected one that sends all that it trains"):
         fl.finetune(toy_hubs.fresh("bert"), 8, method="fedsa-lora")
+
+
+def test_a_run_that_was_stopped_says_what_it_has_spent(tmp_path):
+    """Fault: rounds that were repeated brought it past the ε that was asked for, in silence."""
+    book = tmp_path / "ledger.json"
+    stops = []
+
+    def loss(outputs, y):
+        if not stops and book.exists() and len(fl.Ledger.load(book).releases) == 2:
+            stops.append(2)  # once, in the second round
+            raise KeyboardInterrupt
+        return (outputs - y).square().mean(1)
+
+    task = replace(fl.tasks.regression(clients=2), loss=loss)
+    with pytest.raises(KeyboardInterrupt):
+        fl.finetune(task, epsilon=8, rounds=2, out=tmp_path)
+    with pytest.warns(UserWarning, match="^epsilon=.*, and not 8: rounds that a stop repeated"):
+        fl.finetune(task, epsilon=8, rounds=2, out=tmp_path)

@@ -144,6 +144,7 @@ REFUSED: dict[str, Options] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
     "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
     "model.0._orig_mod.weight='compiled': expected layers that are not": {"model": COMPILED},
+    "targets='0': expected a map that shares no weight": {"model": TIED},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
     "targets='2': expected a module outside the head": {"targets": ["2"], "head": "2"},
     "head='1': expected modules of nn.Linear alone": {"targets": ["0"], "head": "1"},

@@ -161,6 +161,15 @@ def test_a_loss_that_is_not_the_models_own_is_refused(options):
         toy_hubs.fresh("bert", model=model)
 
 
+def test_rows_that_cannot_be_read_are_refused_in_one_line():
+    rows = toy_hubs.rows_of("bert")
+    for missing in (None, float("nan")):
+        with refused("^label='none in 1 rows': expected a label in every row"):
+            toy_hubs.of_rows([{**rows[0], "label": missing}, *rows[1:]])
+    with refused("^rows: expected a Dataset or a list of rows, at least one, but"):
+        toy_hubs.of_rows(iter(rows), by=["here"] * len(rows))
+
+
 def test_a_head_that_does_not_have_the_models_classes_is_refused():
     """Fault: rows of a class without a score counted as zero."""
     model = toy_hubs.classifier("bert")

@@ -65,7 +65,8 @@ def write_atomically(
         os.replace(draft, target)
         _sync_names(target.parent)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk names no file
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(target)
         raise
     finally:
         draft.unlink(missing_ok=True)

@@ -219,7 +219,7 @@ def test_the_pages_say_what_forty_five_cells_found():
         assert missing("docs/rates.md", line) == []
     typical, largest = 2 ** off["rms"], 2 ** -off["earliest"]
     mean, worst = typical["rehearsal"], largest["rehearsal"]
-    linked = [f"[{factor:.1f}](docs/rates.md#forty-five-cells)" for factor in (mean, worst)]
+    linked = [f"[{factor:.1f}](docs/rates.md#forty-five-cases)" for factor in (mean, worst)]
     assert missing("README.md", *linked) == []
     cheap = f"at most 3 points against the best of the grid in {sum(table['cost'] <= 0.03)} of 45"
     assert missing("docs/rates.md", cheap) == []

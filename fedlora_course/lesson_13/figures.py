@@ -88,24 +88,16 @@ def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
 
 
 @style.paper()
-def masked_upload(
-    update: Numbers,
-    upload: Numbers,
-    true: Numbers,
-    opened: Numbers,
-) -> style.Picture:
-    """Draws what the server receives of a client's numbers, and the true sum against its own.
+def masked_upload(update: Numbers, upload: Numbers) -> style.Picture:
+    """Draws what the server receives of a client's numbers.
 
     The client's numbers stand in the order of their size, so that all columns hold alike many.
 
-    Args: update: noised; upload: masked, as a fraction of the modulus; true, opened: sums.
+    Args: update: noised; upload: masked, as a fraction of the modulus.
     """
-    figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
+    figure, (ax,) = style.subplots(6.6, 3.4)
     place = np.argsort(np.argsort(update))
-    style.draw_dots(left, place, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
-    left.set(ylim=(-0.02, 1.02), xlabel="one client's numbers, from the smallest to the largest")
-    left.set(ylabel="received, as a fraction of M", title="One upload tells nothing")
-    style.draw_dots(right, true, opened, style.RIGHT, 2.6, mew=0, alpha=0.7)
-    right.set_xlabel("sum of the noised updates that arrived")
-    right.set(ylabel="sum that the server opens", title="The sum is right")
+    style.draw_dots(ax, place, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
+    ax.set(ylim=(-0.02, 1.02), xlabel="one client's numbers, from the smallest to the largest")
+    ax.set(ylabel="received, as a fraction of M", title="A masked upload tells nothing")
     return figure

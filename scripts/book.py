@@ -14,6 +14,7 @@ import argparse
 import gc
 import inspect
 import math
+import os
 import pkgutil
 import re
 import shutil
@@ -36,7 +37,7 @@ from fedlora_course.figures import method_diagrams
 from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods
 from fedlora_lab.plots.style import png
-from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, said
+from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, said, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -290,7 +291,13 @@ def contents(api: list[str], logbook: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "index", "parts": parts}
 
 
-def with_repository(config: str, address: str = ADDRESS) -> str:
+def site_address() -> str:
+    """Owner and name of the repository: as CITATION.cff has it, else of the fork whose workflow on
+    GitHub builds the site."""
+    return ADDRESS or os.environ.get("GITHUB_REPOSITORY", "")
+
+
+def with_repository(config: str, address: str) -> str:
     """_config.yml with a button that leads to the repository; without an address, as it is."""
     if not address:
         return config
@@ -310,8 +317,10 @@ def assemble(folder: Path) -> None:
     places = evidence_places()
     logbook = logbook_pages((ROOT / f"{HOME}.md").read_text(encoding="utf-8"))
     homes = heading_pages(logbook)
+    address = site_address()
     for path in lesson_paths():
         lesson = readable(path)
+        lesson.cells[0].source = titled(lesson.cells[0].source, path.name, address)
         for cell in lesson.cells:
             cell.source = linked_to(with_places(cell.source, places), homes)
         nbformat.write(lesson, folder / "notebooks" / path.name)
@@ -323,7 +332,7 @@ def assemble(folder: Path) -> None:
         "index.md": fill_blocks(front, {"notebooks": lessons()}),
         "_static/dials.js": page_script(),
         "_static/playground.js": classic_script(playground.module()),
-        "_config.yml": with_repository(config),
+        "_config.yml": with_repository(config, address),
         "_toc.yml": yaml.safe_dump(contents(reference(folder / "api"), below), sort_keys=False),
     }
     pages |= {f"{name}.md": within(name, text, homes) for name, text in logbook.items()}

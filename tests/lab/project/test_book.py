@@ -203,9 +203,11 @@ def book():
     return runpy.run_path(str(ROOT / "scripts" / "book.py"))
 
 
-def test_the_site_leads_to_the_repository_once_it_has_an_address(book):
+def test_the_site_leads_to_the_repository_once_it_has_an_address(book, monkeypatch):
     config = (ROOT / "book" / "_config.yml").read_text("utf-8")
     assert book["with_repository"](config, "") == config
+    monkeypatch.setenv("GITHUB_REPOSITORY", "me/mine")
+    assert book["site_address"]() == (book["ADDRESS"] or "me/mine")
     shown = yaml.safe_load(book["with_repository"](config, "me/mine"))
     assert shown["repository"]["url"] == "https://github.com/me/mine"
     assert shown["html"]["use_repository_button"]

@@ -301,9 +301,14 @@ def with_repository(config: str, address: str) -> str:
     """_config.yml with a button that leads to the repository; without an address, as it is."""
     if not address:
         return config
-    repository = {"url": f"https://github.com/{address}", "branch": "main"}
-    shown = config.replace("use_repository_button: false", "use_repository_button: true")
-    return shown + yaml.safe_dump({"repository": repository})
+    settings = yaml.safe_load(config)
+    # These options replace those that Jupyter Book makes of its own key `repository`.
+    settings["sphinx"]["config"]["html_theme_options"] |= {
+        "repository_url": f"https://github.com/{address}",
+        "repository_branch": "main",
+        "use_repository_button": True,
+    }
+    return yaml.safe_dump(settings)
 
 
 def assemble(folder: Path) -> None:

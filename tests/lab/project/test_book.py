@@ -209,8 +209,9 @@ def test_the_site_leads_to_the_repository_once_it_has_an_address(book, monkeypat
     monkeypatch.setenv("GITHUB_REPOSITORY", "me/mine")
     assert book["site_address"]() == (book["ADDRESS"] or "me/mine")
     shown = yaml.safe_load(book["with_repository"](config, "me/mine"))
-    assert shown["repository"]["url"] == "https://github.com/me/mine"
-    assert shown["html"]["use_repository_button"]
+    options = shown["sphinx"]["config"]["html_theme_options"]
+    assert options["repository_url"] == "https://github.com/me/mine"
+    assert options["use_repository_button"]
 
 
 def test_an_example_of_a_docstring_keeps_its_lines():

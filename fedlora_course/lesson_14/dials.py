@@ -1,14 +1,13 @@
 """The dial of notebook 14: what a normal-float code does."""
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from fedlora_course.lesson_14.theory import quantiser_error
 from fedlora_course.widgets.dial import Dial
 from fedlora_course.widgets.scene import Scene, axis, bars, line, panel
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -32,12 +31,6 @@ def _numbers(kind: str, trained: ArrayLike) -> Row:
     return row / np.sqrt(np.mean(row**2))
 
 
-@cache
-def expected_errors(block: int) -> list[float]:
-    """Computes the relative error of normal numbers for each of `WIDTHS`."""
-    return [quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
-
-
 def measured_errors(row: Row, block: int) -> list[float]:
     """Computes the relative error of these numbers for each of `WIDTHS`, by the library's code."""
     received = [normal_float(w, block)(torch.from_numpy(row)).numpy() for w in WIDTHS]
@@ -56,7 +49,6 @@ def _code_scene(
     ends = {"ticks": [-1, 0, 1]}
     levels = np.array(normal_levels(width))
     off = errors[kind, block][WIDTHS.index(width)]
-    normal = expected_errors(block)[WIDTHS.index(width)]
     middles = np.array([-1, *(levels[1:] + levels[:-1]) / 2, 1])
     thin = 0.0015 if width > 5 else 0.006
     bits = width + 32 / block
@@ -77,10 +69,9 @@ def _code_scene(
         ),
     ]
     return panels, [
-        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits per number on "
-        f"the wire, {32 / bits:.2g} times fewer than float32. ",
-        f"What arrives is {off:.1%} off; ",
-        f"normal numbers would be {normal:.1%} off.",
+        f"{width} bits, {len(levels)} levels: ",
+        f"with a scale for each block of {block} a number takes {bits:.3g} bits, ",
+        f"and it arrives with an error of {off:.0%} of the numbers' size.",
     ]
 
 

@@ -142,5 +142,5 @@ def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
     words = "held: it is in no loss"
     ax.text(held.mean() + 0.025, -0.068, words, color=style.GREY, fontsize=9)
     ax.set(xlim=(0.15, 1.15), ylim=(-0.1, 0.24), xlabel="one number", ylabel="its loss", yticks=())
-    style.headline(figure, "The copies lie on both sides of the minimum, their mean in it")
+    style.headline(figure, "In the end the mean of the copies lies in the minimum")
     return figure

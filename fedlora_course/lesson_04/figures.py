@@ -286,26 +286,22 @@ def octaves_late(table: pd.DataFrame) -> pd.Series:
     return pd.Series(np.log2(table["predicted"] / table["found"]))
 
 
-@style.paper()
-def predicted_and_found(table: pd.DataFrame) -> style.Picture:
-    """Draws the ends of ranges of rates that were found over those that v predicted.
+def late_ends() -> dict[str, pd.Series]:
+    """By how many octaves the ends that v predicted lie behind those found in the stored studies.
 
-    Args: table: of `ends_found`.
+    Reads the studies from the folder in which the notebooks stand.
+
+    Returns: group of settings ("digits", "texts", "one layer", "few steps") -> `octaves_late`.
     """
-    figure, (ax,) = style.subplots(7.4, 4.8)
-    ends = table[["predicted", "found"]]
-    limits = np.array([ends.min().min() / 1.5, ends.max().max() * 1.5])
-    ax.fill_between(limits, limits / 2, limits * 2, color=style.FAINT, alpha=0.5, lw=0)
-    ax.plot(limits, limits, color=style.GREY, lw=1)
-    style.draw_dots(ax, table["predicted"], table["found"], style.SERIES[0], 6)
-    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
-        axis.set_ticks([], minor=True)
-    ax.set_xlabel("learning rate at which v is 0.35")
-    ax.set_ylabel("learning rate at which the range ended")
-    style.headline(
-        figure, "On digits with eight layers, ranges end near the rate at which v is 0.35"
-    )
-    style.footer(figure, "a dot: one method in one setting; line: the same rate; grey: within 2")
-    return figure
+    forecast = pd.read_csv("../studies/ends-predicted.csv")
+    elsewhere = pd.read_csv("../results/v-elsewhere.csv")
+    elsewhere = elsewhere.rename(columns={"case": "cell", "score": "validation"})
+    expected = elsewhere.rename(columns={"predicted": "v"})[["cell", "method", "v"]]
+    expected = expected.drop_duplicates()
+    groups = {
+        "digits": ends_found(pd.read_csv("../results/ends.csv"), forecast),
+        "texts": ends_found(pd.read_csv("../results/ends-texts.csv"), forecast),
+    }
+    for case in ("one layer", "few steps"):
+        groups[case] = ends_found(elsewhere[elsewhere["cell"] == case], expected)
+    return {name: octaves_late(table) for name, table in groups.items()}

@@ -46,7 +46,7 @@ DEeR = RoLoRA.replace(
     source="arXiv:2410.12926",
     precondition=filters.product_space,
     exact=True,
-    note="two phases, each averaged; clip and noise live in the space of the product",
+    note="the factors take turns; clip and noise are on the change of the product",
 )
 # The released form, to be measured beside it. The noise passes a map that the clip does not bound.
 DEeRLiteral = DEeR.replace(
@@ -65,8 +65,8 @@ PRISM = FedLoRA.replace(
     initial_factors=filters.principal,
     precondition=filters.tangent_space,
     aggregate=aggregation.retraction,
-    note="both factors move along the tangent of their product, clipped and noised there, whatever "
-    "its factors are; made for one local step a round",
+    note="both factors move; clip and noise are on the change of their product; made for one local "
+    "step a round",
 )
 
 # ---- what follows the noise
@@ -211,7 +211,7 @@ ASLoRA = FedLoRA.replace(
     schedule=Cycle(("*",)),
     aggregate=aggregation.by_layer,
     exact=True,
-    note="every layer moves the factor that gained more so far, read from released values only",
+    note="each layer draws which factor moves, by what each has gained in released values",
 )
 # Gains move at every step, and are merged into their blocks before the mean.
 RAVAN = FedLoRA.replace(

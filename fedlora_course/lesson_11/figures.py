@@ -267,29 +267,27 @@ def three_attacks(
 def attacks_over_noise(
     reached: Mapping[float, Mapping[str, np.ndarray]], title: str
 ) -> style.Picture:
-    """Draws what the three attacks reach, with chance at 0 and certainty at 1.
+    """Draws what the three attacks reach, each in a panel with what chance reaches.
 
     Args: reached: noise multiplier -> attack -> one value a draw, see `three_attacks`; title: the
         finding.
     """
-    figure, (ax,) = style.subplots(9.2, 3.9)
-    words = {
-        "presence": ("did it take part?", style.WRONG, (0.55, 0.93)),
-        "image": ("the image", style.INK, (0.155, 0.55)),
-        "named": ("named, of 1,257", style.FACTOR["B"], (0.052, 0.3)),
+    figure, axes = style.subplots(9.6, 3.4, columns=3)
+    panels = {
+        "image": ("What does it look like?", "|cos| with the scan", style.INK),
+        "named": ("Which of 1,257 is it?", "share named", style.FACTOR["B"]),
+        "presence": ("Did it take part?", "share of right answers", style.WRONG),
     }
-    sigmas = list(reached)
-    for attack, (label, colour, place) in words.items():
-        means = np.array([reached[sigma][attack].mean() for sigma in sigmas])
-        above = (means - CHANCE[attack]) / (1 - CHANCE[attack])
-        ax.plot(sigmas, above, "o-", color=colour, ms=4)
-        ax.text(*place, label, color=colour, weight="bold")
-    ax.axvline(0.3, color=style.GREY, ls=style.DOTTED)
-    ax.set(xscale="log", ylim=(-0.04, 1.06))
-    ax.set_xticks([0.05, 0.1, 0.3, 1, 3], ["0.05", "0.1", "0.3", "1", "3"])
-    ax.minorticks_off()
-    ax.set_xlabel("noise multiplier σ")
-    ax.set_ylabel("success: 0 is chance, 1 is certain")
+    for ax, (attack, (question, measure, colour)) in zip(axes, panels.items(), strict=True):
+        means = [values[attack].mean() for values in reached.values()]
+        ax.plot(list(reached), means, "o-", color=colour, ms=4)
+        ax.axhline(CHANCE[attack], color=style.GREY, ls=style.DOTTED)
+        ax.axvline(0.3, color=style.GREY, lw=0.8)
+        ax.text(3, CHANCE[attack] - 0.02, "chance", color=style.GREY, ha="right", va="top")
+        ax.set(xscale="log", ylim=(-0.08, 1.06), xlabel="noise multiplier σ", ylabel=measure)
+        ax.set_xticks([0.05, 0.1, 0.3, 1, 3], ["0.05", "0.1", "0.3", "1", "3"])
+        ax.minorticks_off()
+        ax.set_title(question)
     style.headline(figure, title)
     return figure
 

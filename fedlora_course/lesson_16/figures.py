@@ -22,7 +22,6 @@ EXHIBITS = {
         "A sum added to itself",
     ),
     4: (
-        "A sum added to itself",
         "A divisor that counts the data",
         "One key for all tensors",
         "Noise on a copy",
@@ -39,9 +38,9 @@ QUESTIONS = {
     "un-noised output": "Does anything leave without noise?",
     "post-processing": "Is what was noised left as it is afterwards?",
     "sampling": "Are batches drawn as the accountant assumes?",
-    "empty batch": "Is a batch without examples released alike?",
+    "empty batch": "Does a batch without examples get noise, too?",
     "non-finite": "What does an example with NaN do?",
-    "failure": "Does the step go through on every batch?",
+    "failure": "Does the step run without an error on every batch?",
     "signal": "Does any example move the release at all?",
     "accounting": "Which ε do all steps spend?",
 }
@@ -114,9 +113,9 @@ def cancels(step: Callable[[list, int], Any], batch: Sequence[Any], unit: float)
         ax.set_title(words, fontsize=9.5)
         ax.set_xlabel(f"length {np.linalg.norm(numbers):.2f}")
         ax.set_xticks([])
-    axes[0].set_ylabel("what leaves, in C / b")
+    axes[0].set_ylabel("release, in C / b")
     style.headline(figure, "With one seed the noise cancels, and one clipped gradient is left")
-    style.footer(figure, "a bar for each number that leaves")
+    style.footer(figure, "a bar for each number of the release")
     return figure
 
 

@@ -82,9 +82,13 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         ax.text(place, -1, f"{head}\nbest: {100 * table['mean'].iloc[0]:.1f} %", **words)
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
-            best = slug == table.index[0]
+            # A method that equals the best in every seed is no runner-up.
+            best = row["mean"] == table["mean"].iloc[0]
             fill = style.darken(style.RIGHT) if best else TIED
-            text = "best" if best else f"{100 * row['gap']:z.1f}".replace("-", "−")
+            behind = f"{100 * row['gap']:z.1f}".replace("-", "−")
+            if behind == "0.0":
+                behind = "> −0.1"
+            text = "best" if best else behind
             look = {"color": "white", "weight": "bold"} if best else {"color": style.INK}
             drawing.cell(ax, place, y, text, fill if row["tied"] else "none", **look)
     ax.text(len(tables) + 0.15, -1, "best\nor tied", **words, weight="bold")

@@ -103,37 +103,39 @@ def shown_name(card: dict[str, Any]) -> str:
     return card["name"] if is_private(card) else f"{card['name']} (no ε)"
 
 
-def rows_so_far(cards: list[dict[str, Any]]) -> str:
-    """Says how many rows the page has. What the package has beside them is not of this page: who
-    adds a row need not train it here.
-    """
-    return f"**{len({card['method'] for card in cards})} rows have a card.**"
-
-
 def _number(value: float | None, text: str, missing: str = "not defined") -> str:
     return missing if value is None else format(value, text)
 
 
+def gaps(card: dict[str, Any], cards: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The differences of a row from FedLoRA, in the settings in which it trained otherwise."""
+    pairs = [(card["settings"].get(name, {}), _base(name, cards)) for name in protocol.SETTINGS]
+    return [
+        more_than(found, base)
+        for found, base in pairs
+        if base is not None and "accuracy" in found and not is_same(found, base)
+    ]
+
+
 def overview(cards: list[dict[str, Any]]) -> str:
-    """The table of all rows with an ε, by name: accuracy at the rate that validation chose in
-    every setting.
+    """The table of all rows with an ε, by name: accuracy in the first setting, and in how many of
+    all settings a row is behind FedLoRA beyond its interval.
     """
-    short = {name: in_words(name) for name in protocol.SETTINGS}
+    first = next(iter(protocol.SETTINGS))
     lines = []
     for card in filter(is_private, cards):
-        scores = [card["settings"].get(name, {}).get("accuracy") for name in short]
-        lines.append([card["name"], *(_number(score, ".3f", "refused") for score in scores)])
+        score = _number(card["settings"].get(first, {}).get("accuracy"), ".3f", "refused")
+        compared = gaps(card, cards)
+        behind = sum(mean + half < 0 for mean, half in compared)
+        lines.append([card["name"], score, f"{behind} of {len(compared)}" if compared else ""])
     lines.sort(key=lambda line: line[0].lower())
-    return markdown_table([["method", *short.values()], *lines])
-
-
-BYTES = ("bytes_up", "bytes_down")
+    return markdown_table([["method", "accuracy on digits, ε = 8", "behind FedLoRA in"], *lines])
 
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
     """Writes the Markdown table of a setting, the best row first."""
-    head = ["method", "accuracy", "more than FedLoRA", "rate", "collapsed at it", "at twice it"]
-    head += ["range of rates", "octaves", "v at its end", "predicted end", "deviation", "ε spent"]
+    head = ["method", "accuracy", "more than FedLoRA", "rate", "collapsed at it"]
+    head += ["range of rates", "v at its end", "predicted end", "deviation", "ε spent"]
     base = _base(setting, cards)
     pairs = trained_in(setting, cards)
     return markdown_table([head, *(_line(*pair, base, setting) for pair in pairs)])
@@ -165,21 +167,17 @@ def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
     same: dict[str, list[float]] = {}
     without: dict[str, list[float]] = {}
     halves = []
-    for name in protocol.SETTINGS:
-        base = _base(name, cards)
-        for card, found in trained_in(name, cards):
-            if base is None or card["method"] == "fedlora":
-                continue
-            if not is_private(card):
-                without.setdefault(card["name"], []).append(0.0)
-                continue
-            if is_same(found, base):
-                same.setdefault(card["name"], []).append(0.0)
-                continue
-            mean, half = more_than(found, base)
-            halves.append(half)
-            if abs(mean) > half:
-                (ahead if mean > 0 else behind).setdefault(card["name"], []).append(abs(mean))
+    for card in cards:
+        name = card["name"]
+        trained = [found for found in card["settings"].values() if "accuracy" in found]
+        if not is_private(card):
+            without[name] = [0.0] * len(trained)
+        elif card["method"] != "fedlora":
+            compared = gaps(card, cards)
+            halves += [half for _, half in compared]
+            ahead[name] = [mean for mean, half in compared if mean > half]
+            behind[name] = [-mean for mean, half in compared if -mean > half]
+            same[name] = [0.0] * (len(trained) - len(compared))
     above, below = (sum(map(len, side.values())) for side in (ahead, behind))
     said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, "
     said += f"**{above} have an interval above zero and {below} one below it**."
@@ -192,8 +190,9 @@ def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
         ("Left out, since they trained as FedLoRA did", same),
         ("Left out, since no ε could be stated", without),
     ):
-        if side:
-            named.append(f"{words}: {', '.join(map(_in_settings, side.items()))}.")
+        counted = {name: found for name, found in side.items() if found}
+        if counted:
+            named.append(f"{words}: {', '.join(map(_in_settings, counted.items()))}.")
     return said, " ".join(named)
 
 
@@ -210,8 +209,6 @@ def _line(
     card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | None, setting: str
 ) -> list[str]:
     collapsed = {one["lr"]: one["collapsed"] for one in found["rates"]}
-    here, doubled = (collapsed.get(factor * found["rate"]) for factor in (1, 2))
-    count = len(found["by_seed"])
     rates = [one["lr"] for one in found["rates"]]
     begin, end, at_end = found["begin"], found["end"], found["output_variance"]
     open_below, open_above = begin <= min(rates), end >= max(rates)
@@ -230,10 +227,8 @@ def _line(
         f"{_number(found['high'], '.3f')})",
         more,
         f"{found['rate']:g}{edge}",
-        f"{here} of {count}",
-        "not tried" if doubled is None else f"{doubled} of {count}",
+        f"{collapsed[found['rate']]} of {len(found['by_seed'])}",
         f"{begin:.2g}{' or less' * open_below} to {end:.2g}{' or more' * open_above}",
-        f"{'at least ' * (open_below or open_above)}{np.log2(end / begin):.1f}",
         "at least " * (open_above and at_end is not None) + _number(at_end, ".2g"),
         _number(found["predicted_end"], ".2g"),
         "0" if (found["deviation"] or 1) < 1e-6 else _number(found["deviation"], ".2g"),
@@ -242,17 +237,16 @@ def _line(
 
 
 def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
-    """Draws a line for each row: its accuracy, its range of rates with the end that v predicted,
-    and its bytes.
+    """Draws a line for each row: its accuracy, and its range of rates with the end that v
+    predicted.
     """
     rates = protocol.SETTINGS[setting].rates
     found = trained_in(setting, cards)
-    private = [one for card, one in found if is_private(card)]
-    scores, widths = ([one[key] for one in private] for key in ("accuracy", "octaves"))
+    scores = [one["accuracy"] for card, one in found if is_private(card)]
     picture, axes = style.subplots(
-        9.5, 1.5 + 0.24 * len(found), columns=3, sharey=True, width_ratios=[3, 4, 2]
+        7.5, 1.5 + 0.24 * len(found), columns=2, sharey=True, width_ratios=[3, 4]
     )
-    accuracy, rate, traffic = axes
+    accuracy, rate = axes
     for y, (card, one) in enumerate(found):
         colour = style.look(card["method"]).colour
         low, high = (
@@ -268,10 +262,6 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
         style.draw_dots(rate, [one["rate"]], [y], colour)
         if one["predicted_end"] is not None:
             rate.plot([one["predicted_end"]], [y], "|", color=style.INK, ms=11, mew=2)
-        sizes = [max(one[key], 1) / 1000 for key in BYTES]
-        traffic.plot(sizes, [y, y], color=colour, lw=1, alpha=0.4)
-        traffic.plot(sizes[:1], [y], "^", color=colour, ms=6)
-        traffic.plot(sizes[1:], [y], "v", color=colour, ms=6, mfc="none")
     accuracy.set_yticks(range(len(found)), [shown_name(card) for card, _ in found])
     accuracy.invert_yaxis()
     accuracy.axvline(float(np.mean([one["start"] for _, one in found])), color=style.SOFT, ls=":")
@@ -279,18 +269,12 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     rate.set_xscale("log", base=2)
     rate.set_xticks(rates, [f"{x:.2g}" for x in rates])
     rate.set_xlabel("learning rate")
-    traffic.set_xscale("log")
-    traffic.set_xlabel("kB a client and round")
-    style.headline(
-        picture,
-        f"{in_words(setting)}: {min(scores):.2f} to {max(scores):.2f}, "
-        f"ranges of {min(widths):.1f} to {max(widths):.1f} octaves",
-    )
+    style.headline(picture, f"{in_words(setting)}: {min(scores):.2f} to {max(scores):.2f}")
     style.footer(
         picture,
         "Dots: the rate that validation chose, three seeds; thin lines: 95 % intervals; dotted: "
         "before training.\nBars: rates within three points of the best, with an arrow where they "
-        "go on; black strokes: the end that v predicted. Right: up filled, down open.",
+        "go on; black strokes: the end that v predicted.",
     )
     return picture
 
@@ -310,7 +294,7 @@ def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
     settings = {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
     often, named = leads(cards)
     blocks = {
-        PAGE: {"rows": rows_so_far(cards), "overview": overview(cards), "leads": often},
+        PAGE: {"overview": overview(cards), "leads": often},
         EVIDENCE: {
             **settings,
             "behind": named,

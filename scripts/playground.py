@@ -108,7 +108,7 @@ STORIES: list[dict[str, Any]] = [
         ],
     },
     {
-        "title": "Taking turns",
+        "title": "A and B take turns",
         "acts": [
             {
                 "set": {"methods": ["fedlora", "la-lora"], "rate": 6},
@@ -131,7 +131,7 @@ STORIES: list[dict[str, Any]] = [
         ],
     },
     {
-        "title": "Two bits",
+        "title": "Two bits a number",
         "acts": [
             {
                 "set": {"methods": ["fedlora", "fedlpp"], "rate": 6, "noise": 6},

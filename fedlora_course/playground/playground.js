@@ -393,11 +393,13 @@ const SHARES = {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format
 const times = size => `${short(size)} ×`;
 const shareOf = ({sizes}, part) => sizes[part] ** 2 / (squares(sizes) || 1);
 
-function expansionOf({row: {rounds}, settings}, why) { // the product of what trains and what rests, written out
-  const trains = side => settings.noise >= 0 && rounds.join("").includes(side);
-  const factors = ["B", "A"].map(side => trains(side) ? `(${side}${why(side)} + noise)` : `${side}${why(side)}`).join(" ");
-  const parts = PARTS.filter(([,, sides]) => [...sides].every(trains));
-  return `${factors} =<br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
+const trains = ({row: {rounds}, settings}, side) => settings.noise >= 0 && rounds.join("").includes(side);
+const isPart = (lane, sides) => [...sides].every(side => trains(lane, side));
+
+function expansionOf(lane) { // the product of what trains and what rests, written out
+  const factors = ["B", "A"].map(side => trains(lane, side) ? `(${side} + noise)` : side).join(" ");
+  const parts = PARTS.filter(([,, sides]) => isPart(lane, sides));
+  return `${factors}&nbsp;=<br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
 }
 
 function knobsOf({splits, clients, steps}) { // key, label, its stops in words; the symbol that is explained
@@ -426,6 +428,7 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
     <p class="turned" data-adapter></p>
     <div class="turned expansion"></div>
+    <div class="turned factors">${i ? "" : ["B", "A"].map(symbol => `${symbol} ${why(symbol)}`).join(" ")}</div>
     <svg class="energy" height="104" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
@@ -440,8 +443,8 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 236)}
     ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"></div></div>${lane(1)}</div>
-    <p class="foot">A laboratory: clients with 1,257 real handwritten digits train in this page, by DP-SGD with
-    σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
+    <p class="foot">Clients with 1,257 real handwritten digits train in this page, by DP-SGD. A browser's random
+    numbers protect nobody, and ε does not count that you choose a rate by these curves.</p>`;
 }
 
 export function mountPlayground(home, tables) {
@@ -703,7 +706,8 @@ export function mountPlayground(home, tables) {
   function paintLane(lane, i) {
     const part = find(`[data-lane="${i}"]`);
     const record = lane.history.at(-1);
-    write(part.querySelector(".expansion"), expansionOf(lane, i ? () => "" : why));
+    write(part.querySelector(".expansion"), expansionOf(lane));
+    part.querySelectorAll(".maps figure").forEach((figure, n) => { figure.hidden = !isPart(lane, PARTS[n][2]); });
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
     write(part.querySelector(".moves"), `trains ${lane.row.moves}`);
     const {y} = problem.test;
@@ -765,7 +769,7 @@ export function mountPlayground(home, tables) {
     write(find(".say"), sentence());
     // Read out at rest only: a screen reader cannot follow ten rounds a second.
     if (!running && round) write(find(".unseen"), sentence());
-    write(find(".known"), isStandard() ? "The faint curves are means of 20 seeds." : "");
+    write(find(".known"), isStandard() ? "The curves are means of 20 seeds." : "");
   }
 
   // One sentence: what just happened

@@ -37,7 +37,7 @@ from fedlora_course.figures import method_diagrams
 from fedlora_course.widgets.dial import classic_script, page_script
 from fedlora_lab import methods
 from fedlora_lab.plots.style import png
-from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, said, titled
+from notebooks import ADDRESS, CORE, core_hours, lesson_paths, minutes, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -110,18 +110,13 @@ Everything below comes from the docstrings.
 
 
 def lessons() -> str:
-    """The table of the course for the front page: question, time and what each lesson assumes."""
-    paths = {path.name[:2]: path for path in lesson_paths()}
-
-    def link(found: re.Match) -> str:
-        return f"[{found[1]}](notebooks/{paths[found[1]].name})"
-
-    rows = [["", "question", "time", "assumes"]]
-    for number, path in paths.items():
-        assumes = re.sub(rf"\b({'|'.join(paths)})\b", link, said(path, "Assumes"))
+    """The table of the course for the front page: question and time of each lesson."""
+    rows = [["", "question", "time"]]
+    for path in lesson_paths():
+        number = path.name[:2]
         question_link = f"[{question(path)}](notebooks/{path.name})"
         mark = "&nbsp;●" if number in CORE else ""
-        rows.append([f"**{number}**{mark}", question_link, f"{minutes(path)}&nbsp;min", assumes])
+        rows.append([f"**{number}**{mark}", question_link, f"{minutes(path)}&nbsp;min"])
     return f"Lessons marked ● are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
 
 

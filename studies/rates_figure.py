@@ -1,4 +1,4 @@
-"""Accuracy over the learning rate, from results/rates.csv: the figures of README and docs/rates.md.
+"""Accuracy over the learning rate, from results/rates.csv: the figures of README and the logbook.
 
 python -m studies.rates_figure
 """

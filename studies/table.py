@@ -45,7 +45,7 @@ def load_cards() -> list[dict[str, Any]]:
     return [card for card in cards if card["protocol"] == protocol.protocol_digest()]
 
 
-def run(slugs: list[str], jobs: int = -1) -> None:
+def run(slugs: list[str]) -> None:
     """Trains rows and writes their cards; what is finished is not trained again."""
     for slug in slugs or list(methods.ALL):
         path = CARDS / f"{slug}.json"
@@ -53,15 +53,15 @@ def run(slugs: list[str], jobs: int = -1) -> None:
             continue
         with tqdm(disable=None, unit="round") as bar:
             out = STORES / slug
-            card = protocol.run_protocol(methods.get(slug), jobs=jobs, out=out, bar=bar)
+            card = protocol.run_protocol(methods.get(slug), jobs=-1, out=out, bar=bar)
         write_atomically(path, to_json(card), shared=True)
         print("\n".join(protocol.card_lines(card)), flush=True)
 
 
-def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
+def make_card(place: str, only_try: bool = False) -> None:
     """Trains a row of somebody's own file by the protocol, and writes its card into cards/.
 
-    Args: place: FILE.py:ROW. only_try: one round at two rates, and no card. jobs: runs at once.
+    Args: place: FILE.py:ROW. only_try: one round at two rates, and no card.
     """
     file, _, name = place.rpartition(":")
     row = runpy.run_path(file)[name]
@@ -71,7 +71,7 @@ def make_card(place: str, only_try: bool = False, jobs: int = -1) -> None:
     if not only_try:
         options = {"out": path.with_suffix(".runs")}
     with tqdm(disable=None, unit="round") as bar:
-        card = protocol.run_protocol(row, jobs=jobs, bar=bar, **options)
+        card = protocol.run_protocol(row, jobs=-1, bar=bar, **options)
     if not only_try:
         write_atomically(path, to_json(card), shared=True)
     print("\n".join(protocol.card_lines(card)), flush=True)

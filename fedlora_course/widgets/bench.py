@@ -187,10 +187,6 @@ class Workbench(anywidget.AnyWidget):
             for slug in chosen
         ]
 
-    def settle(self) -> None:
-        """Waits until what is known before a run is shown."""
-        self._foreseer.join()
-
     # What the reader does
 
     def act(self, do: str, **given: Any) -> None:

@@ -131,12 +131,12 @@ def _sync_names(folder: Path) -> None:
 
 
 def lock_folder(
-    folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None
+    folder: "Path | None", patience: float = 0.0, what: str | None = None
 ) -> AbstractContextManager[Any]:
     """Locks a folder, made if missing, until the block or the process ends, however it ends.
 
     Args:
-        folder, name: the folder, of which ``None`` locks nothing, and the lock file in it.
+        folder: ``None`` locks nothing.
         patience: seconds to wait for another holder before a ``ValueError``.
         what: how to call it in an error; default: ``out`` and the folder.
 
@@ -150,7 +150,7 @@ def lock_folder(
     what = what or f"out={str(folder)!r}"
     _make_folder(folder)
     # The operating system lets go of it when the process ends, however it ends.
-    lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
+    lock = FileLock(folder / ".lock", timeout=patience, mode=0o600, thread_local=False)
     try:
         return lock.acquire()
     except Timeout:

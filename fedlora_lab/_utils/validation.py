@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+LONGEST_SHOWN = 120
+"""Characters of a value in a message."""
 MOST_SHOWN = 8
 """Entries of a list beyond which a message names only their number."""
 
@@ -32,8 +34,8 @@ def refuse(name: str, value: Any, expected: str) -> NoReturn:
     raise ValueError(printable(f"{name}={describe_value(value)}: expected {expected}"))
 
 
-def describe_value(value: object, limit: int = 120) -> str:
-    """A value in one line of at most ``limit`` characters; of data only their type and shape.
+def describe_value(value: object) -> str:
+    """A value in one line of at most 120 characters; of data only their type and shape.
 
     Rows may be private, and a message goes into logs.
 
@@ -42,7 +44,7 @@ def describe_value(value: object, limit: int = 120) -> str:
     "{'x': ndarray (60, 2), 'seeds': [0, 1], 'rows': list of 60}"
     """
     text = " ".join(_described(value).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def _described(value: Any) -> str:

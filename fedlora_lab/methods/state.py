@@ -26,7 +26,6 @@ class TensorKind:
         scheduled: it moves when a word of the schedule has its letter; if not, at every step.
         sent_up, sent_down: clients send it, where the method shares it; and receive it when it has
             changed.
-        of_the_model: its numbers are the model's; those of others guide a server rule.
         of_the_product: it is a factor of its layer's product.
         quantized: it goes down by the method's broadcast rule; if not, in full.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
@@ -36,7 +35,6 @@ class TensorKind:
     scheduled: bool = False
     sent_up: bool = False
     sent_down: bool = False
-    of_the_model: bool = True
     of_the_product: bool = False
     quantized: bool = False
     shape: Callable[[int, int, int], tuple[int, ...]] | None = None
@@ -58,11 +56,11 @@ KINDS: dict[str, TensorKind] = {
     # Written by a server rule and trained by no client: nothing private is in it to clip or noise.
     "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
     # Which factor a layer moves: chosen by the server's rule, from released values.
-    "mode": TensorKind(sent_down=True, of_the_model=False),
+    "mode": TensorKind(sent_down=True),
 }
 """Every kind of tensor, except what a server rule remembers for itself (`MEMORY`). What a
 new kind does to its layer's output stands in `lora.adapters.Adapter`."""
-MEMORY = TensorKind(of_the_model=False)
+MEMORY = TensorKind()
 """What a server rule remembers: it never leaves the server."""
 
 

@@ -36,9 +36,6 @@ def sentences(
     clients: int = 8,
     dirichlet: float | None = 0.5,
     seed: int = 0,
-    *,
-    targets: Sequence[str] = ("query", "value"),
-    head: str | None = "classifier",
 ) -> Task:
     """Builds the task of sentences: a small BERT learns whether they are positive or negative.
 
@@ -53,7 +50,6 @@ def sentences(
         clients: number of clients, in [1, 700].
         dirichlet: concentration of the split by domain, > 0; ``None`` or infinity: at random.
         seed: of the split and of the classifier's start; a whole number >= 0.
-        targets, head: see `Layers`; query, key, value and dense are linear maps.
     Raises: ValueError for a bad argument.
     Guarantees: test_sentences.py::test_every_sentence_is_used_once,
         ::test_a_language_model_learns_under_privacy.
@@ -107,8 +103,8 @@ def sentences(
         by=owners.tolist(),
         eval_dataset=encoded(test),
         data_collator=DataCollatorWithPadding(code),
-        targets=targets,
-        head=head,
+        targets=("query", "value"),
+        head="classifier",
     )
     return replace(task, name="sentences")
 

@@ -41,7 +41,7 @@ def done(bench):
 
 def turn(bench, **values):
     bench.values = {**bench.values, **values}
-    bench.settle()
+    bench._foreseer.join()  # until what is known before a run is shown
     return bench.facts
 
 

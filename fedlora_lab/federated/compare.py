@@ -230,23 +230,17 @@ def _train(cell: Cell, execution: Execution, folder: Path | None) -> "pd.DataFra
 # ---- what a sweep found
 
 
-def best(
-    frame: "pd.DataFrame",
-    by: str = "lr",
-    *,
-    measure: str | None = None,
-) -> "pd.DataFrame":
+def best(frame: "pd.DataFrame", by: str = "lr") -> "pd.DataFrame":
     """Chooses each method's best learning rate on half of the seeds; returns its other runs.
 
-    The score of a rate is the mean after the last round. What else was varied is kept apart: of
-    two epsilons, told apart by a column, each gets its own rate. Scores are those of the test
-    examples, so no example is left that has not been looked at: what is kept apart is the luck of
-    the seeds.
+    The score of a rate is the mean after the last round of accuracy, else of the loss, else of the
+    task's first metric. What else was varied is kept apart: of two epsilons, told apart by a
+    column, each gets its own rate. Scores are those of the test examples, so no example is left
+    that has not been looked at: what is kept apart is the luck of the seeds.
 
     Args:
         frame: of a comparison that varied ``by``.
         by: the column of which the best value is chosen.
-        measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
         where the best value is the least or the largest of those tried.
     Raises: ``ValueError`` where no seed is left to choose or to report, and for other columns.
@@ -269,7 +263,7 @@ def best(
     check(len(seeds) > 1, "seeds", seeds, "at least two: some choose, and others report")
     half = len(seeds) // 2
     choosing, reporting = seeds[:half], seeds[half:]
-    ends = last_scores(frame, measure)
+    ends = last_scores(frame)
     measure = str(ends["measure"].iloc[0])
     groups = ["method", *(name for name in varied if name != by)]
     tried = ends[ends["seed"].isin(choosing)].groupby([*groups, by], dropna=False, sort=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import Source, adapted_for
 from fedlora_lab.methods.state import ParamKey, Tensors
@@ -43,16 +43,17 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     return task.loss(forward(changed, x), y).mean()  # type: ignore[arg-type]
 
 
-def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
+def gradients(task: Task, record: Any, layer: str) -> Gradients:
     """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
+
+    They are those of the mean loss of the task's public test examples.
 
     Args:
         task, record: of the run.
         layer: one of ``record.adapter``.
-        data: examples to average over; ``None``: the task's public test examples.
 
-    Raises: ``ValueError`` for a layer that the record does not have; without ``data`` for a private
-        run whose test examples are not public.
+    Raises: ``ValueError`` for a layer that the record does not have, and for a private run whose
+        test examples are not public.
     Guarantees: A and B have the gradients that the chain rule makes of W's
         (test_measures.py::test_gradients_of_a_layer_obey_the_chain_rule).
     """
@@ -66,15 +67,19 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
     # The frozen weight is no parameter that moves: it is given to the model from outside.
     name = f"{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
-    data = examples_to_judge(task, record.ledger is not None) if data is None else data
+    data = examples_to_judge(task, record.ledger is not None)
     with torch.enable_grad():
         loss = _mean_loss(task, adapted.model, {name: weight}, data)
         a, b, slope = torch.autograd.grad(loss, (*moving.values(), weight))
     return Gradients(a, b, slope if isinstance(adapter.base, torch.nn.Linear) else slope.T)
 
 
+FULL_RATE = 0.1
+"""Learning rate of `full_updates`."""
+
+
 def full_updates(
-    task: Task, steps: int = 60, lr: float = 0.1, batch: int = 128
+    task: Task, steps: int = 60, batch: int = 128
 ) -> dict[str, Float[Tensor, "d_out d_in"]]:
     """Trains in full the layers that would get adapters; returns layer -> W after minus W before.
 
@@ -82,14 +87,14 @@ def full_updates(
 
     Args:
         task: left alone.
-        steps, lr, batch: >= 1, >= 0 and >= 1 examples a step.
+        steps: of SGD, >= 1.
+        batch: examples of a step, >= 1.
 
     Guarantees: the loss falls, the task's model is left alone
         (test_measures.py::test_full_updates_lower_the_loss_and_leave_the_model).
     """
     check_whole("steps", steps, 1)
     check_whole("batch", batch, 1)
-    check_number("lr", lr, 0)
     layers = matching_modules(task.model, task.targets)
     names = {name: f"{name}.weight" for name in layers}
     start = {name: task.model.get_parameter(weight).detach() for name, weight in names.items()}
@@ -103,7 +108,7 @@ def full_updates(
             slopes = torch.autograd.grad(loss, list(weights.values()))
         with torch.no_grad():
             for weight, gradient in zip(weights.values(), slopes, strict=True):
-                weight -= lr * gradient
+                weight -= FULL_RATE * gradient
     moves = {name: weights[names[name]].detach() - start[name] for name in names}
     # Transformers' Conv1D stores the transpose.
     return {n: x if isinstance(layers[n], torch.nn.Linear) else x.T for n, x in moves.items()}

@@ -254,14 +254,12 @@ MARGIN = 5e-4
 two of the grid, and the discretisation of their losses may differ by a little."""
 
 
-def noise_multiplier(
-    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "pld"
-) -> float:
-    """Finds the smallest sigma whose ``steps`` releases spend at most ``epsilon``.
+def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    """Finds the smallest sigma whose ``steps`` releases spend at most ``epsilon``, by PLD.
 
     Args:
         epsilon: target, > 0, finite. The result spends at most this, and at least 99.7 % of it.
-        delta, accountant: as for `epsilon`.
+        delta: as for `epsilon`.
         sample_rate, steps: q in [0, 1] and number of releases, >= 0; 0 needs no noise.
 
     Raises: ``ValueError`` for a value out of range, or a target that the accountant cannot certify.
@@ -271,7 +269,7 @@ def noise_multiplier(
     >>> round(noise_multiplier(8.0, 1e-5, 1.0, 10), 3)
     1.898
     """
-    return noise_multipliers(epsilon, delta, (sample_rate,), steps, accountant)[0]
+    return noise_multipliers(epsilon, delta, (sample_rate,), steps)[0]
 
 
 def noise_multipliers(
@@ -287,8 +285,9 @@ def noise_multipliers(
     never falls with q, so nobody spends more than the target.
 
     Args:
-        epsilon, delta, steps, accountant: as for `noise_multiplier`.
+        epsilon, delta, steps: as for `noise_multiplier`.
         sample_rates: each in [0, 1].
+        accountant: a name of `ACCOUNTANTS`.
 
     Guarantees: of many clients of distinct sizes none spends more than the target
         (test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target).

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast
@@ -36,6 +36,8 @@ KEPT_AT_END = 0.55
 range of rates is predicted to end: 0.6 of ten classes, 0.78 of two."""
 FEWEST_STEPS = 3.0
 """Length of a run's whole noise, in steps of the clip norm, below which steps may end a range."""
+DRAWS = 4
+"""How many times noise is drawn; the table has the means."""
 MOST_EXAMPLES = 200
 AT_ONCE = 50
 """Examples that pass the model together."""
@@ -70,8 +72,6 @@ def dry_run(
     rates: Iterable[float],
     *,
     lora: "Lora | None" = None,
-    draws: int = 4,
-    seed: int = 0,
 ) -> DryRun:
     """Shows what the noise of a whole run alone would do to the model, before the run.
 
@@ -85,8 +85,6 @@ def dry_run(
         method, privacy, plan, lora: see `run`, with the noise multiplier set.
         rates: learning rates of B, > 0; where A has another rate, it keeps its ratio to B's. In the
             client unit the noise follows the clip norm, which goes in proportion to the rate.
-        draws: how many times noise is drawn, >= 1; the table has the means.
-        seed: of the draws.
 
     Raises: ``ValueError`` as `suggest_lr`, where the examples are not public, and where the model
         does not answer by one of several classes.
@@ -106,7 +104,6 @@ def dry_run(
     import pandas as pd
 
     row = methods.get(method)
-    check_whole("draws", draws, 1)
     check(task.public_test, "task", task.name, "one with public_test=True: its inputs are passed")
     uncounted = noise_taken_up(task, row, privacy, plan, lora).uncounted
     rates = sorted(rates)
@@ -121,11 +118,11 @@ def dry_run(
     before: list[Tensor] = []
     steps = math.inf
     for rate in rates:
-        config = make_config(task, row, *at_rate(privacy, plan, rate), lora, seed)
+        config = make_config(task, row, *at_rate(privacy, plan, rate), lora, seed=0)
         model = adapters.adapt(task, config.lora)
         stds = noise_stds(config, model)
         scores = []
-        for draw in range(draws):
+        for draw in range(DRAWS):
             start, noised = with_noise(config, model, stds, draw)
             # At every rate the model answers alike before the noise.
             if draw == len(before):

@@ -325,7 +325,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
     Raises: ``ValueError`` where they are not: no epsilon of the run would count the score.
     Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
     """
-    expected = "True: of a private run only public test examples are scored; give others by data="
+    expected = "True: of a private run only public test examples are scored"
     check(task.public_test or not private, "public_test", False, expected)
     return task.test
 

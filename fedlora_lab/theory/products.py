@@ -25,15 +25,12 @@ class NoiseTerms(NamedTuple):
     total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
-def noise_terms(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
-) -> NoiseTerms:
-    """Energy that independent Gaussian noise on both factors puts into scaling B A.
+def noise_terms(B: FactorB, A: FactorA, std_B: float, std_A: float) -> NoiseTerms:
+    """Energy that independent Gaussian noise on both factors puts into B A.
 
     Args:
         B, A: the factors.
         std_B, std_A: of the noise on each entry, >= 0; 0 for a factor without noise.
-        scaling: alpha / r, >= 0.
 
     Guarantees: each term is the mean over draws (test_noise_terms).
     Source: derived; the expansion stands in arXiv:2403.12313, section 3, the quadratic term in
@@ -44,14 +41,13 @@ def noise_terms(
     """
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
     check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
-    check_symbols(std_B=std_B, std_A=std_A, scaling=scaling)
+    check_symbols(std_B=std_B, std_A=std_A)
     d_out, r = B.shape
     d_in = A.shape[1]
-    s2 = float(scaling) ** 2
     return NoiseTerms(
-        linear_B=s2 * std_B**2 * d_out * float(np.sum(A * A)),
-        linear_A=s2 * std_A**2 * d_in * float(np.sum(B * B)),
-        quadratic=s2 * (std_B * std_A) ** 2 * d_out * d_in * r,
+        linear_B=std_B**2 * d_out * float(np.sum(A * A)),
+        linear_A=std_A**2 * d_in * float(np.sum(B * B)),
+        quadratic=(std_B * std_A) ** 2 * d_out * d_in * r,
     )
 
 

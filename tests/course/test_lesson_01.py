@@ -1,5 +1,6 @@
 """Lesson 01: what rank and alpha decide, in closed form, measured, drawn and on a dial."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_the_first_step_of_a_run_is_that_of_the_formulas():
     task = fl.tasks.digits(targets=(layer,))
     start = next(fl.run(task, "fedlora", None, fl.Plan(), seed=0))
     A: Any = start.adapter[layer][0]
-    own: list[Any] = [fl.measures.gradients(task, start, layer, data).W for data in task.clients]
+    scored = [replace(task, held_out=fl.tasks.HeldOut(data)) for data in task.clients]
+    own: list[Any] = [fl.measures.gradients(one, start, layer).W for one in scored]
     sgd = 0.1 * 4 * float((sum(own) / 10 @ A.T @ A).norm())
     adam = 0.1 * 2 * float((sum((G @ A.T).sign() for G in own) / 10 @ A).norm())
     for optimizer, expected in (("sgd", sgd), ("adamw", adam)):

@@ -1,5 +1,6 @@
 """Notebook 03: single gradients, before any clip."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import stats
 import fedlora_course as course
 import fedlora_lab as fl
 from fedlora_course.lesson_03.theory import clip_terms, membership_bound
-from fedlora_lab.tasks.task import concatenate
+from fedlora_lab.tasks.task import HeldOut, concatenate
 from fedlora_lab.theory import gdp_delta, mean_band
 
 
@@ -23,7 +24,8 @@ def test_single_gradients_average_to_that_of_the_mean_loss():
     tensors = last.source[2].tensors
     ends = np.cumsum([x.numel() for x in tensors.values()])
     mean = course.lesson(3).example_gradients(last).mean(0)
-    expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(task.clients))
+    scored = replace(task, held_out=HeldOut(concatenate(task.clients)))
+    expected = fl.measures.gradients(scored, last, "blocks.0.query")
     for key, part in zip(tensors, np.split(mean, ends[:-1]), strict=True):
         if key.layer == "blocks.0.query":
             np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)

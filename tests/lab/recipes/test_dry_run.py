@@ -49,7 +49,7 @@ def test_the_noise_of_a_dry_run_is_that_of_a_run_without_signal(case):
 def test_no_private_value_enters_a_dry_run():
     task = digits()
     found, other = (
-        fl.dry_run(each, "fedlora", PRIVACY, PLAN, [0.1, 0.8], draws=1)
+        fl.dry_run(each, "fedlora", PRIVACY, PLAN, [0.1, 0.8])
         for each in (task, with_other_clients(task))
     )
     assert found.table.equals(other.table) and found[1:] == other[1:]
@@ -71,7 +71,7 @@ def test_a_model_that_knows_nothing_at_its_start_is_flagged():
     for parameter in model.get_submodule("head").parameters():
         parameter.data *= 0
     for one, flagged in ((task, False), (replace(task, model=model), True)):
-        dry = fl.dry_run(one, "fedlora", PRIVACY, PLAN, [0.1], draws=1)
+        dry = fl.dry_run(one, "fedlora", PRIVACY, PLAN, [0.1])
         assert ("no better than by one class" in (dry.warning or "")) == flagged
 
 

@@ -41,16 +41,16 @@ def test_noise_terms():
     B, A = layer()
     A *= math.sqrt(4 / 3) / np.linalg.norm(A)
     rng = RNG(1)
-    scaling = 2.0
     xi_B = rng.normal(0, 0.2, (DRAWS, *B.shape))
     xi_A = rng.normal(0, 0.15, (DRAWS, *A.shape))
-    terms = theory.noise_terms(B, A, 0.2, 0.15, scaling)
-    drawn = scaling * (xi_B @ A), scaling * (B @ xi_A), scaling * (xi_B @ xi_A)
+    terms = theory.noise_terms(B, A, 0.2, 0.15)
+    drawn = xi_B @ A, B @ xi_A, xi_B @ xi_A
     assert all(is_mean(e, energies(part)) for e, part in zip(terms, drawn, strict=True))
     assert is_mean(terms.total, energies(np.sum(drawn, axis=0)))
     norm = float(np.linalg.norm(B))
     # Nine releases of B and four of A.
-    close(theory.accumulated_noise_terms(12, 4, 16, 0.2 / 3, 0.15 / 2, 9, 4, 2, 1, norm), terms)
+    run = theory.accumulated_noise_terms(12, 4, 16, 0.2 / 3, 0.15 / 2, 9, 4, 2, 1, norm)
+    close(run, [2**2 * term for term in terms])
 
 
 @pytest.mark.parametrize("quadratic", [0.0, 1e-9, 3.0, 1e9])

@@ -33,7 +33,6 @@ def digits(
     seed: int = 0,
     *,
     targets: Sequence[str] = ("query", "value"),
-    head: str | None = None,
 ) -> Task:
     """Builds the digits task: a vision transformer for printed digits learns handwritten ones.
 
@@ -44,7 +43,6 @@ def digits(
         dirichlet: concentration of the split by label, > 0; ``None`` or infinity: at random.
         seed: of the split into test, validation and clients; a whole number >= 0.
         targets: which of query, key, value, out, up, down, patch get adapters.
-        head: ``"head"`` trains the classifier in full; ``None`` leaves it frozen.
     Raises: ValueError for a bad argument, or when the weights have another sha256.
     Guarantees: test_tasks.py::test_digits_use_every_scan_once, ::test_digits_streams_differ.
 
@@ -66,7 +64,6 @@ def digits(
         test=(x[test], y[test]),
         validation=(x[validation], y[validation]),
         targets=targets,
-        head=head,
         name="digits",
     )
 

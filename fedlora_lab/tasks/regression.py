@@ -10,11 +10,10 @@ from torch import nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import with_default_modes
-from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import Examples, HeldOut, Layers, Task, concatenate
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 NOISE = 0.1
 """Standard deviation of the noise on y."""
 
@@ -29,7 +28,6 @@ def regression(
     seed: int = 0,
     *,
     test: int = 64,
-    dtype: str = "float32",
 ) -> Task:
     """Builds a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
 
@@ -42,7 +40,6 @@ def regression(
         rank: of every teacher, in [1, min(d_in, d_out)].
         seed: a whole number >= 0.
         test: examples of each client in the test and in the validation set, >= 1.
-        dtype: "float32" or "float64".
     Guarantees: test_tasks.py::test_a_teacher_explains_its_client.
 
     >>> regression(clients=3, examples=20).sizes
@@ -50,18 +47,17 @@ def regression(
     """
     check_whole("examples", examples, 1)
     check_whole("test", test, 1)
-    check_one_of("dtype", dtype, tuple(DTYPES))
     base, factors = teachers(clients, d_in, d_out, rank, seed)
     maps = [base + b @ a for b, a in factors]
 
     def draw(kind: str, count: int) -> list[Examples]:
         streams = [Streams(seed).numpy(f"regression {kind}", k) for k in range(clients)]
         pairs = zip(streams, maps, strict=True)
-        return [_draw_examples(rng, weight, count, DTYPES[dtype]) for rng, weight in pairs]
+        return [_draw_examples(rng, weight, count) for rng, weight in pairs]
 
     return Task(
         name="regression",
-        model=_linear_model(base, DTYPES[dtype]),
+        model=_linear_model(base),
         layers=Layers(("map",)),
         clients=draw("private", examples),
         held_out=HeldOut(concatenate(draw("test", test)), concatenate(draw("validation", test))),
@@ -70,20 +66,18 @@ def regression(
     )
 
 
-def _draw_examples(
-    stream: np.random.Generator, weight: np.ndarray, count: int, dtype: torch.dtype
-) -> Examples:
+def _draw_examples(stream: np.random.Generator, weight: np.ndarray, count: int) -> Examples:
     """Inputs (count, d_in) and targets (count, d_out) of a linear map (d_out, d_in)."""
     d_out, d_in = weight.shape
     x = stream.standard_normal((count, d_in))
     y = x @ weight.T + NOISE * stream.standard_normal((count, d_out))
-    return torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype)
+    return torch.from_numpy(x).float(), torch.from_numpy(y).float()
 
 
-def _linear_model(weight: np.ndarray, dtype: torch.dtype) -> nn.Module:
+def _linear_model(weight: np.ndarray) -> nn.Module:
     """One frozen linear map, called ``map``."""
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
-        linear = nn.Linear(*weight.shape[::-1], bias=False, dtype=dtype).requires_grad_(False)
+        linear = nn.Linear(*weight.shape[::-1], bias=False).requires_grad_(False)
     linear.weight.copy_(torch.from_numpy(weight))
     return nn.Sequential(OrderedDict[str, nn.Module](map=linear)).eval()
 

@@ -2,12 +2,12 @@
 
 import torch
 from calls import refused
-from toy_tasks import PLAN, play, tokens
+from toy_tasks import PLAN, in_double, play, tokens
 
 import fedlora_lab as fl
 from fedlora_course.lesson_11 import attacks, scans
 
-LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
+LINEAR = in_double(fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4))
 
 
 def first(task, count=1):

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import transformers
 from calls import Options
+from toy_tasks import with_head
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 import fedlora_lab as fl
@@ -225,7 +226,7 @@ ENDS["swin"] = (*MAPS, "reduction")
 def varied(kind, head=False):
     """A task with adapters on maps of every shape that its model has; the head moves or rests."""
     if kind == "digits":
-        return fl.tasks.digits(clients=3, head="head" if head else None)
+        return with_head(fl.tasks.digits(clients=3)) if head else fl.tasks.digits(clients=3)
     if kind.startswith("answers of "):
         return answers(kind.removeprefix("answers of "))
     plain = task(kind)

@@ -59,7 +59,7 @@ def two_layers() -> Any:
 def regression(clients: int = 3) -> Task:
     """Least squares, one layer, no head."""
     sizes: Options = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
-    return fl.tasks.regression(clients=clients, dtype="float64", **sizes)
+    return in_double(fl.tasks.regression(clients=clients, **sizes))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -84,6 +84,21 @@ def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
 def people() -> Task:
     """The same with persons: three, four and two of them, of one to three examples each."""
     return with_persons(tokens("head"), PERSONS)
+
+
+def with_head(digits: Task) -> Task:
+    """The task of digits, whose head is trained too."""
+    return replace(digits, layers=fl.tasks.Layers(digits.targets, "head"))
+
+
+def in_double(task: Task) -> Task:
+    """The same task in double precision."""
+    assert task.validation
+    clients = [(x.double(), y.double()) for x, y in task.clients]
+    test, validation = ((x.double(), y.double()) for x, y in (task.test, task.validation))
+    held_out = fl.tasks.HeldOut(test, validation)
+    model = frozen_copy(task.model).double()
+    return replace(task, model=model, clients=clients, held_out=held_out)
 
 
 def with_persons(task: Task, persons: Any) -> Task:

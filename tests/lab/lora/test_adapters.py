@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 def test_every_layer_and_seed_starts_elsewhere():
     """A uniform on [-1 / sqrt(d_in), 1 / sqrt(d_in)]; B zero; the head as given."""
-    task = fl.tasks.digits(clients=3, head="head")
+    task = toy_hubs.varied("digits", head=True)
     model = adapters.adapt(task, fl.Lora(rank=16))
     values, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 1))
     seen = []

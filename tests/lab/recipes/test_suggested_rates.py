@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from calls import refused
+from toy_tasks import with_head
 
 import fedlora_lab as fl
 from fedlora_lab.recipes.suggested_rates import SUGGESTED_VARIANCE as BOUND
@@ -94,7 +95,7 @@ def test_one_late_layer_bears_several_times_the_rate_of_eight():
 def test_no_dry_run_is_followed_where_a_head_learns_anew():
     """Fault: noise spoiled the answers of a new head, which meant nothing, and the rate fell."""
     plan = fl.Plan(rounds=20, local_steps=5, batch=16)
-    task = fl.tasks.digits(clients=10, dirichlet=0.5, head="head")
+    task = with_head(fl.tasks.digits(clients=10, dirichlet=0.5))
     model = copy.deepcopy(task.model)
     for parameter in model.get_submodule("head").parameters():
         parameter.data *= 1e-3

@@ -139,7 +139,7 @@ def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
     words = f"mean of the copies {sent.mean():.2f}"
     ax.text(goal, 0.025, words, color=purple, fontsize=9.5, weight="bold", ha="center")
     ax.plot(held.mean(), -0.06, "s", color=style.GREY, ms=7)
-    words = "held: it is in no loss"
+    words = "held: no loss is taken here"
     ax.text(held.mean() + 0.025, -0.068, words, color=style.GREY, fontsize=9)
     ax.set(xlim=(0.15, 1.15), ylim=(-0.1, 0.24), xlabel="one number", ylabel="its loss", yticks=())
     style.headline(figure, "In the end the mean of the copies lies in the minimum")

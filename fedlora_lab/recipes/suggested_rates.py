@@ -84,8 +84,7 @@ def suggest_lr(
     Raises: ``ValueError`` without noise; where B rests at zero, or stays with its client in the
         client unit, where it gets no noise; for optimisers whose noise is not known before a run;
         and for a row of differences, whose own error bounds its rates.
-    Guarantees: test_suggested_rates.py::test_the_suggested_rate_meets_the_bound_of_its_noise,
-        ::test_two_settings_that_are_one_run_get_one_suggestion.
+    Guarantees: test_suggested_rates.py::test_the_suggested_rate_meets_the_bound_of_its_noise.
     Source: derived; 0.35 is read off where the tuning runs on digits at epsilon = 3 lost three
         points, and 0.2 was chosen on digits afterwards. docs/rates.md has what the suggestion costs
         against the best of a grid of rates, and where it was not tried.

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy_hubs
+import transformers
 from calls import refused
 from peft import PeftModel
 from torch import nn
@@ -260,6 +261,40 @@ def test_a_model_without_gradients_is_refused():
     refuse_run(r"^model='Changed': expected finite gradients of the test examples", task)
 
 
+def test_random_numbers_in_a_forward_are_refused():
+    model = seeded(lambda: Changed(lambda out: F.dropout(out, 0.1, training=True)))
+    refuse_run(MODEL.format("Changed") + ".* and no random num", replace(tokens(), model=model))
+
+
+class SequenceFirst(Tokens):
+    """Turns a batch of sequences round, as some encoders do, before the first map."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.length = length
+
+    def forward(self, x):
+        turned = x.mean(1).expand(self.length, -1, -1)
+        return self.head(self.outer(torch.tanh(self.inner(turned))).mean(0))
+
+
+@pytest.mark.parametrize("length", [1, 8])
+def test_a_layer_whose_input_has_the_examples_second_is_refused(length):
+    task = replace(tokens(), model=seeded(lambda: SequenceFirst(length)))
+    refuse_run("^(first dimension=|model='SequenceFirst': expected examples .* batch first)", task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_base_in_half_precision_is_no_mixture(kind, dtype):
+    """It rounds in other places where the batch has another size."""
+    load: Any = transformers.AutoModelForCausalLM
+    model = load.from_pretrained(toy_hubs.folder(kind), dtype=dtype)
+    records = play(toy_hubs.fresh_answers(kind, model=model), "rolora", private("example"))
+    assert all(x.isfinite().all() for pair in records[-1].adapter.values() for x in pair)
+
+
 class Remembers(Tokens):
     """Subtracts a mean of all that it has seen, so slowly that no batch shows it."""
 
@@ -295,6 +330,19 @@ WRITES = {
     "anew": lambda model, seen: setattr(model, "mean", model.mean + seen),
     "past autograd": lambda model, seen: model.mean.data.add_(seen),
 }
+
+
+OWN_VALUES = {
+    "in place": lambda model, _: model.mean.copy_(model.mean.clone()),
+    "anew": lambda model, _: model.register_buffer("mean", model.mean.clone()),
+}
+
+
+@pytest.mark.parametrize("write", OWN_VALUES.values(), ids=OWN_VALUES)
+def test_a_table_that_is_written_with_its_own_values_keeps_nothing(write):
+    """By values, not by the count of writes: rotary embeddings pick their table in every pass."""
+    task = replace(tokens(), model=seeded(lambda: RunningMean(0, write)))
+    assert len(play(task, "fedlora", private("example"))) == PLAN.rounds + 1
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)

@@ -22,19 +22,6 @@ def test_the_readers_server_trains_as_the_library_s():
     assert ended[0].traffic == ended[1].traffic, "the residual goes down as well"
 
 
-@pytest.mark.slow
-def test_fedsvd_turns_the_rows_of_a_in_the_same_four_directions():
-    """What the text says of its clients' A after three rounds."""
-    plan = fl.Plan(rounds=3, lr=0.1)
-    records = fl.run(fl.tasks.digits(), "fedsvd", None, plan, seed=0, evaluate_every=3)
-    begun, *_, ended = records
-    for name, (A_0, _) in begun.adapter.items():
-        A_3 = ended.adapter[name][0].double()
-        assert np.linalg.norm(A_3 / A_3.norm() - A_0 / A_0.norm()) > 0.5
-        spans = np.vstack([A_0 / A_0.norm(), A_3 / A_3.norm()])
-        assert np.linalg.matrix_rank(spans, tol=1e-5) == 4
-
-
 def test_product_average_terms():
     """Six noised copies of an adapter: means of factors, and means of products."""
     rng = np.random.default_rng(7)

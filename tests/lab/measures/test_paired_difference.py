@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from calls import refused
 
 import fedlora_lab as fl
-from fedlora_lab.measures.runs import COLUMNS
+from fedlora_lab.measures.runs import COLUMNS, t_interval
 
 NAN, INF = math.nan, math.inf
+PAIR = "one", "other"
 UNEQUAL = [
     # (of one in each of two seeds, of the other, what the line says of both)
     ([35.4, 35.4], [NAN, NAN], "one spent 35.4 and other spent none that is certified"),
@@ -58,6 +60,18 @@ def test_pairs_of_unequal_epsilon_are_refused(form):
     for one, other in EQUAL:
         gap = fl.report.paired_difference(FORMS[form](one, other), "one", "other")
         assert gap.mean == pytest.approx(0.075)
+
+
+def test_a_difference_has_student_s_interval_which_decides():
+    scores = {"method": ["one"] * 3 + ["other"] * 3, "seed": [0, 1, 2] * 2}
+    frame = pd.DataFrame({**scores, "accuracy": [0.60, 0.70, 0.80, 0.65, 0.76, 0.84]})
+    found, turned = (fl.report.paired_difference(frame, *x) for x in (PAIR[::-1], PAIR))
+    mean, half = t_interval(np.array([0.05, 0.06, 0.04]))
+    assert found[:3] == pytest.approx((mean, mean - half, mean + half)) and found.seeds == 3
+    few = fl.report.paired_difference(frame[frame["seed"] < 2], *PAIR[::-1])
+    assert [x.holds for x in (found, turned, few)] == ["yes", "no", "cannot tell"]
+    with refused(r"^seeds=1: expected at least two"):
+        fl.report.paired_difference(frame[frame["seed"] == 0], *PAIR)
 
 
 def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():

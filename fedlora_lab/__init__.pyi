@@ -5,7 +5,6 @@ from . import (
     methods as methods,
     plots as plots,
     privacy as privacy,
-    recipes as recipes,
     report as report,
     tasks as tasks,
     theory as theory,

@@ -1,26 +1,17 @@
 """Measures what a run did to the adapter: deviation, noise terms and gradients.
 
->>> import torch
+>>> import numpy as np
 >>> from fedlora_lab import measures
->>> measures.product_norm(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0, 0.0]]))  # of B A
-5.0
+>>> measures.find_collapsed(np.array([0.29, 0.004, 0.27])).tolist()
+[False, True, False]
 """
 # ruff: noqa: F401
 
 from fedlora_lab.measures.deviation import (
-    AggregationInput,
-    Deviation,
     Exchange,
     layer_rows,
-    noise_energies,
-    product_deviation,
-    product_norm,
     record_aggregation,
     server_deviation,
 )
-from fedlora_lab.measures.gradients import (
-    Gradients,
-    full_updates,
-    gradients,
-)
-from fedlora_lab.measures.runs import find_collapsed, run_ends, t_interval
+from fedlora_lab.measures.gradients import full_updates, gradients
+from fedlora_lab.measures.runs import find_collapsed, t_interval

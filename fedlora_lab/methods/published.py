@@ -244,7 +244,7 @@ Local = FedLoRA.replace(
 # A row is listed by being a name of this module: a new one is added nowhere else.
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
-__all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
+__all__ = ["ALL", "get", "table", *_ROWS]
 
 
 def get(method: str | Method) -> Method:

@@ -9,7 +9,7 @@
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
-from fedlora_lab.privacy.plan import NoiseLevels, Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.statement import privacy_page, statement
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "BudgetExceeded",
     "Ledger",
     "LedgerEntry",
-    "NoiseLevels",
     "Privacy",
     "Uncertified",
     "privacy_page",

@@ -13,18 +13,16 @@ from typing import Any
 
 from fedlora_lab._utils.validation import check_one_of
 from fedlora_lab.tasks.digits import digits
-from fedlora_lab.tasks.metrics import METRICS, OverAll
+from fedlora_lab.tasks.metrics import OverAll
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentences import sentences, shipped
-from fedlora_lab.tasks.task import HeldOut, Layers, Origin, Task, classification
+from fedlora_lab.tasks.task import HeldOut, Layers, Task, classification
 from fedlora_lab.tasks.trainer import from_trainer
 
 __all__ = [
-    "METRICS",
     "TASKS",
     "HeldOut",
     "Layers",
-    "Origin",
     "OverAll",
     "Task",
     "build",

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.run import RoundResult, Run
+from fedlora_lab.federated.recording import RoundResult
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.tasks.metrics import OverAll
 from fedlora_lab.tasks.ragged import Ragged
@@ -119,6 +120,6 @@ class Recorder(Run):
         self.personal = dict(self.state.personal)
         return super().finish_round(opened, received, everyone)
 
-    def make_record(self, result):
+    def close_round(self, result):
         self.result = result
-        return super().make_record(result)
+        return super().close_round(result)

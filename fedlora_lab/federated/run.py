@@ -1,4 +1,4 @@
-"""The federated loop: an iterator of rounds, and what each round's record may show.
+"""The federated loop: an iterator of rounds.
 
 Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run` by its
 public steps: `begin_round`, `start_clients`, `finish_round`, `close_round`.
@@ -10,7 +10,7 @@ round's t.
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Self
 
 import torch
 
-from fedlora_lab import measures
 from fedlora_lab._utils.files import JsonObject, lock_folder
 from fedlora_lab._utils.torch_state import steps_with_default_modes, with_default_modes
 from fedlora_lab._utils.validation import (
@@ -32,25 +31,20 @@ from fedlora_lab.federated.config import (
     ClientIds,
     Config,
     Execution,
-    RoundKeys,
-    Visibility,
 )
-from fedlora_lab.federated.exchange import Received, Traffic
+from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.prepared import Prepared, initial_server, prepare_run
-from fedlora_lab.federated.records import NOT_SEEN, Round, rows_of
+from fedlora_lab.federated.recording import OpenRound, RecordMaker, RoundResult
+from fedlora_lab.federated.records import Round, rows_of
 from fedlora_lab.federated.store import RunState
-from fedlora_lab.lora import adapters, per_example
-from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.quantization import full
-from fedlora_lab.methods.state import ServerState, Tensors
+from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
+from fedlora_lab.privacy.privatizer import ClipSum
 from fedlora_lab.tasks.task import Task
 
 CLIENTS_AT_ONCE = 512
@@ -125,44 +119,6 @@ class Diverged(ValueError):
     """Raised where a server rule decomposes matrices that are not finite."""
 
 
-@dataclass(frozen=True)
-class OpenRound:
-    """What a round begins with.
-
-    Args:
-        started_at: by `time.perf_counter`.
-        ids: of the clients that take part.
-        before: the server's state, whose ``round`` is its number, from 0.
-        broadcast: what goes down of it.
-        keys: which tensors move, are sent and stay.
-    """
-
-    started_at: float
-    ids: ClientIds
-    before: ServerState
-    broadcast: ServerState
-    keys: RoundKeys
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """What a round ends with, from which its record is made.
-
-    Args:
-        opened: what it began with.
-        received: what the server had in hand at the end.
-        steps: what the clip did in the local steps.
-        traffic: numbers and bytes, over all clients.
-        participants: how many trained; elsewhere, how many of those that were asked answered.
-    """
-
-    opened: OpenRound
-    received: Received
-    steps: ClipCounts = field(default_factory=ClipCounts)
-    traffic: Traffic = field(default_factory=Traffic)
-    participants: int = 0
-
-
 @dataclass
 class Run:
     """One run: what was asked and prepared, and the state that a round moves on.
@@ -175,7 +131,7 @@ class Run:
         resumed: the state was read from a folder, so that the first record was made before.
         remote: the clients train in other processes: what they know is NaN in the records.
         config: the checked arguments.
-        visible: what the records show besides released values.
+        recording: makes the records.
     """
 
     prepared: Prepared
@@ -185,13 +141,12 @@ class Run:
     resumed: bool = False
     remote: bool = False
     config: Config = field(init=False)
-    visible: Visibility = field(init=False)
+    recording: RecordMaker = field(init=False)
 
     def __post_init__(self) -> None:
         # What no round changes is made here, before the first one.
         self.config = self.prepared.config
-        self.visible = self.config.visibility(self.remote)
-        self._foreseen = NoiseForecast(self.config, self.prepared.adapted.weights).table()
+        self.recording = RecordMaker(self.prepared, self.remote)
         for t in range(min(self.config.plan.rounds, MAX_TURNS)):
             keys = local_training.round_keys(self.config, self.state.server.tensors, t)
             schedule = self.config.method.schedule
@@ -298,16 +253,9 @@ class Run:
             self._restore()
             yield
 
-    def record_state(self) -> Round:
-        """Makes a record of the state as it is, as if no round had led to it."""
-        server = self.state.server
-        keys = local_training.round_keys(self.config, server.tensors, 0)
-        opened = OpenRound(time.perf_counter(), (), server, server, keys)
-        return self.make_record(RoundResult(opened, Received.empty()))
-
     def record_start(self) -> Round:
         """Makes the first record, and stores the initial state alone in its folder."""
-        record = self.record_state()
+        record = self.recording.of_state(self.state, self.ledger)
         self._store(record)
         return record
 
@@ -315,20 +263,11 @@ class Run:
         """Makes the record of the round after which a stored run stands, as it was yielded."""
         assert self.folder is not None
         rows = store.stored_rows(self.folder).get(self.state.server.round, [])
-        by_layer = tuple((layer, measure, value) for *_, layer, measure, value in rows)
-        whole = {measure: value for layer, measure, value in by_layer if layer == "all"}
-        traffic = {name: whole.get(name, NOT_SEEN) for name in Traffic._fields}
-        kept = ("deviation", "participants", "clipped", "nonfinite", "seconds")
-        return replace(
-            self.record_state(),
-            traffic=Traffic(**traffic),
-            rows=tuple(row for row in by_layer if row[0] != "all"),
-            **{name: whole.get(name, NOT_SEEN) for name in kept},
-        )
+        return self.recording.of_stored_round(self.state, self.ledger, rows)
 
     def close_round(self, result: RoundResult) -> Round:
         """Makes the record of a round and stores both, before anybody sees the record."""
-        record = self.make_record(result)
+        record = self.recording.of_round(result, self.state, self.ledger)
         self._store(record)
         return record
 
@@ -497,121 +436,3 @@ class Run:
                 earlier = personal.get(key, common.expand(count, *common.shape))
                 # Not in place: an observer may still hold what was kept before the round.
                 personal[key] = earlier.index_copy(0, index, everyone.params[key])
-
-    # ---- the record of a round
-
-    def make_record(self, result: RoundResult) -> Round:
-        """Makes the record of the round that ended in the present state.
-
-        Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
-            ::test_without_a_clip_norm_a_release_does_not_depend_on_the_data.
-        """
-        config = self.config
-        state = self.state
-        visible = self.visible
-        received = result.received
-        rows, deviation = self._layers(result)
-        clip = result.steps if config.releases_steps else received.clip_counts
-        nonfinite = result.steps.nonfinite + received.clip_counts.nonfinite
-        seconds = time.perf_counter() - result.opened.started_at
-        copied = self._record_copy()
-        plain = copied.without_core()
-        factors_a = plain.named("A")
-        factors_b = plain.named("B")
-        unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
-        done = state.server.round
-        foreseen = [(*name, float(curve[done])) for name, curve in self._foreseen.items()]
-        return Round(
-            index=state.server.round,
-            method=config.method.slug,
-            task=config.task.name,
-            seed=config.streams.seed,
-            metrics=self._metrics(),
-            deviation=deviation,
-            adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
-            head=copied.named("head"),
-            traffic=result.traffic if visible.participants else unseen,
-            participants=result.participants if visible.participants else NOT_SEEN,
-            clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
-            nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
-            seconds=seconds if visible.seconds else NOT_SEEN,
-            ledger=None if self.ledger is None else self.ledger.snapshot(),
-            rows=(*rows, *foreseen),
-            source=(config.task, config.lora, copied),
-        )
-
-    def _record_copy(self) -> ServerState:
-        """The server's state in copies, for a record.
-
-        Whoever wrote into the run's own tensors would change a private run past clip and noise.
-        Guarantees: test_run.py::test_writing_into_a_record_changes_no_run.
-        """
-        server = self.state.server
-        return server.replace_tensors({key: x.clone() for key, x in server.tensors.items()})
-
-    def _layers(self, result: RoundResult) -> tuple[list[tuple[str, str, float]], float]:
-        """Measures of each layer, and the deviation of all where clients' products may be seen."""
-        received = result.received
-        before = result.opened.before
-        sent = result.opened.broadcast
-        after = self.state.server
-        mean = before
-        if received.uploads:
-            mean = aggregation.mean(before, sent, received.uploads, received.weights)
-        clients = None
-        # Before training the mean is the server's product; later a round without uploads has none.
-        measured = bool(received.uploads) or not after.round
-        # Where later rounds measure no deviation, the start does not: 0 would look like a measure.
-        if measured and not self.config.releases_sum and not result.opened.keys.kept:
-            clients = {}
-            for key, x in before.tensors.items():
-                if key.kind.of_the_product:
-                    values = aggregation.client_values(before, sent, received.uploads, key)
-                    # What the quantised broadcast took is given back: it is no error of the mean.
-                    clients[key] = values + (x - sent.tensors[key])
-        noise = received.noise if self.visible.clips else None
-        exchange = measures.Exchange(before, mean, after, clients, received.weights, noise)
-        return measures.layer_rows(exchange, self.config.lora.scaling)
-
-    def _metrics(self) -> Mapping[str, float]:
-        """The task's metrics of the server's model, or the mean over the models that clients keep.
-
-        NaN in a private run, with a seed or without, where the test examples are not public.
-        """
-        config = self.config
-        server = self.state.server
-        personal = self.state.personal
-        unseen = dict.fromkeys(config.task.metrics, NOT_SEEN)
-        if self.state.server.round % self.prepared.execution.evaluate_every and not self.ended:
-            return unseen
-        # Elsewhere clients keep factors from the first round in which some were not sent.
-        rounds = range(self.state.server.round if self.remote else 0)
-        if personal or any(
-            local_training.round_keys(config, server.tensors, t).kept for t in rounds
-        ):
-            return self._own_metrics() if self.visible.own_scores else unseen
-        scores = self._evaluate(server.tensors) if self.visible.scores else unseen
-        if config.method.broadcast == full:
-            return scores
-        received = scores
-        if self.visible.scores:
-            received = self._evaluate(exchange.broadcast(config.method, server).tensors)
-        return {**scores, **{f"{name}_received": value for name, value in received.items()}}
-
-    def _own_metrics(self) -> Mapping[str, float]:
-        """The task's metrics, the mean over the models with which clients would begin a round."""
-        each = []
-        for k in range(len(self.config.task.sizes)):
-            # Not what it kept alone: what all share comes from the server.
-            client = self.start_clients((k,), self.state.server)
-            each.append(self._evaluate({key: x[0] for key, x in client.params.items()}))
-        return {name: sum(x[name] for x in each) / len(each) for name in self.config.task.metrics}
-
-    def _evaluate(self, values: Tensors) -> dict[str, float]:
-        """The task's metrics of a model on the test examples."""
-        prepared = self.prepared
-        task = self.config.task
-        with adapters.full_precision():
-            return per_example.evaluate(
-                task, prepared.adapted, values, task.test, chunk=prepared.chunk
-            )

@@ -13,8 +13,9 @@ from fedlora_lab._utils.torch_state import steps_with_default_modes
 from fedlora_lab._utils.validation import check_number, check_whole, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.recording import OpenRound
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.run import OpenRound, Run
+from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import Participant, sent_down
 from fedlora_lab.methods.state import Tensors

@@ -225,6 +225,17 @@ def test_methods_that_keep_factors_equal_their_loops(row, setting, clip):
         agree(found, {key: expected[key] for key in found}, {})
 
 
+def test_deer_literal_clips_each_tensor_of_an_example_to_c():
+    """In the client unit its loop is among the others. A loop of four parts clips each to C / 2."""
+
+    def parts(state, t, s):
+        return [[key] for keys in TURNS(state, t, s) for key in keys]
+
+    run = follow("deer-literal", 0.3, "momentum")
+    run = run._replace(work=run.work._replace(clip=0.6))
+    follows(run, "deer-literal", Loop(parts, plain.plain_mean))
+
+
 @slow
 def test_flora_draws_a_new_factor_each_round():
     """The A of every round and layer is another one, with entries uniform in +-1 / sqrt(d_in)."""

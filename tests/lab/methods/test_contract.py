@@ -37,6 +37,7 @@ from written_rows import WRITTEN
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
+from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
@@ -44,6 +45,7 @@ from fedlora_lab.methods.aggregation import mean
 from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
+from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import forward
@@ -333,3 +335,65 @@ def test_chunks_change_nothing(row, unit, monkeypatch):
     assert gap(last, whole) <= 1e-6
     assert last.metrics == pytest.approx(whole.metrics, rel=1e-6)
     assert (last.clipped, last.nonfinite) == (whole.clipped, whole.nonfinite)
+
+
+# ---- the contract itself
+
+
+def unclipped(group, limit, *rest, clip=privatizer._clip_group):
+    return clip(group, math.inf, *rest)
+
+
+def halved(shapes, std, *rest, draw=privatizer.gaussian_noise, **options):
+    return draw(shapes, [x / 2 for x in std], *rest, **options)
+
+
+def by_private_rows(config):
+    finite = torch.stack([x.isfinite().sum().double() for x, _ in config.task.clients])
+    return finite / finite.sum()
+
+
+def with_frozen(state, broadcast, uploads, weights):
+    after = mean(state, broadcast, uploads, weights)
+    return after.replace_tensors({key: 2 * x for key, x in after.tensors.items()})
+
+
+BROKEN: dict[str, tuple[Any, Any, Any]] = {
+    # What breaks it: a place in the package or a row; the clause; how its line begins.
+    "no clip": (
+        (privatizer, "_clip_group", unclipped),
+        contract_clauses.leaving_out_one_example,
+        "round 0, step 0: ",
+    ),
+    "half of the noise": (
+        (privatizer, "gaussian_noise", halved),
+        lambda row: contract_clauses.noise_is_sigma_c_on_what_moves(row, draws=3),
+        ".* instead of 1.190",
+    ),
+    "weights by private rows": (
+        (Config, "weights", property(by_private_rows)),
+        lambda row: test_no_path_from_data_round_the_clip(row, "example"),
+        r"\(1, ",
+    ),
+    "a frozen factor that is sent": (
+        methods.FFA.replace(aggregate=with_frozen),
+        lambda row: test_frozen_and_unsent_factors_never_change_on_the_server(row, "client"),
+        ".*A.* in round 1",
+    ),
+    "a claim that is false": (
+        methods.FedLoRA.replace(exact=True),
+        test_deviates_unless_exact,
+        "deviations ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_clause_fails_what_breaks_it(name, monkeypatch):
+    """Fault: a clause that passes whatever it is given."""
+    broken, clause, line = BROKEN[name]
+    row = broken if isinstance(broken, Method) else methods.FedLoRA
+    if row is not broken:
+        monkeypatch.setattr(*broken)
+    with pytest.raises(AssertionError, match=f"^{line}"):
+        clause(row)

@@ -22,14 +22,10 @@ from fedlora_lab.lora.per_example import (
     split_batch,
 )
 from fedlora_lab.methods.directions import Basis, Differences, joint_basis, step_basis
-from fedlora_lab.methods.filters import (
-    Preconditioner,
-    finite,
-    identity,
-    orthonormal_columns,
-)
+from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
+from fedlora_lab.methods.preconditioners import Preconditioner, finite, orthonormal_columns
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import (

@@ -103,9 +103,9 @@ class Method:
             numbers are clipped, noised and sent in the gradient's place. They are one group in
             coordinates of their own: without ``clip_groups`` and ``precondition``.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
-            the noise, from the peer factor's Gram matrix (see `filters.product_space`). A rule may
-            have other maps of a change than of a gradient, and keep B's move out of B's own
-            columns (see `filters.TangentSpace`).
+            the noise, from the peer factor's Gram matrix (see `preconditioners.product_space`). A
+            rule may have other maps of a change than of a gradient, and keep B's move out of B's
+            own columns (see `preconditioners.TangentSpace`).
         filter: ``(tensor, name) -> tensor``, linear, of what was noised and so free of privacy
             cost: each step's gradient where steps are released (and without privacy), the update in
             the client unit. The noise passes it by itself and is reported as what comes out.

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.methods import aggregation, filters, quantization
+from fedlora_lab.methods import (
+    aggregation,
+    clip_groups,
+    filters,
+    preconditioners,
+    quantization,
+    starts,
+)
 from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Cycle, Method, check_names
 
@@ -44,7 +51,7 @@ RoLoRA = FedLoRA.replace(
 DEeR = RoLoRA.replace(
     name="DEeR",
     source="arXiv:2410.12926",
-    precondition=filters.product_space,
+    precondition=preconditioners.product_space,
     exact=True,
     note="the factors take turns; clip and noise are on the change of the product",
 )
@@ -52,8 +59,8 @@ DEeR = RoLoRA.replace(
 DEeRLiteral = DEeR.replace(
     name="DEeR literal",
     source="arXiv:2410.12926",
-    precondition=filters.factor_space,
-    clip_groups=filters.each_tensor_to_c,
+    precondition=preconditioners.factor_space,
+    clip_groups=clip_groups.each_tensor_to_c,
     exact=True,
     note="as released: each tensor clipped to C, noise shaped by the other factor; no epsilon is "
     "certified",
@@ -62,8 +69,8 @@ DEeRLiteral = DEeR.replace(
 PRISM = FedLoRA.replace(
     name="PRISM",
     source="arXiv:2606.00944",
-    initial_factors=filters.principal,
-    precondition=filters.tangent_space,
+    initial_factors=starts.principal,
+    precondition=preconditioners.tangent_space,
     aggregate=aggregation.retraction,
     note="both factors move; clip and noise are on the change of their product; made for one local "
     "step a round",
@@ -200,7 +207,7 @@ FedSB = FedLoRA.replace(
     name="Fed-SB",
     source="arXiv:2502.15436",
     schedule=Cycle(("R",)),
-    initial_factors=filters.spectral,
+    initial_factors=starts.spectral,
     exact=True,
     note="only an r x r core between two fixed factors moves: exact, and almost no bytes",
 )
@@ -218,7 +225,7 @@ RAVAN = FedLoRA.replace(
     name="RAVAN",
     source="arXiv:2506.05568",
     schedule=Cycle(("R",)),
-    initial_factors=filters.heads(2),
+    initial_factors=starts.heads(2),
     aggregate=aggregation.merge_gains,
     exact=True,
     note="small cores between fixed random factors move, and a gain of each, clipped together",

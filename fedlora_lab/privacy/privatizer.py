@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, in_one_line, refuse
-from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.preconditioners import Preconditioner
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, add_all
 
 FLOAT32_MIN_NORM = 1e-15

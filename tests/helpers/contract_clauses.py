@@ -31,8 +31,9 @@ from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.directions import ALONG
-from fedlora_lab.methods.filters import Preconditioner, identity
+from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.preconditioners import Preconditioner
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import PerClient
 from fedlora_lab.privacy.privatizer import map_rank_axis, uncertified_reason

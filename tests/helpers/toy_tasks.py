@@ -106,7 +106,7 @@ def with_persons(task: Task, persons: Any) -> Task:
     return replace(task, persons=persons)
 
 
-APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_factor)
+APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.clip_groups.by_factor)
 """A row that clips all A together and all B together, as no row of the table does."""
 
 

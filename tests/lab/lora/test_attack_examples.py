@@ -32,7 +32,7 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab.lora.per_example import split_batch
-from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.preconditioners import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.ragged import Ragged

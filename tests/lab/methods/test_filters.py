@@ -5,7 +5,7 @@ from calls import refused
 from toy_tasks import begun, play, random, regression
 
 import fedlora_lab as fl
-from fedlora_lab.methods import filters
+from fedlora_lab.methods import clip_groups, preconditioners
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
 
@@ -16,7 +16,7 @@ def test_directions_that_the_peer_does_not_span_stay_still():
     """
     peers = random(64, 2, 9)
     peers = torch.cat([peers, peers.sum(1, keepdim=True)], 1)
-    noise = filters.product_space((peers @ peers.mT).float()).of_noise.double()
+    noise = preconditioners.product_space((peers @ peers.mT).float()).of_noise.double()
     assert (torch.linalg.svdvals(noise)[:, -1] < 1e-5).all()
 
 
@@ -27,13 +27,15 @@ def test_the_published_form_is_certified_by_nobody():
     """
     peer = random(3, 9)
     gram = peer @ peer.T
-    rule = filters.factor_space(gram)
+    rule = preconditioners.factor_space(gram)
     eye = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(rule.of_noise @ gram @ rule.of_noise, eye)
     assert torch.equal(rule.before, eye) and torch.equal(rule.after, eye)
-    assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor_to_c) or "")
-    assert privatizer.uncertified_reason(filters.product_space) is None
-    assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
+    assert "by more than C" in (
+        privatizer.uncertified_reason(None, clip_groups.each_tensor_to_c) or ""
+    )
+    assert privatizer.uncertified_reason(preconditioners.product_space) is None
+    assert "does not pass" in (privatizer.uncertified_reason(preconditioners.factor_space) or "")
     with refused("expected a rule that gives a Preconditioner"):
         privatizer.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
 

@@ -25,7 +25,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import prepared
 from fedlora_lab.federated.local_training import preconditioners
-from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
+from fedlora_lab.methods.preconditioners import Preconditioner, factor_space, product_space
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,

@@ -217,9 +217,8 @@ MANY = {
     "gpt2": ("c_attn", "c_proj"),
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 }
-MAPS = ("query", "value", "q_proj", "v_proj")  # the names of this or an older version
-ENDS = {"bert": (*MAPS, "intermediate.dense"), "gpt2": ("c_attn", "c_proj")}
-ENDS["swin"] = (*MAPS, "reduction")
+OTHER_SHAPES = {"bert": "intermediate.dense", "gpt2": "c_proj", "swin": "reduction"}
+"""A map of each model of another shape than queries and values."""
 
 
 @cache
@@ -230,7 +229,5 @@ def varied(kind, head=False):
     if kind.startswith("answers of "):
         return answers(kind.removeprefix("answers of "))
     plain = task(kind)
-    names = [name for name, _ in plain.model.named_modules()]
-    ends = ENDS.get(kind, plain.targets)
-    targets = [end for end in ends if any(name.endswith(f".{end}") for name in names)]
-    return fresh(kind, targets=targets, head=plain.head if head else None)
+    others = [OTHER_SHAPES[kind]] if kind in OTHER_SHAPES else []
+    return fresh(kind, targets=[*plain.targets, *others], head=plain.head if head else None)

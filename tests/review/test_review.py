@@ -53,17 +53,11 @@ def shuffled(seed, n=400):
     return np.split(np.random.default_rng(seed).permutation(n), 50)
 
 
-def fixed(seed, n=400):
-    rng = np.random.default_rng(seed)
-    return [rng.choice(n, 8, replace=False) for _ in range(50)]
-
-
 @pytest.mark.parametrize(
     ("loader", "cause"),
     [
         (poisson, ""),
         (shuffled, "do not vary"),
-        (fixed, "do not vary"),
         (lambda seed: poisson(0), "every seed"),
         (lambda seed: poisson(seed, 0.025), "claimed rate"),
         (lambda seed: [x for x in poisson(seed) if len(x) > 4], "claimed rate"),

@@ -55,22 +55,17 @@ def test_draws_belong_to_round_client_and_step():
 
 def test_an_empty_batch_adds_noise_of_its_own():
     """The release of a client who draws nothing is noise alone, over the expected batch: that of
-    its round, step and number. Two releases under one noise would tell their difference.
+    its round, step and number. That no two are alike: test_noise_is_sigma_c_on_what_moves.
     """
     ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
     ready = replace(ready, config=nothing_of_the_first(ready.config))
     std = 2.0 * contract_clauses.CLIP
-    noises = []
     for t, s in product(range(2), range(3)):
         released = contract_clauses.released(ready, group, t, s)
         where = [(t, 0, s)]
         xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], ready.config.streams, where)
         for key, noise in xi.items():
             torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
-        value = torch.cat([x.flatten(1) for x in released.values()], dim=1)
-        noises += [*value / value.norm(dim=1, keepdim=True)]
-    cosines = torch.stack(noises) @ torch.stack(noises).T - torch.eye(len(noises))
-    assert cosines.abs().max() < 0.5
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,6 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.gradients import private_gradients
 
 SETTINGS = {
-    "without privacy": (tokens(), None, PLAN, {}),
-    "clients": (tokens("head"), private("client"), PLAN, {}),
     "a trusted server": (tokens("head"), private("client", trust="central"), PLAN, {}),
     "persons": (people(), private("person"), PLAN, {}),
     "two examples at once": (tokens("head"), private("example"), PLAN, {"chunk_examples": 2}),

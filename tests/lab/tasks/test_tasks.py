@@ -119,10 +119,12 @@ def test_fingerprint_sees_data_persons_and_weights():
     with torch.no_grad():
         model[2].get_parameter("bias")[2] += 1e-6
     changes: list[dict] = [{"clients": [(nudged, y), pair(7)]}, {"clients": [pair(7), pair(5)]}]
+    # The same rows, but others stand where a step draws them.
+    changes += [{"clients": [tuple(x.flip(0) for x in pair(5)), pair(7)]}]
     changes += [{"test": pair(5)}, {"validation": pair(5)}, {"model": model}]
     changes += [{"persons": [[0] * 5, [2] * 7]}]
     changes += [{"persons": [[0, 0, 0, 0, 1], [2] * 7]}]
-    assert len({base, *(small(**change).fingerprint for change in changes)}) == 8
+    assert len({base, *(small(**change).fingerprint for change in changes)}) == 9
 
 
 # ---- what is refused

@@ -89,6 +89,63 @@ torch_threads = SharedSetting(_set_threads).at
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Takes products of float32 in full precision.
+
+    What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
+    restored afterwards.
+
+    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
+    """
+    # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
+    with _PRECISION.at(True):
+        yield
+
+
+def _set_full_precision(_: bool) -> Restore:
+    """Allows no less than float32 in its products; returns what puts the process's own back."""
+    before = _precisions()
+    allowed = allowed_to_cudnn = None
+    # Set backend by backend, no single word says what they allow.
+    with suppress(RuntimeError):
+        allowed = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+    for backend, value in before:
+        if value != "none":
+            backend.fp32_precision = "ieee"
+    # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+    def restore() -> None:
+        if allowed is not None:
+            torch.set_float32_matmul_precision(allowed)
+        if allowed_to_cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
+        for backend, value in before:
+            if backend.fp32_precision != value:
+                backend.fp32_precision = value
+
+    return restore
+
+
+# The setting is the process's: the last of several threads puts it back.
+_PRECISION = SharedSetting(_set_full_precision)
+
+
+def _precisions() -> list[tuple[Any, str]]:
+    """What newer versions of PyTorch allow each backend, the one for all others first."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    parts: list[Any] = [backends, backends.cuda.matmul]
+    for backend in (backends.cudnn, backends.mkldnn):
+        parts += [backend, *(getattr(backend, name, backend) for name in ("matmul", "conv", "rnn"))]
+    return [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
+
+
+@contextmanager
 def default_modes() -> Iterator[None]:
     """Runs a block as if nobody had changed PyTorch's defaults; what was set counts again behind.
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab._utils.torch_state import full_precision
 from fedlora_lab.federated.config import ClientIds, Config
 from fedlora_lab.federated.local_training import (
     ClientBatch,
@@ -23,7 +24,6 @@ from fedlora_lab.federated.local_training import (
 )
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.federated.store import RunState
-from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.methods.aggregation import MeanUpdate, ServerRule, mean
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import bytes_of, full, rule_for

@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.torch_state import full_precision
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.config import ClientIds, Config, RoundKeys, moving_keys
 from fedlora_lab.federated.prepared import Prepared
-from fedlora_lab.lora.adapters import full_precision
 from fedlora_lab.lora.per_example import (
     NotPerExample,
     gradients_at,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fedlora_lab import measures
+from fedlora_lab._utils.torch_state import full_precision
 from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.config import ClientIds, RoundKeys, Visibility
 from fedlora_lab.federated.exchange import Received, Traffic
@@ -13,7 +14,7 @@ from fedlora_lab.federated.noise_forecast import Curve, NoiseForecast
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.federated.records import BUILT_IN, NOT_SEEN, Round
 from fedlora_lab.federated.store import RunState
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ServerState, Tensors
@@ -217,7 +218,7 @@ class RecordMaker:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
         task = prepared.config.task
-        with adapters.full_precision():
+        with full_precision():
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

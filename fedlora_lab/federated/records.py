@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab._utils.torch_state import with_default_modes
+from fedlora_lab._utils.torch_state import full_precision, with_default_modes
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import peft_folder, per_example
 from fedlora_lab.lora.card import adapter_card, privacy_card
 from fedlora_lab.lora.source import adapted_for, require_source
 from fedlora_lab.measures.runs import COLUMNS
@@ -171,14 +171,14 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     # What is released tells nobody where its maker keeps files. Anything else stays here, where
     # loaders of PEFT find the base by its whole path.
     is_public = record.ledger is not None and not record.ledger.reproducible
-    folder = adapters.save(task, lora, state.tensors, path, beside, is_public)
+    folder = peft_folder.save(task, lora, state.tensors, path, beside, is_public)
     if task.origin.processing_class is not None:
         task.origin.processing_class.save_pretrained(folder)
     return folder
 
 
 @with_default_modes
-@adapters.full_precision()  # as a run scores its model
+@full_precision()  # as a run scores its model
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.validation import printable
-from fedlora_lab.lora.adapters import base_name
+from fedlora_lab.lora.peft_folder import base_name
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import NO_PRIVACY, privacy_page, statement
 from fedlora_lab.tasks.sentences import shipped_name

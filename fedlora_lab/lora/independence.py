@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlora_lab._utils.torch_state import full_precision
 from fedlora_lab._utils.validation import check, in_one_line
-from fedlora_lab.lora.adapters import AdaptedModel, full_precision
+from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.lora.per_example import example_losses, model_outputs, per_example_gradients
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.method import Method

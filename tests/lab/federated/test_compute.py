@@ -10,6 +10,7 @@ from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab._utils.torch_state import full_precision
 from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
@@ -50,7 +51,7 @@ def test_what_the_process_allows_does_not_count():
     for allowed in ("medium", "high", "highest", before):
         torch.set_float32_matmul_precision(allowed)
         outside = settings()
-        with adapters.full_precision():
+        with full_precision():
             assert settings() == ("highest", False, False)
         assert settings() == outside
 

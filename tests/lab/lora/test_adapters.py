@@ -11,7 +11,7 @@ from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.lora import adapters
+from fedlora_lab.lora import adapters, peft_folder
 
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
@@ -96,5 +96,5 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     fl.save_adapter(second, tmp_path / "new")
     assert weights.read_bytes() != before
     with pytest.raises(KeyError):
-        adapters.save(task, LORA, {}, tmp_path / "never")
+        peft_folder.save(task, LORA, {}, tmp_path / "never")
     assert sorted(part.name for part in tmp_path.iterdir()) == ["full", "new"]

@@ -10,8 +10,8 @@ from . import (
     theory as theory,
 )
 from ._utils.environment import __version__ as __version__
+from .federated.amplification import noise_amplification as noise_amplification
 from .federated.compare import best as best, compare as compare
-from .federated.make_config import noise_amplification as noise_amplification
 from .federated.records import (
     predict as predict,
     save_adapter as save_adapter,

@@ -25,8 +25,8 @@ from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE, noise_on_outputs
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
-from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task, concatenate
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def predicted_end(row: Method, setting: Setting) -> float | None:
     """
     task, privacy, plan = setting.at(SEEDS[0])
     try:
-        return noise_taken_up(task, row, privacy, plan, LORA).factor(OUTPUT_VARIANCE)
+        return noise_on_outputs(task, row, privacy, plan, LORA).factor(OUTPUT_VARIANCE)
     except ValueError:  # it says which part of the row has no such number
         return None
 
@@ -291,7 +291,7 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
 def variance_at(row: Method, setting: Setting, rate: float) -> float:
     """v, the variance of the run's noise on a layer's output, at a rate of the setting."""
     task, privacy, plan = setting.at(SEEDS[0])
-    return noise_taken_up(task, row, *setting.scale(privacy, plan, rate), LORA).value
+    return noise_on_outputs(task, row, *setting.scale(privacy, plan, rate), LORA).value
 
 
 def card_lines(card: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """A dry run: what the noise of a whole run alone would do to the model, without any training.
 
-`taken_up` puts that noise into one number, the variance on one output of one layer. Here it goes
-through the network: it is drawn, put into the adapters, and public inputs pass the model.
+`noise_on_outputs` puts that noise into one number, the variance on one output of one layer. Here it
+goes through the network: it is drawn, put into the adapters, and public inputs pass the model.
 """
 
 import math
@@ -25,7 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ParamKey, TensorDict
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.recipes.taken_up import noise_taken_up
+from fedlora_lab.recipes.noise_on_outputs import noise_on_outputs
 from fedlora_lab.tasks.task import Task, forward, move_to_model, take
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def dry_run(
 
     row = methods.get(method)
     check(task.public_test, "task", task.name, "one with public_test=True: its inputs are passed")
-    uncounted = noise_taken_up(task, row, privacy, plan, lora).uncounted
+    uncounted = noise_on_outputs(task, row, privacy, plan, lora).uncounted
     rates = sorted(rates)
     for rate in rates:
         check_number("rates", rate, 0, open_low=True)

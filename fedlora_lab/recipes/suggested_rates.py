@@ -15,7 +15,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes import rehearsal
 from fedlora_lab.recipes.dry_run import dry_run
-from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE, noise_taken_up, takes_turns
+from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE, noise_on_outputs, takes_turns
 from fedlora_lab.tasks.task import Task
 
 SUGGESTED_VARIANCE = 0.2
@@ -64,7 +64,7 @@ def suggest_lr(
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
     where A is frozen (see `theory.OutputVariance`). On digits a range of rates ends about where
-    v = 0.35 (`taken_up.OUTPUT_VARIANCE`), with three points lost. Where a dry run on public
+    v = 0.35 (`noise_on_outputs.OUTPUT_VARIANCE`), with three points lost. Where a dry run on public
     examples of the task, see `fl.dry_run`, ends more than two octaves away from there, it decides,
     unless a head learns anew. A client trains on a copy of its
     own, whose noise has 1 + (K - 1) / T times the variance in the example unit
@@ -101,7 +101,7 @@ def suggest_lr(
     32 fedlora 0.35
     32 ffa-lora 0.41
     """
-    noise = noise_taken_up(task, method, privacy, plan, lora, copies=True)
+    noise = noise_on_outputs(task, method, privacy, plan, lora, copies=True)
     factor = noise.factor(SUGGESTED_VARIANCE)
     origin = "the rate" if privacy.releases_steps else "the clip norm"
     origin += f" at which noise on an output has variance {SUGGESTED_VARIANCE:g}"
@@ -146,7 +146,7 @@ def _asked_network(
     # too early, and by another factor for each random start of the head.
     if not task.public_test or not classes or task.head is not None:
         return 1.0
-    noise = noise_taken_up(task, method, privacy, plan, lora)
+    noise = noise_on_outputs(task, method, privacy, plan, lora)
     end = (plan.rate("B") or 1.0) * noise.factor(OUTPUT_VARIANCE)
     near = dry_run(task, method, privacy, plan, (end / FAR, end * FAR), lora=lora)
     if end / FAR < near.end < math.inf:

@@ -16,8 +16,8 @@ from places import ROOT
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.measures.runs import t_interval
+from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
-from fedlora_lab.recipes.taken_up import OUTPUT_VARIANCE
 from fedlora_lab.report import paired_difference
 from studies.ranks import TUNING_SEED, WITHOUT_LORA, ranks_of
 

@@ -19,7 +19,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import MeanUpdate
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.recipes.taken_up import noise_taken_up
+from fedlora_lab.recipes.noise_on_outputs import noise_on_outputs
 
 BALANCED = methods.BalancedLoRA
 WIDE = fl.tasks.regression(4, 6, d_in=100, d_out=5, rank=2, test=4)
@@ -161,16 +161,16 @@ def test_no_mean_thins_the_noise_in_what_stays_with_its_client(row):
         a, b = (ParamKey(name, "map") for name in "AB")
         products = [x[b][0].double() @ x[a][0].double() for x in own]
         energies.append(float(sum(LORA.scaling**2 * x.square().sum() for x in products)) / 4)
-    taken = noise_taken_up(WIDE, row, privacy, plan, LORA)
+    taken = noise_on_outputs(WIDE, row, privacy, plan, LORA)
     assert taken.value in fl.theory.mean_band(np.array(energies) / 5)
-    averaged = noise_taken_up(WIDE, "fedlora", privacy, plan, LORA)
+    averaged = noise_on_outputs(WIDE, "fedlora", privacy, plan, LORA)
     assert taken.variance.linear == pytest.approx(4 * averaged.variance.linear)
     # In its own last round a client of FedSA-LoRA adds to the mean of A as one of FedLoRA does.
-    copies = noise_taken_up(WIDE, row, privacy, plan, LORA, copies=True)
+    copies = noise_on_outputs(WIDE, row, privacy, plan, LORA, copies=True)
     more = 1 + 3 / 4 if row == "fedsa-lora" else 1
     assert copies.variance.quadratic == pytest.approx(more * taken.variance.quadratic)
     with refused(f"^method='{row}': expected a row that sends B"):
-        noise_taken_up(WIDE, row, private("client"), plan, LORA)
+        noise_on_outputs(WIDE, row, private("client"), plan, LORA)
 
 
 @pytest.mark.parametrize(("sigma", "larger"), [(1.0, True), (0.01, False)])

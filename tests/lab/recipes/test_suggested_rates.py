@@ -8,8 +8,8 @@ from calls import refused
 from toy_tasks import with_head
 
 import fedlora_lab as fl
+from fedlora_lab.recipes.noise_on_outputs import noise_on_outputs
 from fedlora_lab.recipes.suggested_rates import SUGGESTED_VARIANCE as BOUND
-from fedlora_lab.recipes.taken_up import noise_taken_up
 
 
 @pytest.mark.parametrize("slug", ["fedlora", "ffa-lora", "la-lora", "as-lora", "balanced-lora"])
@@ -28,7 +28,7 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     assert slower.lr == pytest.approx(found.lr)
     turns = 2**0.5 if slug in ("la-lora", "as-lora") else 1
     at_bound = plan.replace(lr=turns * found.lr)
-    of_copies = noise_taken_up(task, slug, noise, at_bound, lora, copies=True)
+    of_copies = noise_on_outputs(task, slug, noise, at_bound, lora, copies=True)
     assert of_copies.value == pytest.approx(BOUND)
     client = noise.replace(unit="client", delta=1e-3)
     other = fl.suggest_lr(task, slug, client, plan, lora)

@@ -8,6 +8,7 @@ import torch
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.make_config import check_parts, make_config
 from fedlora_lab.federated.noise_forecast import NoiseForecast, forecast_of
 from fedlora_lab.methods import aggregation
@@ -26,7 +27,7 @@ the method. On digits three points of accuracy are lost within a factor of 1.7 o
 other tasks the range may end farther off."""
 
 
-class NoiseTakenUp(NamedTuple):
+class NoiseOnOutputs(NamedTuple):
     """The noise on a layer's output over a run.
 
     Args:
@@ -52,7 +53,7 @@ class NoiseTakenUp(NamedTuple):
         return max(noise_factor(self.variance, target), held)
 
 
-def noise_taken_up(
+def noise_on_outputs(
     task: Task,
     method: Method | str,
     privacy: Privacy,
@@ -60,7 +61,7 @@ def noise_taken_up(
     lora: "Lora | None" = None,
     *,
     copies: bool = False,
-) -> NoiseTakenUp:
+) -> NoiseOnOutputs:
     """Computes what `suggest_lr` holds against its bound, at the plan's rate and clip norm.
 
     Args:
@@ -70,35 +71,12 @@ def noise_taken_up(
             it.
     Raises: as `suggest_lr`.
     """
-    check_parts(task, privacy, plan)
-    check(privacy is not None, "privacy", None, "a Privacy: without noise no rate is bad")
     row = methods.get(method)
-    expected = "a row with gradients: few directions bound a rate before noise does; or give lr"
-    check(row.differences is None, "method", row.slug, expected)
-    if privacy.releases_steps:
-        expected = "sgd, whose noise follows from the rate; or give lr"
-        check(not plan.optimizer.nonlinear, "optimizer", plan.optimizer.name, expected)
+    _check_bounded_by_noise(task, row, privacy, plan)
     # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
-    # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
-    # server's rule, and turns for a schedule that chooses on the way.
-    schedule = (
-        Cycle(("B", "A")) if "*" in row.factors_in_round(0, plan.local_steps) else row.schedule
-    )
     config = make_config(task, row, privacy, plan, lora, 0)
-    adapter = config.lora
-    balance = math.inf
-    if row.balance is not None:
-        # The start that it chose is that of the plan's rate, and another one at another rate.
-        adapter = replace(adapter, start_scale=1.0)
-        balance = row.balance
-    initial = row.initial_factors
-    if getattr(row.aggregate, "orthonormal_a", False):
-        initial = _orthonormal_rows  # what A is from the second round on
-    # What stays with its client is counted below.
-    plain = {"aggregate": aggregation.mean, "balance": None, "uploaded_factors": None}
-    like = row.replace(**plain, schedule=schedule, initial_factors=initial)
-    forecast = forecast_of(replace(config, method=like, lora=adapter))
+    forecast = forecast_of(_with_plain_mean(config))
     kept = [x for x in "AB" if not row.is_uploaded(ParamKey(x, ""))]
     expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
     check("B" not in kept or privacy.releases_steps, "method", row.slug, expected)
@@ -109,11 +87,46 @@ def noise_taken_up(
     variance = forecast.output_variance(times_a, times_b)
     expected = "noise on B: a multiplier, a clip_norm > 0, a row that moves B"
     check(variance.linear > 0, "noise", variance.linear, expected)
+    balance = math.inf if row.balance is None else row.balance
     # The noise that a copy has more is in A as well.
     balance *= 1.0 if "A" in kept else averaged
     shared = replace(config, method=row.replace(uploaded_factors=None))
     uncounted = NoiseForecast(shared, forecast.weights).unknown_on_outputs
-    return NoiseTakenUp(variance, balance, uncounted)
+    return NoiseOnOutputs(variance, balance, uncounted)
+
+
+def _check_bounded_by_noise(task: Task, row: Method, privacy: Privacy, plan: Plan) -> None:
+    """Refuses a run of which the noise does not say how large a rate may be."""
+    check_parts(task, privacy, plan)
+    check(privacy is not None, "privacy", None, "a Privacy: without noise no rate is bad")
+    expected = "a row with gradients: few directions bound a rate before noise does; or give lr"
+    check(row.differences is None, "method", row.slug, expected)
+    if privacy.releases_steps:
+        expected = "sgd, whose noise follows from the rate; or give lr"
+        check(not plan.optimizer.nonlinear, "optimizer", plan.optimizer.name, expected)
+
+
+def _with_plain_mean(config: Config) -> Config:
+    """The same run of a row that averages every factor, and starts A at no chosen size.
+
+    What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
+    server's rule, and turns for a schedule that chooses on the way.
+    """
+    row = config.method
+    schedule = row.schedule
+    if "*" in row.factors_in_round(0, config.plan.local_steps):
+        schedule = Cycle(("B", "A"))
+    adapter = config.lora
+    if row.balance is not None:
+        # The start that it chose is that of the plan's rate, and another one at another rate.
+        adapter = replace(adapter, start_scale=1.0)
+    initial = row.initial_factors
+    if getattr(row.aggregate, "orthonormal_a", False):
+        initial = _orthonormal_rows  # what A is from the second round on
+    # What stays with its client is counted apart.
+    plain = {"aggregate": aggregation.mean, "balance": None, "uploaded_factors": None}
+    like = row.replace(**plain, schedule=schedule, initial_factors=initial)
+    return replace(config, method=like, lora=adapter)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:

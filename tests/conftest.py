@@ -94,6 +94,8 @@ def pytest_collection_modifyitems(items):
             # in both units of privacy, every n-th would always be the same half.
             if (place + place // n) % n:
                 item.add_marker("further")
+        if item.get_closest_marker("further"):
+            item.add_marker("slow")
     items.sort(
         key=lambda item: (
             not item.get_closest_marker("waits"),

@@ -15,7 +15,6 @@ def test_a_wrong_number_does_not_give_the_answer_away(answer):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_without_clip_and_noise_the_cost_of_privacy_is_not_told_from_none():
     """And there D is small and fades as the product grows."""
     task = fl.tasks.digits(clients=10, dirichlet=0.5, seed=0)

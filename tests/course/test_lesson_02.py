@@ -43,7 +43,6 @@ def one_round(task, seed, batch, lr=0.05):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_small_batches_do_at_least_as_much_as_unlike_data():
     """The evidence of the first figure: 4 % of the mean product with all examples in every batch,
     5 to 6 % with clients that are alike."""

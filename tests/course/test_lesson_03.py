@@ -15,7 +15,6 @@ from fedlora_lab.theory import gdp_delta, mean_band
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_single_gradients_average_to_that_of_the_mean_loss():
     """By autograd, for one layer."""
     task = fl.tasks.digits(clients=3, seed=5)

@@ -11,7 +11,6 @@ LAYER = "blocks.1.value"
 
 
 @pytest.mark.further
-@pytest.mark.slow
 @pytest.mark.trains
 def test_two_rounds_of_the_readers_turns_are_the_librarys():
     """Without noise, with the tools of the lesson, up to the clip in single precision."""

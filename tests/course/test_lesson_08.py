@@ -33,7 +33,6 @@ def test_the_filter_response_is_the_librarys_filter(taps, size):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_gradient_spectra_are_those_of_the_mean_gradient():
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
     task = fl.tasks.digits(clients=4, seed=3)

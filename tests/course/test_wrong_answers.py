@@ -43,18 +43,14 @@ def with_results_changed(key, change):
 
 OF_ANY = {
     "the opposite sign": lambda x: -x,
-    "twice as much": lambda x: 2 * x,
-    "a tenth more": lambda x: 1.1 * x,
     "squared": np.square,
     "the root": lambda x: np.sqrt(np.abs(x)),
     "nothing": np.zeros_like,
-    "one more": lambda x: x + 1,
     "the first numbers": lambda x: x[:-1] if x.ndim else x / 2,
     "an axis more": lambda x: x[None],
     "in another order": lambda x: x[::-1] if x.ndim else x + 2,
     "a thousandth more": lambda x: x + 1e-3 * np.abs(x).max(initial=0),
 }
-SAME_DIRECTION = ("the opposite sign", "twice as much", "a tenth more")
 EXACT_NUMBERS = {"09.3": (4276223, 4276225), "00.1": (-2.0001,), "01.4": (15.999, 16.001)}
 
 
@@ -82,7 +78,7 @@ def passing(key, answers):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", FUNCTIONS)
 def test_a_result_that_was_changed_in_any_way_is_wrong(key):
-    names = set(OF_ANY) - set(SAME_DIRECTION if key in ANY_SIZE else ())
+    names = set(OF_ANY) - ({"the opposite sign"} if key in ANY_SIZE else set())
     changed = {
         name: with_results_changed(key, partial(change_parts, change=OF_ANY[name]))
         for name in names

@@ -14,6 +14,7 @@ from torch import nn
 
 import dp_review
 
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 OPTIONS: dict[str, Options] = {
     "per_layer": {"clipping": "per_layer", "max_grad_norm": [0.5] * 4},
     "ghost": {"grad_sample_mode": "ghost", "criterion": nn.CrossEntropyLoss()},
@@ -48,8 +49,6 @@ def private_parts(kind="flat"):
 
 
 @pytest.mark.every(4)
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["flat", "per_layer", "ghost", "peft"])
 def test_opacus_passes(kind):
     """What everybody uses is called sound, whatever it clips by, with its own accountant."""
@@ -61,8 +60,6 @@ def test_opacus_passes(kind):
     assert told >= {"sensitivity", "noise size", "sampling", "empty batch", "accounting"}
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
     """Pieces of Poisson batches taken for the batches of a wrong sampler."""
     module, optimizer, loader, criterion, _ = private_parts()
@@ -72,8 +69,6 @@ def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
     assert found["sampling"].verdict == "sound" and found.claims.sample_rate == loader.sample_rate
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_a_review_leaves_no_trace():
     """A review in the middle of training that changed it, or was counted by the accountant."""
     *parts, engine = private_parts()
@@ -94,8 +89,6 @@ def test_a_review_leaves_no_trace():
     assert "buffer mean" in found["un-noised output"].words
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_what_a_script_with_opacus_does_wrong_is_found():
     """Shuffled batches and a logged loss; a clip norm that moves is refused."""
     *parts, _ = private_parts("shuffled")

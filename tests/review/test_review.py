@@ -27,7 +27,6 @@ def poisson(seed, rate=0.02, n=400):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_sound_steps_are_called_broken_no_more_often_than_stated():
     """Fault: an error rate that is asserted only: 40 reviews at a level of 20 %, where it shows."""
     options = {"loader": poisson, "significance": 0.2, "draws": 16}

@@ -133,12 +133,6 @@ def of_each_tensor(noise):
     return step
 
 
-@wrong(TIED, draws=32)
-@of_each_tensor
-def tensor_and_seed_added_up(i, shape, seed):
-    return normal(seed + i, shape)
-
-
 # ---- noise that is drawn again, of another law, or smaller in one place
 
 
@@ -203,15 +197,6 @@ def orthogonal_to_the_sum(rows, noise):
 def halves_in_one_number(rows, noise):
     quiet = np.arange(NUMBERS) == 3
     return np.where(quiet & bool(len(rows) and (rows[:, 1] < 0).all()), noise / 2, noise)
-
-
-@wrong(FOLLOWS, draws=64)
-@of_the_data
-def chosen_number_by_number(rows, noise):
-    """In each number the one of two draws that lies on the other side than the sum."""
-    away = total(rows)
-    other = np.roll(noise, 1)
-    return np.where(noise * away <= other * away, noise, other)
 
 
 @wrong(FOLLOWS, draws=64)
@@ -370,13 +355,6 @@ def near_the_median_of_tokens(examples, seed):
     rows = np.random.default_rng(3).normal(size=(30, NUMBERS))
     near = by_norm(lambda norms: norms <= 1.01 * np.median(norms))
     return step_of(near)([(rows[tokens].sum(0), 0) for tokens in examples], seed)
-
-
-@wrong(SENSITIVITY)
-@summed
-@by_norm
-def below_the_median(norms):
-    return norms <= 3 * np.median(norms)
 
 
 # ---- what leaves bare, other denominators, no seed

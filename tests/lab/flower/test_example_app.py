@@ -33,7 +33,6 @@ def local(folder):
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.further
-@pytest.mark.slow
 @pytest.mark.waits
 def test_a_site_is_killed_and_started_again_within_a_run(tmp_path, monkeypatch):
     """The run comes to its end, the adapter loads in PEFT, both ledgers are true, nothing listens

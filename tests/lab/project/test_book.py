@@ -62,7 +62,6 @@ def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-@pytest.mark.slow
 def test_every_page_is_there_and_shows_its_source(site, pages):
     """The front page has question and time of every lesson, the reference has the docstrings, and
     formulas are MathML: where they are not parsed the page shows their source, in dollars."""
@@ -107,7 +106,6 @@ def test_every_paper_that_is_named_stands_in_the_references():
 # Pages
 
 
-@pytest.mark.slow
 def test_notebooks_show_their_outputs(site, pages):
     """Every picture with words in its place, every printed line, and every dial with its script."""
     for path in NOTEBOOKS:
@@ -130,7 +128,6 @@ AT_WORK = ("Show code cell", "before you run the next cell", "Not yet", "# Check
 """What is of use only where cells run."""
 
 
-@pytest.mark.slow
 def test_lessons_ask_and_answer_without_a_kernel(site, pages):
     """Every prediction has its choices and a place that repeats one, every exercise its solution;
     what a bench would show is in the page, and nothing speaks to who runs cells."""
@@ -157,7 +154,6 @@ WIDGETS = {
 """Script -> what stands in the pages that need it."""
 
 
-@pytest.mark.slow
 def test_a_page_loads_only_what_it_uses(site, pages):
     """Scripts of widgets where a widget is."""
     of_the_theme = {path: page for path, page in pages.items() if path.name != "playground.html"}
@@ -167,7 +163,6 @@ def test_a_page_loads_only_what_it_uses(site, pages):
             assert (script in names) == (mark in page.source), (path, script)
 
 
-@pytest.mark.slow
 def test_links_lead_somewhere(site, pages):
     """Those to the glossary too, once a lesson and a term."""
     for path, page in pages.items():
@@ -183,7 +178,6 @@ def test_links_lead_somewhere(site, pages):
                     assert place in pages[target].ids, (path, link)
 
 
-@pytest.mark.slow
 def test_nothing_is_loaded_from_a_network(site, pages):
     for path, page in pages.items():
         for name in (name for name in page.loads if not name.startswith("data:")):

@@ -109,7 +109,6 @@ def run_page(page, **names):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_adding_a_method_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = {"largest": fl.tasks.TASKS, "sign": OPTIMIZERS, "unsampled": fl.privacy.ACCOUNTANTS}
@@ -126,7 +125,6 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_a_comparison_for_a_paper_runs(tmp_path, monkeypatch, capsys):
     """From the row to the table, which has each method's own rate at either epsilon."""
     monkeypatch.chdir(tmp_path)
@@ -140,7 +138,6 @@ def test_a_comparison_for_a_paper_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
 def test_the_page_on_review_finds_what_it_says():
     """And names every check."""

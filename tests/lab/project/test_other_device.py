@@ -21,6 +21,7 @@ from fedlora_lab import methods
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.gradients import private_gradients
 
+pytestmark = pytest.mark.slow
 SETTINGS = {
     "a trusted server": (tokens("head"), private("client", trust="central"), PLAN, {}),
     "persons": (people(), private("person"), PLAN, {}),
@@ -42,7 +43,6 @@ def test_tensors_of_two_devices_do_not_meet():
 
 
 @pytest.mark.every(3)
-@pytest.mark.slow
 @pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
 def test_a_row_runs_on_another_device(row):
     """Fault: the server's first state lay on the device, and no run on a GPU got beyond it."""
@@ -52,7 +52,6 @@ def test_a_row_runs_on_another_device(row):
     assert gap(play(*given)[-1], there) < 1e-12
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_runs_on_another_device(name):
     task, privacy, plan, options = SETTINGS[name]
@@ -62,7 +61,6 @@ def test_a_setting_runs_on_another_device(name):
     assert gap(play(*given, **options)[-1], there) < 1e-12
 
 
-@pytest.mark.slow
 def test_a_run_is_resumed_on_another_device(tmp_path):
     given = tokens("head"), "fedsa-lora", private("example"), PLAN.replace(rounds=3)
     options: Options = {"lora": LORA, "seed": 0, "device": DEVICE}
@@ -80,7 +78,6 @@ def tokens_on(model=None):
     return replace(tokens("head"), model=model or tokens("head").model)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 @pytest.mark.parametrize(
     "make",
@@ -103,7 +100,6 @@ def test_a_model_may_lie_on_another_device(make):
 # ---- what is not a run
 
 
-@pytest.mark.slow
 def test_measures_of_a_model_on_another_device():
     """Fault: they put the model's inputs on the CPU."""
 
@@ -125,7 +121,6 @@ def test_measures_of_a_model_on_another_device():
     assert there == pytest.approx(measured(tokens()), rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["fedlora", "fedsa-lora"])
 def test_an_audit_runs_on_another_device(slug):
     """Fault: canaries' traces were taken on the CPU."""
@@ -139,7 +134,6 @@ def test_an_audit_runs_on_another_device(slug):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_review_of_opacus_moves_batches_to_the_model():
     """Fault: a sound training on a GPU was called broken, since its batches lay on the CPU."""
@@ -161,7 +155,6 @@ def test_a_review_of_opacus_moves_batches_to_the_model():
     assert found.sound, found
 
 
-@pytest.mark.slow
 def test_sites_of_a_federation_may_train_on_another_device():
     """Over Flower's messages, which carry tensors of the CPU."""
     terms = methods.get("fedsa-lora"), flower_runs.protected("example")

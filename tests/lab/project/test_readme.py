@@ -23,7 +23,6 @@ SENTENCES = re.findall(r"```python\n(.*?)```", STEPS, re.S)
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_the_eight_lines_print_what_stands_below_them(capsys):
     """Four kinds of arithmetic print the same digits. The ranges are wide, since a fifth may not:
     FedLoRA at the large rate ends anywhere below the untrained model."""

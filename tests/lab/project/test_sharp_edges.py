@@ -21,7 +21,6 @@ def test_the_line_lies_between_broken_and_sound(edge):
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_the_page_is_that_of_the_catalogue():
     """Fault: words that were changed in one of two places. Numbers may differ a little by machine:
     the line between broken and sound is held by other tests."""

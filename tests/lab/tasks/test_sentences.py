@@ -13,7 +13,6 @@ from fedlora_lab.tasks.task import concatenate, named_tensors
 
 
 @pytest.mark.further
-@pytest.mark.slow
 def test_every_sentence_is_used_once():
     """None is at two clients or a client's and the test's; who tests depends on the seed."""
     task = sentences(clients=11, dirichlet=0.1)
@@ -32,7 +31,6 @@ def test_the_folder_is_the_one_of_its_card():
 
 
 @pytest.mark.further
-@pytest.mark.slow
 @pytest.mark.trains
 def test_a_language_model_learns_under_privacy():
     """It gains ten points and more with every sentence protected, from an answer at random."""

@@ -6,7 +6,8 @@ python -m studies.rates_figure
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.plots import grammar, style
+from fedlora_lab.plots import style
+from fedlora_lab.plots.line_plot import draw_lines
 from fedlora_lab.recipes.rehearsal import NEAR
 from studies import RESULTS, ROOT
 
@@ -23,7 +24,7 @@ def draw(frame: pd.DataFrame) -> style.Figure:
         picture, axes = style.subplots(4.3, 6.0, rows=2, sharex=True, sharey=True)
         behind = []
         for ax, (epsilon, runs) in zip(axes, frame.groupby("epsilon", sort=False), strict=True):
-            labels = grammar.draw_lines(ax, runs, "lr", "method", value="accuracy")
+            labels = draw_lines(ax, runs, "lr", "method", value="accuracy")
             means = runs.groupby(["method", "lr"])["accuracy"].mean()
             for slug, scores in means.groupby("method"):
                 colour = style.look(str(slug)).colour

@@ -9,7 +9,8 @@ Each method has one colour in all of them, and each mean its band.
 'Test loss'
 """
 
-from fedlora_lab.plots.grammar import intervals, lines
+from fedlora_lab.plots.interval_plot import intervals
+from fedlora_lab.plots.line_plot import lines
 from fedlora_lab.plots.noise_alone import noise_alone
 from fedlora_lab.plots.training_curves import curves, deviation
 

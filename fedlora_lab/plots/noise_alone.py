@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.grammar import lines
+from fedlora_lab.plots.line_plot import lines
 
 if TYPE_CHECKING:
     from fedlora_lab.recipes.dry_run import DryRun

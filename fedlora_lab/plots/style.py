@@ -6,7 +6,7 @@ import io
 import textwrap
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -352,3 +352,18 @@ def spread_apart(values: list[float], sizes: list[float]) -> list[float]:
     edges = isotonic_regression(np.asarray(values, float)[order] - below - size / 2).x
     places[order] = np.clip(edges, 0.0, max(0.0, 1.0 - size.sum())) + below + size / 2
     return places.tolist()
+
+
+def finish(
+    figure: Figure, axes: Sequence[Axes], names: Sequence[str], title: str, caption: str
+) -> Figure:
+    """Writes the finding above one panel or all of them, and the caption below."""
+    if len(axes) == 1 and not names[0]:
+        axes[0].set_title(title)
+    else:
+        for ax, name in zip(axes, names, strict=True):
+            ax.set_title(name, fontsize=9.5)
+        headline(figure, title)
+    if caption:
+        footer(figure, caption)
+    return figure

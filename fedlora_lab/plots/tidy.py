@@ -88,3 +88,10 @@ def describe_privacy(frame: pd.DataFrame) -> str:
     """Says behind a caption that the methods of a tidy frame spent unequal epsilons."""
     unequal = {*COLUMNS} <= {*frame.columns} and spent_unequally(frame)
     return "; the methods spent unequal ε" if unequal else ""
+
+
+def split_panels(frame: pd.DataFrame, panel: str | None) -> dict[str, pd.DataFrame]:
+    """Splits a frame into the rows of each panel, in their order; without one, one panel."""
+    if panel is None:
+        return {"": frame}
+    return {str(key): part for key, part in frame.groupby(panel, sort=False)}

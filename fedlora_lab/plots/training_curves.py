@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.runs import run_ends
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.grammar import lines
+from fedlora_lab.plots.line_plot import lines
 
 SHARE = "share of test examples right"
 AXES = {  # measure: (title, axis label with the unit)
@@ -37,7 +37,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
         ax: of a figure of your own, which gets no caption; best with ``layout="constrained"``.
 
     Raises: ``ValueError`` when the frame lacks the measure.
-    Guarantees: the line is the mean over seeds (test_grammar.py::test_lines_go_through_the_means);
+    Guarantees: the line is the mean over seeds (test_means.py::test_lines_go_through_the_means);
         a run that collapsed (`fl.measures.find_collapsed`) has a cross at its end
         (test_plots.py::test_runs_that_collapsed_are_marked).
     """

@@ -66,7 +66,7 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     """The front page has question and time of every lesson, the reference has the docstrings, and
     formulas are MathML: where they are not parsed the page shows their source, in dollars."""
     names = [path.relative_to(ROOT).with_suffix("") for path in (*NOTEBOOKS, *DOCS.rglob("*.md"))]
-    names += ["index", "search", "api/index", "api/privacy-plan", "api/plots-grammar"]
+    names += ["index", "search", "api/index", "api/privacy-plan", "api/plots-line_plot"]
     names += ["studies/logbook", "studies/logbook/01a"]
     assert {site / f"{name}.html" for name in names} <= set(pages)
     front = pages[site / "index.html"]

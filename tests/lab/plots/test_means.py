@@ -1,4 +1,4 @@
-"""The grammar of figures draws the means, intervals and counts of its frame, in its own layout."""
+"""Means, intervals and counts are those of the frame, and every figure has its own layout."""
 
 import itertools
 from typing import Any

@@ -206,7 +206,7 @@ class Letters(Reader):
         return f"{count} that you chose {'is' if wrong == 1 else 'are'} wrong{missing}"
 
 
-class Calls(Reader):
+class FunctionAnswer(Reader):
     """Reads a function by what it gives when it is called with copies of some inputs.
 
     Args:
@@ -235,7 +235,7 @@ class Calls(Reader):
         self.within = within
         self.standard = standard
 
-    def fresh(self, generator: np.random.Generator | None = None) -> "Calls":
+    def fresh(self, generator: np.random.Generator | None = None) -> "FunctionAnswer":
         """Returns a copy with newly drawn inputs, so that no answer can be learnt by heart."""
         drawn = copy.copy(self)
         if self.draw is not None:
@@ -495,7 +495,7 @@ class Exercise:
         right: what is said of a right answer.
         answers: right ones, the first of which is the solution's.
         wrong: at least three plausible wrong answers, each with what the reader is told.
-        reader: `NumberAnswer`, `Letters` or `Calls`: how an answer is read and compared.
+        reader: `NumberAnswer`, `Letters` or `FunctionAnswer`: how an answer is read and compared.
     """
 
     key: str

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _noised(rng):
@@ -28,8 +28,8 @@ def _pair(first, second):
 TWO_CLIENTS = _pair(1.0, 3.0), _pair(2.0, 0.5), _pair(0.5, -0.5), _pair(1.0, 0.0)
 ONE_NUMBER = np.array([[2.0]]), np.array([[3.0]]), np.array([[1.0]]), 0.5, 2.0
 CALLS = {
-    "00.2": Calls("B, A, U and V", TWO_CLIENTS, draw=_noised),
-    "00.3": Calls("B, A, G, eta and gamma", ONE_NUMBER, draw=_step),
+    "00.2": FunctionAnswer("B, A, U and V", TWO_CLIENTS, draw=_noised),
+    "00.3": FunctionAnswer("B, A, G, eta and gamma", ONE_NUMBER, draw=_step),
 }
 
 

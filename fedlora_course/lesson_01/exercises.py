@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _sizes(rng):
@@ -31,9 +31,13 @@ def _start(rng):
 # So small that what comes out can be followed by hand.
 X, B, A = np.array([[1.0, 2.0]]), np.array([[2.0]]), np.array([[0.5, 1.0]])
 CALLS = {
-    "01.1": Calls("x, W0, B, A and gamma", (X, np.array([[1.0, 0.0]]), B, A, 3.0), draw=_layer),
-    "01.2": Calls("x, h, B, A and gamma", (X, np.array([[3.0]]), B, A, 3.0), draw=_upstream),
-    "01.3": Calls("G, A, gamma and lr", (X, A, 3.0, 0.5), draw=_start),
+    "01.1": FunctionAnswer(
+        "x, W0, B, A and gamma", (X, np.array([[1.0, 0.0]]), B, A, 3.0), draw=_layer
+    ),
+    "01.2": FunctionAnswer(
+        "x, h, B, A and gamma", (X, np.array([[3.0]]), B, A, 3.0), draw=_upstream
+    ),
+    "01.3": FunctionAnswer("G, A, gamma and lr", (X, A, 3.0, 0.5), draw=_start),
 }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _factors(rng, clients):
@@ -28,8 +28,8 @@ THREE_CLIENTS = np.array([[[1.0]], [[0.0]], [[3.0]]]), np.array([[[1.0]], [[5.0]
 # and the third by the largest singular value.
 RANK_2 = tuple(np.array([np.zeros((2, 2)), np.eye(2), np.diag([x, 0.0])]) for x in (1.3, 1.0))
 CALLS = {
-    "02.1": Calls("B, A and n", TWO_CLIENTS, draw=_round),
-    "02.3": Calls("B and A", THREE_CLIENTS, RANK_2, draw=_many, times=25),
+    "02.1": FunctionAnswer("B, A and n", TWO_CLIENTS, draw=_round),
+    "02.3": FunctionAnswer("B and A", THREE_CLIENTS, RANK_2, draw=_many, times=25),
 }
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 from fedlora_lab import theory
 
 
@@ -36,10 +36,12 @@ FEW = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]]), 1.0, 0.5, 4.0, np.array([1
 MUCH_SPENT = 0.3, 4, 1e-5
 LITTLE_SPENT = 200.0, 1, 1e-5
 CALLS = {
-    "03.1": Calls("g, C, sigma, b and z", FEW, EMPTY, draw=_batch),
-    "03.2": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
-    "03.3": Calls("fpr, sigma and releases", draw=_rates),
-    "03.4": Calls("sigma, releases and delta", MUCH_SPENT, LITTLE_SPENT, draw=_history),
+    "03.1": FunctionAnswer("g, C, sigma, b and z", FEW, EMPTY, draw=_batch),
+    "03.2": FunctionAnswer(
+        "epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))
+    ),
+    "03.3": FunctionAnswer("fpr, sigma and releases", draw=_rates),
+    "03.4": FunctionAnswer("sigma, releases and delta", MUCH_SPENT, LITTLE_SPENT, draw=_history),
 }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _factors(rng):
@@ -49,9 +49,11 @@ SMALL_FACTORS = (
     0.5,
 )
 CALLS = {
-    "04.1": Calls("B, A and tau", SMALL_FACTORS, draw=_factors),
-    "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
-    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, z_B and z_A", TWO_CLIENTS, draw=_round),
+    "04.1": FunctionAnswer("B, A and tau", SMALL_FACTORS, draw=_factors),
+    "04.2": FunctionAnswer("lr, sigma, C, b, K, N and d_in", draw=_plan),
+    "04.4": FunctionAnswer(
+        "B, A, g_B, g_A, lr, C, sigma, b, z_B and z_A", TWO_CLIENTS, draw=_round
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _change(rng):
@@ -54,9 +54,9 @@ ONE_ROW = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
 # Two rows that are not orthogonal span the plane, so all is kept.
 TWO_ROWS = np.array([[0.0, 5.0]]), np.array([[1.0, 0.0], [1.0, 1.0]])
 CALLS = {
-    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and z", SHORTER, LONGER, draw=_round),
-    "05.2": Calls("change and A", ONE_ROW, TWO_ROWS, draw=_change),
-    "05.3": Calls("lr, C, alpha and new_alpha", (0.9, 1.0, 8.0, 24.0), draw=_settings),
+    "05.1": FunctionAnswer("B, A, G, gamma, lr, C, sigma, b and z", SHORTER, LONGER, draw=_round),
+    "05.2": FunctionAnswer("change and A", ONE_ROW, TWO_ROWS, draw=_change),
+    "05.3": FunctionAnswer("lr, C, alpha and new_alpha", (0.9, 1.0, 8.0, 24.0), draw=_settings),
 }
 
 

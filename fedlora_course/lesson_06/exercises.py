@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_course.exercises import Calls, Spoken
+from fedlora_course.exercises import FunctionAnswer, Spoken
 
 
 def _check(changes, frozen, clients):
@@ -83,8 +83,10 @@ def _noise(rng):
 
 
 CALLS = {
-    "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", FEW, draw=_federation),
-    "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
+    "06.1": FunctionAnswer("B, A, gradient, combine, eta, gamma, S and T", FEW, draw=_federation),
+    "06.2": FunctionAnswer(
+        "T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise
+    ),
 }
 
 

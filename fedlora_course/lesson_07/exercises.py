@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _bowl(rng):
@@ -32,8 +32,8 @@ TWO_CLIENTS = (
     np.array([[1.0]]),
 )
 CALLS = {
-    "07.1": Calls("tau, eta and kappa", (0.02, 0.05, 4.0), draw=_bowl),
-    "07.2": Calls("dB, A, C, sigma and Z_W", TWO_CLIENTS, draw=_updates),
+    "07.1": FunctionAnswer("tau, eta and kappa", (0.02, 0.05, 4.0), draw=_bowl),
+    "07.2": FunctionAnswer("dB, A, C, sigma and Z_W", TWO_CLIENTS, draw=_updates),
 }
 
 

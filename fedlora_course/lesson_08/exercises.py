@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _least_squares(rng):
@@ -37,9 +37,9 @@ def _energy(rng):
 
 
 CALLS = {
-    "08.2": Calls("g_B and g_A", draw=_pair),
-    "08.4": Calls("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
-    "08.1": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
+    "08.2": FunctionAnswer("g_B and g_A", draw=_pair),
+    "08.4": FunctionAnswer("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
+    "08.1": FunctionAnswer("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
 }
 
 

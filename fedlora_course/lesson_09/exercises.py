@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _uploads(rng):
@@ -22,9 +22,9 @@ SMALL = (
     np.array([[[2.0, 1.0, 0.0]], [[1.0, -2.0, 3.0]]]),
 )
 CALLS = {
-    "09.1": Calls("B and A", SMALL, draw=_uploads),
-    "09.2": Calls("B and A", SMALL, draw=_uploads),
-    "09.4": Calls("z_B, z_A and tau", (*SMALL, 0.5), draw=_noises),
+    "09.1": FunctionAnswer("B and A", SMALL, draw=_uploads),
+    "09.2": FunctionAnswer("B and A", SMALL, draw=_uploads),
+    "09.4": FunctionAnswer("z_B, z_A and tau", (*SMALL, 0.5), draw=_noises),
 }
 
 

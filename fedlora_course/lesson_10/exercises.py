@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _pair(rng, methods=2):
@@ -27,8 +27,8 @@ FOUR_METHODS = np.array(
     [[0.5, 0.7, 0.6], [0.9, 0.3, 0.9], [0.75, 0.7, 0.8], [0.95, 0.6, 0.6]],
 )
 CALLS = {
-    "10.1": Calls("one and other", draw=_pair),
-    "10.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
+    "10.1": FunctionAnswer("one and other", draw=_pair),
+    "10.2": FunctionAnswer("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _direction(answer):
@@ -44,8 +44,10 @@ ALIKE_ROWS = (
 )
 AS_MANY_AS_ROWS = _batch(np.random.default_rng(0), full=1.0)
 CALLS = {
-    "11.1": Calls("the gradient g_A", (TWO_ROWS,), draw=_noised, standard=_direction),
-    "11.2": Calls("g_A, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch),
+    "11.1": FunctionAnswer("the gradient g_A", (TWO_ROWS,), draw=_noised, standard=_direction),
+    "11.2": FunctionAnswer(
+        "g_A, candidates and n", ONE_INPUT, ALIKE_ROWS, AS_MANY_AS_ROWS, draw=_batch
+    ),
 }
 
 

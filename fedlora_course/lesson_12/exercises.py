@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 
 
 def _scores(rng):
@@ -41,7 +41,7 @@ ALL_RIGHT = 10, 10, 0.1
 # The threshold lies beyond all scores: no canary is found, and nobody is accused.
 NONE_FOUND = np.zeros(20), np.zeros(30), 1.0, 0.01, 0.05
 CALLS = {
-    "12.1": Calls(
+    "12.1": FunctionAnswer(
         "inside, outside, threshold, delta and significance",
         FEW_RUNS,
         NONE_FOUND,
@@ -49,7 +49,7 @@ CALLS = {
         NOTHING_SEEN,
         draw=_scores,
     ),
-    "12.2": Calls(
+    "12.2": FunctionAnswer(
         "g, s and epsilon",
         FEW_RIGHT,
         ALL_RIGHT,

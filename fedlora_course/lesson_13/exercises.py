@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 from fedlora_course.secagg_demo import pair_masks
 
 
@@ -111,7 +111,7 @@ def open_sum(uploads, masks, modulus, arrived):
 ONE_LOST = _lose(np.random.default_rng(0), *THREE, [1])
 TWO_LOST = _lose(np.random.default_rng(0), *FOUR, [0, 2])
 CALLS = {
-    "13.1": Calls(
+    "13.1": FunctionAnswer(
         "update, clip, sigma, uploads, colluding and z",
         NOTHING,
         SHORT,
@@ -119,8 +119,8 @@ CALLS = {
         TABLE,
         draw=_draw_share,
     ),
-    "13.2": Calls("values, masks and modulus", THREE, draw=_draw_masks),
-    "13.3": Calls(
+    "13.2": FunctionAnswer("values, masks and modulus", THREE, draw=_draw_masks),
+    "13.3": FunctionAnswer(
         "uploads, masks, modulus and arrived", ONE_LOST, TWO_LOST, draw=_draw_loss, times=25
     ),
 }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls
+from fedlora_course.exercises import FunctionAnswer
 from fedlora_lab.methods.quantization import normal_levels
 
 
@@ -47,9 +47,9 @@ TWO_CLIENTS = (
 FIVE_ROUNDS = np.array([[3.0, 1.0], [4.0, 1.0], [0.0, 2.0], [1.0, 4.0], [5.0, 9.0]]), 3
 
 CALLS = {
-    "14.1": Calls("x, levels and block", FEW_NUMBERS, draw=_draw_numbers),
-    "14.2": Calls("psi, sent, uploads, weights and eta", TWO_CLIENTS, draw=_draw_step),
-    "14.3": Calls("copies and m", FIVE_ROUNDS, draw=_draw_copies),
+    "14.1": FunctionAnswer("x, levels and block", FEW_NUMBERS, draw=_draw_numbers),
+    "14.2": FunctionAnswer("psi, sent, uploads, weights and eta", TWO_CLIENTS, draw=_draw_step),
+    "14.3": FunctionAnswer("copies and m", FIVE_ROUNDS, draw=_draw_copies),
 }
 
 

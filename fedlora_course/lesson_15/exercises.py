@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls, Spoken
+from fedlora_course.exercises import FunctionAnswer, Spoken
 
 
 def _plans(rng):
@@ -33,7 +33,7 @@ def _multiplier(base, slope):
 # The second plan is too much work by one gradient; the third is far too much.
 THREE_PLANS = [(2, 4), (3, 7), (1, 61)], _multiplier(1.0, 0.0), 40, 4, 16, 20
 CALLS = {
-    "15.1": Calls("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
+    "15.1": FunctionAnswer("plans, sigma, n, K, d and work", THREE_PLANS, draw=_plans),
 }
 
 

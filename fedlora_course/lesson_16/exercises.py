@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_course.exercises import Calls, Spoken
+from fedlora_course.exercises import FunctionAnswer, Spoken
 
 
 def _steps(rng, scale=None):
@@ -68,8 +68,12 @@ THREE_ROWS = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 2.0, 1.5, 2, np.arr
 EMPTY = np.zeros((0, 4)), 1.5, 1.1, 16, np.array([1.0, -2.0, 0.5, 3.0])
 LOUD = np.array([[3.0, 0.0, 0.0, 4.0], [0.1, 0.2, 0.0, 0.0]]), 1.5, 1.1, 16, np.ones(4)
 CALLS = {
-    "16.1": Calls("step, batch, seed and unit", *map(_far_at, range(3)), LOOSE, draw=_steps),
-    "16.3": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, THREE_ROWS, draw=_batches),
+    "16.1": FunctionAnswer(
+        "step, batch, seed and unit", *map(_far_at, range(3)), LOOSE, draw=_steps
+    ),
+    "16.3": FunctionAnswer(
+        "rows, C, sigma, expected and z", EMPTY, LOUD, THREE_ROWS, draw=_batches
+    ),
 }
 
 

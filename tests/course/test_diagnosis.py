@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedlora_course import diagnosis
-from fedlora_course.exercises import Calls, Letters, check
+from fedlora_course.exercises import FunctionAnswer, Letters, check
 
 
 def plan_by_plan(batches, C):
@@ -27,7 +27,7 @@ OF_PLANS = {
 @pytest.mark.parametrize("words", OF_PLANS)
 def test_zeros_and_infinite_numbers_do_not_hide_a_difference(words):
     """Fault: a result that was right but for zeros was called 1 times the right one."""
-    reader = Calls("batches and C", draw=draw_plans).fresh(np.random.default_rng(0))
+    reader = FunctionAnswer("batches and C", draw=draw_plans).fresh(np.random.default_rng(0))
     told = reader.diagnosis(OF_PLANS[words], plan_by_plan)
     assert words in told, told
 
@@ -38,7 +38,9 @@ def test_large_whole_numbers_are_equal_or_not():
     def remainder(x, m):
         return x % m
 
-    reader = Calls("x and m", draw=lambda rng: (rng.integers(10**6, 5 * 10**6, 6), 10**6 + 3))
+    reader = FunctionAnswer(
+        "x and m", draw=lambda rng: (rng.integers(10**6, 5 * 10**6, 6), 10**6 + 3)
+    )
     told = reader.fresh(np.random.default_rng(0)).diagnosis(lambda x, m: x % (m - 1), remainder)
     assert "gives what the right one gives for m − 1 in place of m" in told
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fedlora_course as course
-from fedlora_course.exercises import Calls, all_exercises, change_source, check
+from fedlora_course.exercises import FunctionAnswer, all_exercises, change_source, check
 from fedlora_course.predictions import Prediction
 from fedlora_course.texts import split_code
 
@@ -32,7 +32,7 @@ def test_right_answers_pass_and_each_mistake_is_told(one):
     assert not any(unforeseen) and "no answer so far" in unforeseen[1].message
     messages += [verdict.message for verdict in unforeseen]
     assert len(set(messages)) == len(messages)
-    drawn = isinstance(one.reader, Calls) and one.reader.draw
+    drawn = isinstance(one.reader, FunctionAnswer) and one.reader.draw
     for seed in range(20 if drawn else 0):
         reader = one.reader.fresh(np.random.default_rng(seed))
         right, *equal = (reader.read(function) for function in one.answers)
@@ -154,7 +154,7 @@ def test_what_a_reader_built_is_used_once_it_is_right():
 )
 def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Calls("x", (1.0,), (2.0,)).read(answer)
+        FunctionAnswer("x", (1.0,), (2.0,)).read(answer)
 
 
 # ---- an exercise of our own
@@ -174,7 +174,10 @@ def test_a_right_function_that_gives_a_nan_somewhere_makes_no_known_mistake():
     batches = [(np.arange(1.0, n + 1),) for n in (0, 2, 3, 4)]
     wrong = ((lambda x: x.sum() if len(x) else -1.0, "silent on nothing"),) * 3
     one = replace(
-        all_exercises()["03.1"], answers=(np.sum,), wrong=wrong, reader=Calls("x", *batches)
+        all_exercises()["03.1"],
+        answers=(np.sum,),
+        wrong=wrong,
+        reader=FunctionAnswer("x", *batches),
     )
     told = one.judge(lambda x: x.sum() if len(x) else math.nan).message
     assert told.startswith("your result is a NaN where a number is right")
@@ -182,7 +185,7 @@ def test_a_right_function_that_gives_a_nan_somewhere_makes_no_known_mistake():
 
 def test_an_answer_cannot_be_learnt_by_heart():
     """The sum of five numbers, which come only once."""
-    reader = Calls("x", draw=lambda rng: (rng.normal(1.0, 0.1, 5),), times=3)
+    reader = FunctionAnswer("x", draw=lambda rng: (rng.normal(1.0, 0.1, 5),), times=3)
     one = replace(all_exercises()["03.1"], answers=(np.sum,), reader=reader)
     seen: tuple[set[float], set[float]] = set(), set()
     for sums in seen:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import fedlora_course as course
-from fedlora_course.exercises import Calls, all_exercises
+from fedlora_course.exercises import FunctionAnswer, all_exercises
 
 FUNCTIONS: dict[str, Any] = {
-    key: one for key, one in all_exercises().items() if isinstance(one.reader, Calls)
+    key: one for key, one in all_exercises().items() if isinstance(one.reader, FunctionAnswer)
 }
 ANY_SIZE = ("11.1",)
 """Asked for a direction: size and sign do not count."""

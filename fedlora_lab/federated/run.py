@@ -98,7 +98,7 @@ def run(
         (tests/lab/methods/test_contract.py), or is refused (test_checkpoint.py::
         test_a_round_is_replayed_to_the_same_bits_or_not_at_all); clip, noise and ledger are the
         same whatever device and chunks are
-        (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
+        (test_contract.py::test_chunks_change_nothing).
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)

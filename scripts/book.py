@@ -25,8 +25,7 @@ from typing import Any
 
 import nbformat
 import yaml
-from page_blocks import fill_blocks, markdown_table
-from readme import describe_schedule, linked
+from page_blocks import describe_schedule, fill_blocks, linked, markdown_table
 from site_assets import slim
 from site_cells import readable
 from site_logbook import HOME, heading_pages, linked_to, logbook_pages, within

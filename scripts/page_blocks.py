@@ -1,7 +1,10 @@
-"""Tables of the project's Markdown pages."""
+"""Tables of the project's Markdown pages, and words in them."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
 
 
 def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
@@ -24,3 +27,19 @@ def fill_blocks(page: str, blocks: Mapping[str, str]) -> str:
         assert mark, f"expected the lines {first.strip()} and {last}"
         page = f"{before}{first}{content}\n{last}{after}"
     return page
+
+
+def describe_schedule(row: Any) -> str:
+    """Who moves when: "A and B", "B, then A, round by round", "…, step by step"."""
+    rounds = [
+        [MOVES.get(word, word) for word in part.split()] for part in str(row["schedule"]).split("|")
+    ]
+    if len(rounds) == 1:
+        steps = rounds[0]
+        return ", then ".join(steps) + (", step by step" if len(steps) > 1 else "")
+    return ", then ".join(" and then ".join(steps) for steps in rounds) + ", round by round"
+
+
+def linked(source: str) -> str:
+    """arXiv ids as links."""
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", source)

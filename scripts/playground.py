@@ -22,8 +22,8 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from page_blocks import describe_schedule
 from pretrain import printed, seed_of
-from readme import describe_schedule
 from torch import Tensor, nn
 
 import fedlora_lab as fl

@@ -5,9 +5,7 @@
 Links to Binder and Colab need the repository's address, which CITATION.cff may have.
 """
 
-import re
 from pathlib import Path
-from typing import Any
 
 from page_blocks import fill_blocks
 
@@ -16,23 +14,6 @@ from notebooks import CORE, core_hours, lesson_paths, question, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
-
-
-def describe_schedule(row: Any) -> str:
-    """Who moves when: "A and B", "B, then A, round by round", "…, step by step"."""
-    rounds = [
-        [MOVES.get(word, word) for word in part.split()] for part in str(row["schedule"]).split("|")
-    ]
-    if len(rounds) == 1:
-        steps = rounds[0]
-        return ", then ".join(steps) + (", step by step" if len(steps) > 1 else "")
-    return ", then ".join(" and then ".join(steps) for steps in rounds) + ", round by round"
-
-
-def linked(source: str) -> str:
-    """arXiv ids as links."""
-    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", source)
 
 
 def course_table() -> str:

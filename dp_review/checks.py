@@ -1,4 +1,9 @@
-"""The checks of a step: each a function from the record of trials to findings."""
+"""The checks of a step: each a function from the record of trials to findings.
+
+`step_findings` and `noised_findings` list all that look at a step. Those of the noise's size stand
+in `noise_size`, and those of a single example's move in `sensitivity`; `sampling` and `accounting`
+have what `review.step` looks at beside the step.
+"""
 
 import itertools
 import math

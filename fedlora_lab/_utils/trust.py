@@ -1,4 +1,8 @@
-"""The trust models of a federation: who adds the noise, and what everybody else then sees."""
+"""The trust models of a federation: who adds the noise, and what everybody else then sees.
+
+They stand here and not in `privacy`, whose import loads PyTorch: the help of the command line names
+them, and is quick.
+"""
 
 from dataclasses import dataclass
 

@@ -55,14 +55,13 @@ def two_number_descent(
 
 
 @style.paper()
-def coupling(
-    lr: float = 0.8, start: tuple[float, float] = (0.0, 1.0), steps: int = 12
-) -> style.Picture:
+def coupling(lr: float = 0.8) -> style.Picture:
     """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
 
-    Args: lr: learning rate; start: of b and a; steps: of the descent.
+    Args: lr: learning rate, of 12 steps from b = 0 and a = 1.
     Guarantees: test_lesson_08.py::test_in_turns_each_step_shrinks_the_error.
     """
+    start, steps = (0.0, 1.0), 12
     figure, (plane, right) = style.subplots(9.6, 4.0, columns=2, width_ratios=[4, 3])
     b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
     plane.contour(

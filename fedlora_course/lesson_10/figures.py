@@ -112,24 +112,23 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
 # ---- where ranges of rates end
 
 
-def range_ends(means: pd.DataFrame, x: str = "lr", points: float = 3.0) -> pd.Series:
+def range_ends(means: pd.DataFrame, points: float = 3.0) -> pd.Series:
     """Finds where the range of each curve ends, between two of its places.
 
     Args:
-        means: columns unit, epsilon, method, accuracy and x, each curve beyond its best falling.
-        x: column of the places, on a logarithmic axis.
+        means: columns unit, epsilon, method, lr and accuracy, each curve beyond its best falling.
         points: of accuracy, in per cent, that are lost at the end of a range.
     """
 
     def place(curve: pd.DataFrame) -> float:
-        curve = curve.sort_values(x)
+        curve = curve.sort_values("lr")
         behind = 100 * (curve["accuracy"].max() - curve["accuracy"]).to_numpy()
         best = behind.argmin()
         after = best + int((behind[best:] >= points).argmax())
         here = slice(after - 1, after + 1)
-        return float(np.exp(np.interp(points, behind[here], np.log(curve[x].to_numpy()[here]))))
+        return float(np.exp(np.interp(points, behind[here], np.log(curve["lr"].to_numpy()[here]))))
 
-    return means.groupby(CURVE, sort=False)[[x, "accuracy"]].apply(place)
+    return means.groupby(CURVE, sort=False)[["lr", "accuracy"]].apply(place)
 
 
 def predicted_ends(means: pd.DataFrame) -> pd.Series:

@@ -28,6 +28,8 @@ from fedlora_lab.tasks.task import Task
 
 CLIP = 0.01
 PIXELS = 64
+RANK = 8
+"""Of the attacked adapter."""
 PHRASES = """\
 see you | at the station at noon
 thank you | so much for your help
@@ -72,34 +74,32 @@ class AttackedClient:
 
     def __init__(self) -> None:
         task = self.task = flattened_digits_task()
-        self.victim = cache(lambda r: Victim.from_task(task, Lora(r, float(r)), spread=0.2))
+        self.victim = Victim.from_task(task, Lora(RANK, float(RANK)), spread=0.2)
 
-    def read(
-        self, noise: float, releases: int = 1, rank: int = 8, scan: int = 0, draw: int = 0
-    ) -> tuple[Any, float]:
+    def read(self, noise: float, releases: int = 1, scan: int = 0) -> tuple[Any, float]:
         """Attacks the update: returns the direction read, (64,), and its |cosine| with the scan.
 
         The mean of T releases of one gradient is drawn as one release with sigma / sqrt(T): the
         same distribution.
 
-        Args: noise, releases, rank: of the updates; scan: which one; draw: seed of the noise.
+        Args: noise, releases: of the updates; scan: which one.
         """
         check_whole("releases", releases, 1)
         x, y = (part[scan : scan + 1] for part in self.task.clients[0])
-        victim = self.victim(rank)
+        victim = self.victim
         sigma = noise / releases**0.5
-        upload = victim.upload((x, y), clip_norm=CLIP, noise_multiplier=sigma, draw=draw)
+        upload = victim.upload((x, y), clip_norm=CLIP, noise_multiplier=sigma)
         image = input_from_a_gradient(upload[victim.layer(upload)])
         return image, similarity(image, x)
 
 
 @cache
-def read_cosine(d_in: int, sigma: float, draws: int = 200, rank: int = 8) -> float:
-    """Mean |cos| of one input with the first singular vector of A's noised gradient.
+def read_cosine(d_in: int, sigma: float) -> float:
+    """Mean |cos| of one input with the first singular vector of A's noised gradient, in 200 draws.
 
-    Args: d_in, rank: of the layer; sigma: noise multiplier, the clip cuts; draws: of the noise.
+    Args: d_in: of the layer, of rank 8; sigma: noise multiplier, the clip cuts.
     """
-    g_A = sigma * np.random.default_rng(0).standard_normal((draws, rank, d_in))
+    g_A = sigma * np.random.default_rng(0).standard_normal((200, RANK, d_in))
     g_A[:, 0, 0] += 1  # C = 1, and both unit vectors along the first axis
     directions = np.linalg.svd(g_A, full_matrices=False)[2][:, 0]
     return float(np.abs(directions[:, 0]).mean())
@@ -149,14 +149,14 @@ def word_for_word(outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
     return (right | (answer == IGNORED)).all(1).to(outputs.dtype)
 
 
-def messages(clients: int = 3) -> tasks.Task:
-    """Makes a task of clients' messages for a random decoder; one holds a secret code."""
+def messages() -> tasks.Task:
+    """Makes a task of three clients' messages for a random decoder; one holds a secret code."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     phrases = [phrase.split(" | ") for phrase in PHRASES.splitlines()]
     drawn = np.random.default_rng(0).choice(phrases, 600).tolist()
     drawn[0] = [START, CODES[SECRET]]
-    rows = [text_row(start, end) | {"client": i % clients} for i, (start, end) in enumerate(drawn)]
+    rows = [text_row(start, end) | {"client": i % 3} for i, (start, end) in enumerate(drawn)]
     order = Streams(0).numpy("hub split").permutation(len(rows))
     held_out = {*order[:120].tolist()}
     config = LlamaConfig(
@@ -238,22 +238,23 @@ CHANCE = {"image": (2 / np.pi / PIXELS) ** 0.5, "named": 1 / 1257, "presence": 0
 
 
 def three_attacks(
-    client: AttackedClient, pool: tuple[Tensor, Tensor], sigma: float, draws: int = 1000
+    client: AttackedClient, pool: tuple[Tensor, Tensor], sigma: float
 ) -> dict[str, np.ndarray]:
-    """Attacks the noised gradient of one scan in three ways, draw by draw.
+    """Attacks the noised gradient of one scan in three ways, in a thousand draws.
 
     Args: client: whose network sends; pool: scans and labels, one of them drawn each time; sigma:
         noise multiplier, the clip cuts every gradient.
     Returns: "image": |cos| of the image read; "named": whether the likeliest of the pool is hers;
         "presence": whether there is more along her gradient than another draw of noise puts there.
     """
-    g = client.victim(8).traces(pool, "A", CLIP).double().numpy() / CLIP
+    draws = 1000
+    g = client.victim.traces(pool, "A", CLIP).double().numpy() / CLIP
     pixels = torch.nn.functional.normalize(pool[0].flatten(1).double(), dim=1).numpy()
     rng = np.random.default_rng(0)
     who = rng.integers(len(g), size=draws)
     noise, other = sigma * rng.standard_normal((2, draws, g.shape[1]))
     sent = g[who] + noise
-    directions = np.linalg.svd(sent.reshape(draws, 8, PIXELS), full_matrices=False)[2][:, 0]
+    directions = np.linalg.svd(sent.reshape(draws, RANK, PIXELS), full_matrices=False)[2][:, 0]
     likelihoods = sent @ g.T - (g**2).sum(axis=1) / 2
     along, without = (sent * g[who]).sum(axis=1), (other * g[who]).sum(axis=1)
     return {

@@ -116,12 +116,13 @@ def held_and_sent(width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @style.paper()
-def parabola(goal: float = 0.6, width: int = 2) -> style.Picture:
+def parabola() -> style.Picture:
     """Draws the loss of one number, the copies at which clients met it, and what the server holds.
 
-    Args: goal: where the loss is least, of `GOALS`. width: bits of the code.
+    The loss is least at 0.6, and the code has two bits.
     """
-    held, sent = (x[LATE:, GOALS.index(goal)] for x in held_and_sent(width))
+    goal = 0.6
+    held, sent = (x[LATE:, GOALS.index(goal)] for x in held_and_sent(width=2))
     figure, (ax,) = style.subplots(7.6, 3.6)
     grid = np.linspace(0.15, 1.1, 200)
     ax.plot(grid, (grid - goal) ** 2, color=style.INK, lw=1.8)

@@ -15,7 +15,13 @@ Verdict = Literal["sound", "broken", "not as claimed", "cannot tell"]
 
 
 class Check(NamedTuple):
-    """One question of a review: what is measured, where it is explained, and what mends it."""
+    """One question of a review.
+
+    Args:
+        asks: what is measured, and in which unit.
+        docs: where it is explained, a place in the documentation.
+        remedy: what mends a step that fails it.
+    """
 
     asks: str
     docs: str

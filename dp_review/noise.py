@@ -27,7 +27,13 @@ SINGULAR = 1e-5
 
 
 class Tie(NamedTuple):
-    """A correlation of noise: its p-value, its size, and what is correlated."""
+    """A correlation of noise.
+
+    Args:
+        p: of so large a one between independent noises.
+        r: its size, in [-1, 1].
+        where: what is correlated, in words.
+    """
 
     p: float
     r: float

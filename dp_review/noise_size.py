@@ -217,7 +217,10 @@ def cosine_where_noised(base: np.ndarray, pair: np.ndarray) -> float:
 
 
 def different_size(where: str, base: np.ndarray, pair: np.ndarray) -> Finding:
-    """What is said of a batch that gets the same draw of noise in another size."""
+    """What is said of a batch that gets the same draw of noise in another size.
+
+    Args: where: the batch, in words. base, pair: noise of an ordinary batch and of it, (numbers,).
+    """
     changed = int(np.argmax(np.abs(pair - base)))
     ratio = abs(float(pair[changed] / base[changed])) if base[changed] else math.inf
     whole = math.sqrt(float(np.mean(pair**2) / np.mean(base**2)))

@@ -153,6 +153,11 @@ def bytes_text(count: float) -> str:
 class PairedDifference(NamedTuple):
     """Mean difference of two methods over the seeds they share, with its t interval.
 
+    Args:
+        mean: of the differences, in the unit of the measure; positive where the first is ahead.
+        low, high: ends of its interval; NaN where all seeds differ by the same.
+        seeds: how many both have.
+
     >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
     +0.020 [+0.010, +0.030]
     >>> print(PairedDifference(0.02, math.nan, math.nan, seeds=2))

@@ -187,7 +187,13 @@ def run_audit(
 def judge(
     run: Recorder, planted: Canaries, scores: dict[str, np.ndarray], confidence: float
 ) -> Audit:
-    """Bounds epsilon by what was observed. Args: confidence: see `run_audit`."""
+    """Bounds epsilon by what was observed.
+
+    Args:
+        run: at its end. planted: the canaries, and which of them took part.
+        scores: view of the attacker -> (canaries,), larger where one seems to have taken part.
+        confidence: see `run_audit`; in (0, 1), for all views together.
+    """
     privacy = run.config.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
     included = planted.included.numpy()

@@ -260,8 +260,13 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is computed, which changes its numbers by rounding only; see `run`.
+    """How a run is computed, which changes its numbers by rounding only.
 
+    Args:
+        evaluate_every: rounds from one score of the model to the next, >= 1.
+        chunk_examples: at most so many examples go through the model at once, >= 1; ``None``: see
+            `run`.
+        device: of local steps and evaluation; ``None``: where the task's model is.
     Raises: ``ValueError`` (name, value, range).
     """
 

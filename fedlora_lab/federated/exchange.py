@@ -250,7 +250,12 @@ FLOAT_BYTES = 4
 
 
 class Traffic(NamedTuple):
-    """Numbers and bytes in a round, summed over its clients; NaN where they would tell how many."""
+    """What a round sends, summed over its clients; NaN where it would tell how many they are.
+
+    Args:
+        numbers_up, bytes_up: from the clients to the server.
+        numbers_down, bytes_down: from the server to the clients.
+    """
 
     numbers_up: float = 0
     bytes_up: float = 0

@@ -88,6 +88,11 @@ class Adapter(nn.Module):
 
     A, B, R and R's gain have one value for all examples or, with a leading N, one for each. Other
     attributes are the frozen layer's.
+
+    Args:
+        base: the frozen linear map.
+        a, b: the factors, (r, d_in) and (d_out, r).
+        scaling: s, alpha / rank / start_scale.
     """
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scaling: float) -> None:

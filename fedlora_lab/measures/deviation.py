@@ -192,7 +192,14 @@ def _noise_rows(
 
 
 class AggregationInput(NamedTuple):
-    """The input of the server's rule in a round: its state, what it had sent, and the uploads."""
+    """The input of the server's rule in a round.
+
+    Args:
+        state: the server's, before the round.
+        broadcast: the state that the clients received of it.
+        uploads: key -> what the clients sent, (clients, ...); one row where only a sum is seen.
+        weights: (clients,), float64, of each upload in the mean.
+    """
 
     state: ServerState
     broadcast: ServerState

@@ -26,7 +26,12 @@ from fedlora_lab.tasks.task import (
 
 
 class Gradients(NamedTuple):
-    """Gradients of the mean loss: A (r, d_in), B (d_out, r) and the weight W (d_out, d_in)."""
+    """Gradients of the mean loss at one layer.
+
+    Args:
+        A, B: of the factors, (r, d_in) and (d_out, r).
+        W: of the layer's weight, (d_out, d_in), as in full training.
+    """
 
     A: Tensor
     B: Tensor

@@ -51,7 +51,16 @@ class ServerRule(ABC):
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
     ) -> ServerState:
-        """Returns the server's state after a round, see above."""
+        """Returns the server's state after a round, of the same shapes and types.
+
+        Args:
+            state: the server's before the round.
+            broadcast: the state that the clients received of it, quantised where the row says so.
+            uploads: key -> the clients' values at the end of the round and not their moves,
+                (clients, ...); one row where the trust model lets the server see a sum alone.
+            weights: (clients,), float64, >= 0. Their sum is 1 in expectation: the old state counts
+                with 1 - sum w, less than nothing where more clients came than were expected.
+        """
 
     def initial_state(self, state: ServerState) -> ServerState:
         """Returns the state before the first round, with what the rule keeps there."""

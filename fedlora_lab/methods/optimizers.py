@@ -81,7 +81,14 @@ class Optimizer(ABC):
     def step(
         self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
     ) -> "tuple[Tensor, Moments]":
-        """The step of one tensor, and its moments afterwards."""
+        """The step of one tensor, to be added to it, and its moments afterwards.
+
+        Args:
+            grad: (clients, ...), of the noised gradient where steps are released.
+            moments: what the last step left, or what `init` made.
+            param: (1 or clients, ...), the tensor before the step.
+            lr: learning rate, >= 0.
+        """
 
 
 def _check_share(name: str, value: object) -> None:

@@ -8,15 +8,20 @@ from torch import Tensor
 
 
 class Preconditioner(NamedTuple):
-    """Maps on the rank axis, (..., r, r): release = after (clip(before signal) + xi).
+    """Maps on the rank axis of a factor: release = after (clip(before signal) + xi).
 
     Certified whatever the maps are: clip and noise act in one space, and ``after`` post-processes
-    their result. With a map ``noise_map`` of its own for the noise the release
-    is after clip(before signal) + noise_map xi, and no epsilon is certified
-    (`privatizer.uncertified_reason`).
+    their result.
 
-    ``complement`` (..., d, r) has orthonormal columns along the long axis, in whose span signal and
-    noise have no part: it is taken out before the clip, and again after the noise.
+    Args:
+        before: (..., r, r), from a factor's gradient or change to the space of clip and noise.
+        after: (..., r, r), from there to what is released.
+        noise_map: (..., r, r), another map for the noise: the release is after clip(before signal)
+            + noise_map xi, and no epsilon is certified (`privatizer.uncertified_reason`). ``None``:
+            the noise passes ``after``.
+        complement: (..., d, r), orthonormal columns along the long axis, in whose span signal and
+            noise have no part: it is taken out before the clip, and again after the noise.
+            ``None``: nothing is taken out.
     """
 
     before: Tensor

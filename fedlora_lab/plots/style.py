@@ -50,7 +50,13 @@ Dashes = tuple[float, ...]
 
 
 class Look(NamedTuple):
-    """A method's colour, marker and dashes."""
+    """How a method is drawn.
+
+    Args:
+        colour: as Matplotlib reads it.
+        marker: Matplotlib's word for one.
+        dashes: lengths of strokes and gaps in turn, in line widths; (): a solid line.
+    """
 
     colour: str
     marker: str = "o"
@@ -255,7 +261,12 @@ def footer(figure: Figure, text: str) -> None:
 
 
 class Label(NamedTuple):
-    """A text for the point (x, y) in data units."""
+    """A text for a point of a figure.
+
+    Args:
+        x, y: the point, in data units.
+        text, colour: what is written there.
+    """
 
     x: float
     y: float

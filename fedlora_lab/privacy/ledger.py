@@ -47,7 +47,13 @@ is public: sums are divided by numbers of units, and sample rates are made of th
 
 
 class Terms(NamedTuple):
-    """What an epsilon is stated for, and why none is; equal in all ledgers of one run."""
+    """What an epsilon is stated for, and why none is; equal in all ledgers of one run.
+
+    Args:
+        unit, delta, accountant, trust: see `Privacy`.
+        reproducible: the noise follows from a seed, so that it can be drawn again.
+        uncertified: why no epsilon covers the releases; ``None``: one does.
+    """
 
     unit: str
     delta: float

@@ -41,9 +41,12 @@ OwnedRows = Iterable[tuple[Tensors, Int[Tensor, " n"]]]
 
 
 class ClipCounts(NamedTuple):
-    """Counts of a clip: all rows, rows scaled down, rows set to zero because they are not finite.
+    """Counts of a clip; on a GPU they stay there until `read` is called.
 
-    On a GPU the counts stay there until `read` is called.
+    Args:
+        rows: that were clipped: examples, persons or updates.
+        scaled: of these, rows that were longer than the clip norm and scaled down.
+        nonfinite: of these, rows that were set to zero because they are not finite.
     """
 
     rows: int = 0

@@ -37,7 +37,10 @@ class Ragged:
     def of_padded(
         cls, tensor: Int[Tensor, "n width"], lengths: Int[Tensor, " n"], padding: int
     ) -> "Ragged":
-        """Keeps the beginning of each row of a padded tensor."""
+        """Keeps the beginning of each row of a padded tensor.
+
+        Args: tensor: (n, width). lengths: (n,), of each row, at most width. padding: what fills up.
+        """
         inside = torch.arange(tensor.shape[1]) < lengths[:, None]
         return cls(tensor[inside], lengths, padding)
 
@@ -89,7 +92,10 @@ class Ragged:
     def to(
         self, device: "torch.device | str", non_blocking: bool = False, copy: bool = False
     ) -> Int[Tensor, "n width"]:
-        """Makes the padded tensor, as wide as the longest row, on a device; always a new one."""
+        """Makes the padded tensor, as wide as the longest row, on a device; always a new one.
+
+        Args: device, non_blocking: as of `torch.Tensor.to`. copy: changes nothing.
+        """
         return self.padded(self.shape[1]).to(device, non_blocking=non_blocking)
 
     def padded(self, width: int) -> Int[Tensor, "n width"]:

@@ -13,9 +13,12 @@ FactorA = Float[np.ndarray, "r d_in"]
 
 
 class NoiseTerms(NamedTuple):
-    """Expected squared norms of scaling xi_B A, scaling B xi_A and scaling xi_B xi_A.
+    """Expected squared norms of what the noise xi_B, xi_A on the factors adds to scaling B A.
 
-    The entries of the last are sums of r products and not Gaussian.
+    Args:
+        linear_B: of scaling xi_B A.
+        linear_A: of scaling B xi_A.
+        quadratic: of scaling xi_B xi_A, whose entries are sums of r products and not Gaussian.
     """
 
     linear_B: float
@@ -200,7 +203,12 @@ def balanced_scale(amplification: float, target: float) -> float:
 
 
 class Band(NamedTuple):
-    """A mean with its interval; ``value in band`` says whether the interval covers a value."""
+    """A mean with its interval; ``value in band`` says whether the interval covers a value.
+
+    Args:
+        mean: of the samples, in their unit.
+        low, high: ends of the interval, which belong to it.
+    """
 
     mean: float
     low: float

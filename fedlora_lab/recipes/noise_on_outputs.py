@@ -71,8 +71,9 @@ def noise_on_outputs(
             it.
     Raises: as `suggest_lr`.
     """
+    check_parts(task, privacy, plan)
     row = methods.get(method)
-    _check_bounded_by_noise(task, row, privacy, plan)
+    _check_bounded_by_noise(row, privacy, plan)
     # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     config = make_config(task, row, privacy, plan, lora, 0)
@@ -95,9 +96,8 @@ def noise_on_outputs(
     return NoiseOnOutputs(variance, balance, uncounted)
 
 
-def _check_bounded_by_noise(task: Task, row: Method, privacy: Privacy, plan: Plan) -> None:
+def _check_bounded_by_noise(row: Method, privacy: Privacy, plan: Plan) -> None:
     """Refuses a run of which the noise does not say how large a rate may be."""
-    check_parts(task, privacy, plan)
     check(privacy is not None, "privacy", None, "a Privacy: without noise no rate is bad")
     expected = "a row with gradients: few directions bound a rate before noise does; or give lr"
     check(row.differences is None, "method", row.slug, expected)

@@ -52,21 +52,19 @@ def clear(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def two_worlds(
-    ax: Axes, x: np.ndarray, mean: float, sigma: float = 1.0, you: str = "\nyou"
-) -> None:
+def two_worlds(ax: Axes, x: np.ndarray, mean: float, you: str = "\nyou") -> None:
     """Draws the densities of an output without an example, around 0, and with it.
 
-    Args: x: places, (n,); mean, sigma: with the example, and of the noise; you: words for it.
+    Args: x: places, (n,), in units of the noise; mean: with the example; you: words for it.
     """
-    height = float(0.8 * norm.pdf(0, 0, sigma))
+    height = float(0.8 * norm.pdf(0))
     worlds = (
         (0.0, style.WITHOUT, f"without{you} ", "right"),
         (mean, style.WITH, f"with{you}", "left"),
     )
     for centre, colour, words, side in worlds:
-        ax.plot(x, norm.pdf(x, centre, sigma), color=colour)
-        place = centre + (1.0 if side == "left" else -1.75) * sigma
+        ax.plot(x, norm.pdf(x, centre), color=colour)
+        place = centre + (1.0 if side == "left" else -1.75)
         ax.text(place, height, words, color=colour, ha=side, va="center", weight="bold")
 
 

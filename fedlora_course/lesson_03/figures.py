@@ -74,20 +74,22 @@ def two_normals(
     """
     worlds = (without_you, style.WITHOUT), (with_you, style.WITH)
     figure, (ax, right) = style.subplots(10.2, 3.9, columns=2)
-    span = (-4 * sigma, 1 + 4 * sigma)
+    mu = theory.gaussian_mu(sigma)
+    span = (-4, mu + 4)
     x = np.linspace(*span, 301)
     edges = np.linspace(*span, 41).tolist()
-    peak = float(norm.pdf(0, 0, sigma))
+    peak = float(norm.pdf(0))
     for points, colour in worlds:
-        style.draw_dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
-        right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
-    drawing.two_worlds(right, x, 1, sigma)
-    ax.set(xlim=span, ylim=(-4.5 * sigma, 4.5 * sigma), ylabel="along any other direction")
+        t = points / sigma
+        style.draw_dots(ax, t[:600, 0], t[:600, 1], colour, 3.2, alpha=0.5, mew=0)
+        right.hist(t[:, 0], edges, density=True, color=colour, alpha=0.25)
+    drawing.two_worlds(right, x, mu)
+    ax.set(xlim=span, ylim=(-4.5, 4.5), ylabel="along any other direction")
     ax.set_title("One direction tells, 4,095 do not")
     right.set(xlim=span, ylim=(0, 1.3 * peak), ylabel="probability density")
     right.set_title("Along it: two normals, one unit apart")
     for axes in (ax, right):
-        axes.set_xlabel("along your clipped gradient, in units of C")
+        axes.set_xlabel("t: along your clipped gradient, in units of σC")
     count = f"{len(with_you):,} releases of each world (left: 600 of them)"
     style.footer(figure, f"{count}, σ = {sigma:g}; lines: theory")
     return figure
@@ -107,19 +109,18 @@ def neighbouring_outputs(
 
     δ is `theory.gdp_delta`.
     """
-    sigma = noise_multiplier
-    mu = theory.gaussian_mu(sigma)
+    mu = theory.gaussian_mu(noise_multiplier)
     delta = theory.gdp_delta(mu, epsilon)
-    x = np.linspace(-4.5 * sigma, 1 + 4.5 * sigma, 801)  # in units of C
-    out, into = (norm.pdf(x, mean, sigma) for mean in (0, 1))
+    x = np.linspace(-4.5, mu + 4.5, 801)  # t, in units of σC
+    out, into = (norm.pdf(x, mean) for mean in (0, mu))
     allowed = np.exp(epsilon) * out
     peak = float(out.max())
     figure, (ax, right) = style.subplots(10.2, 3.9, columns=2, width_ratios=[3, 2])
     ax.fill_between(x, allowed, into, where=into > allowed, color=LEAK, alpha=0.3, lw=0)
-    drawing.two_worlds(ax, x, 1, sigma)
+    drawing.two_worlds(ax, x, mu)
     ax.plot(x, allowed, color=style.WITHOUT, lw=1, ls=SPARSE)
     ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
-    ax.set_xlabel("released number, in units of the clip norm C")
+    ax.set_xlabel("released number t, in units of σC")
     ax.set_title("δ is what sticks out above e^ε times the other world")
     words = f"red area: δ = {round_up(delta, '.3f')}\nat ε = {epsilon:g}"
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)

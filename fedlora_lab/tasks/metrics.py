@@ -51,7 +51,8 @@ def token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
 
     An output of a decoder is of the token after it.
 
-    Guarantees: test_trainer.py::test_an_examples_loss_is_the_models_own_of_that_row.
+    Guarantees: test_trainer.py::test_a_loss_that_is_not_the_models_own_is_refused,
+        test_gradients.py::test_equals_batches_of_one.
     """
     y = y[:, 1 : outputs.shape[1]]
     logits = outputs[:, : y.shape[1]].mT

@@ -89,7 +89,7 @@ def from_trainer(
     Raises: ValueError in one line for a loss that is not the model's, tokens and labels that the
         model does not have, private rows among the public ones, a person at two clients, and names
         of clients or persons that differ in spelling only.
-    Guarantees: test_trainer.py::test_an_examples_loss_is_the_models_own_of_that_row.
+    Guarantees: test_trainer.py::test_a_loss_that_is_not_the_models_own_is_refused.
 
     >>> import fedlora_lab as fl
     >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer

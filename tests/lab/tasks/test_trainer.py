@@ -13,34 +13,8 @@ from transformers import DataCollatorWithPadding
 
 import fedlora_lab as fl
 from fedlora_lab.tasks.ragged import Ragged
-from fedlora_lab.tasks.task import forward, move_to_model
 
 SHORT = fl.Plan(rounds=1, local_steps=1, batch=4)
-
-
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "answers of llama", "vit"])
-def test_an_examples_loss_is_the_models_own_of_that_row(kind):
-    """Classes, next tokens and images, and texts without their padding; that a gradient is PEFT's
-    own of the same loss: test_equals_batches_of_one.
-    """
-    name = kind.removeprefix("answers of ")
-    make = toy_hubs.fresh if kind == name else toy_hubs.fresh_answers
-    rows = toy_hubs.rows_of(name) if kind == name else toy_hubs.answer_rows(name)
-    collator: Any = transformers.default_data_collator
-    if kind != name:
-        collator = transformers.DataCollatorForTokenClassification(toy_hubs.tokenizer(name))
-    elif name != "vit":
-        collator = DataCollatorWithPadding(toy_hubs.tokenizer(name))
-    task = make(name)
-    if name != "vit":
-        # What one token of a random model changes is little.
-        task = make(name, model=task.model.double())
-    x, y = task.clients[0]
-    mine = [row for row in rows if row["site"] == rows[0]["site"]]
-    losses = task.loss(forward(task.model, x), move_to_model(y, task.model))
-    for row, loss in zip(mine, losses):
-        alone = collator([{key: value for key, value in row.items() if key != "site"}])
-        assert float(loss) == pytest.approx(float(task.model(**alone).loss), rel=1e-6)
 
 
 def test_a_long_text_makes_only_its_own_row_long():
@@ -154,7 +128,9 @@ class OwnLoss(transformers.BertForSequenceClassification):
     ids=["smoothing", "weights"],
 )
 def test_a_loss_that_is_not_the_models_own_is_refused(options):
-    """Fault: label smoothing and class weights would be left out without a word."""
+    """Fault: label smoothing and class weights would be left out without a word. That a padded
+    batch has the gradients of its rows alone: test_equals_batches_of_one.
+    """
     model = OwnLoss.from_pretrained(toy_hubs.folder("bert"), num_labels=2)
     model.options = options
     with refused("^loss=.* by the model, .* of its logits.*: expected the cross entropy"):

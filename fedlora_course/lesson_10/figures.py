@@ -30,7 +30,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 
     Args: rows: columns method, seed, accuracy.
     Returns: index method, the best first; mean, gap (<= 0 but for rounding) and tied.
-    Guarantees: test_ties_are_rarely_broken_by_chance.
+    Guarantees: test_a_difference_has_student_s_interval_which_decides.
     """
     means = rows.groupby("method")["accuracy"].mean().sort_values(ascending=False)
     best = means.index[0]

@@ -1,6 +1,5 @@
 """Notebook 04: the runs, matrices and gradients behind its cells."""
 
-import pandas as pd
 import pytest
 
 import fedlora_lab as fl
@@ -25,15 +24,3 @@ def test_the_noise_drawn_again_is_that_of_the_run():
     last = figures.matrix_frames(runs[0], layer)[2]
     expected = pytest.approx(2 * B @ A, abs=1e-6)
     assert last["product"] == expected and sum(last[term] for term in figures.PARTS) == expected
-
-
-def test_an_end_is_three_points_behind_the_best_mean_and_late_is_above_zero():
-    rates = [0.5, 1.0, 2.0]
-    scores = [[0.7, 0.8, 0.7], [0.7, 0.8, 0.76]]
-    rows = [("a", "fedlora", lr, x) for run in scores for lr, x in zip(rates, run)]
-    runs = pd.DataFrame(rows, columns=["cell", "method", "lr", "validation"])
-    predicted = pd.DataFrame({"cell": ["a", "b"], "method": "fedlora", "v": [4.0, 1.0]})
-    table = figures.ends_found(runs, predicted)
-    found = 2.0 ** (0.03 / 0.07)  # the mean falls from 0.80 to 0.73 within an octave
-    assert table["found"].tolist() == pytest.approx([found])
-    assert figures.octaves_late(table).tolist() == pytest.approx([2 - 0.03 / 0.07])

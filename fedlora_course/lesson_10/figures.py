@@ -62,14 +62,14 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     A method that is best or tied with the best has a coloured cell. The more such cells, the higher
     stands the method.
 
-    Args: frames: study, whose name ends with its unit -> columns method, epsilon (NaN: no privacy),
-        seed, accuracy; the same methods in all.
+    Args: frames: study, whose name ends with its unit -> columns method, epsilon (NaN: no privacy,
+        which is left out), seed, accuracy; the same methods in all.
     """
     tables, heads, units = [], [], []
     for study, frame in frames.items():
-        for epsilon, rows in frame.groupby("epsilon", dropna=False):
+        for epsilon, rows in frame.groupby("epsilon"):
             tables.append(rank(rows))
-            heads.append("no privacy" if pd.isna(epsilon) else f"ε = {epsilon:g}")
+            heads.append(f"ε = {epsilon:g}")
             units.append(study.rpartition("-")[2])
     tied = pd.DataFrame({place: table["tied"] for place, table in enumerate(tables)})
     counts = tied.sum(axis=1).sort_values(ascending=False, kind="stable")

@@ -58,7 +58,6 @@ def review_clip(clip: "Callable[..., Any] | None", sigma: float) -> dp_review.Re
     """Reviews a clip of gradients of A and B, and the noise on their sum.
 
     Args: clip: in the place of the library's; ``None``: the library's own. sigma: noise multiplier.
-    Guarantees: test_the_review_finds_both_clips_that_the_audit_misses.
     """
 
     def step(examples: list, seed: int) -> dict[str, Tensor]:

@@ -82,7 +82,6 @@ def score(record: Round, numbers: Float[np.ndarray, " numbers"]) -> float:
 
     Args: record: of a run on text. numbers: of the model's factors, as `held_after_rounds` lists.
     Raises: ``ValueError`` for a private run whose test examples are not public.
-    Guarantees: test_lesson_14.py::test_the_server_scores_what_its_record_says.
     """
     task, lora, state = require_source(record)
     ends = np.cumsum([x.numel() for x in state.tensors.values()])

@@ -7,7 +7,6 @@ import pytest
 from edge_numbers import best_threshold_bound
 
 from fedlora_course.lesson_12 import bounds
-from fedlora_course.lesson_12.clips import clips_at_the_median, clips_each_tensor, review_clip
 from fedlora_lab import theory
 from fedlora_lab.audit.bounds import count_correct
 
@@ -65,10 +64,3 @@ def test_the_game_errs_as_seldom_as_it_says():
     assert abs(np.mean([one.included.mean() for one in played]) - 0.5) < 0.02
     loud = [bounds.simulate_one_run(500, 1.0, leak=6, seed=seed).caught for seed in range(40)]
     assert np.mean(loud) > 0.8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("clip", [None, clips_each_tensor, clips_at_the_median])
-def test_the_review_finds_both_clips_that_the_audit_misses(clip):
-    """Fault: the library's own clip blamed, or a step that never calls the one that it is given."""
-    assert ("sensitivity" in review_clip(clip, 4.0).broken) == (clip is not None)

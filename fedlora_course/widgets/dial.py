@@ -159,7 +159,7 @@ class Dial(anywidget.AnyWidget):
         stops: control -> what it may stand at: numbers of a slider, or value -> words of a menu.
 
     Guarantees: a control moves picture, sentence and ``values``
-        (test_widget_pages.py::test_dials_turn_in_jupyter), the first two also on a page
+        (test_widget_pages.py::test_a_dial_turns_in_jupyter), the first two also on a page
         without a kernel (test_dials_turn_on_a_page_without_a_kernel).
 
     >>> import fedlora_course as course

@@ -135,17 +135,12 @@ def test_what_a_reader_built_is_used_once_it_is_right():
             "your function of x stops with KeyError in its line 1: 'a\\nb', where x = 1",
         ),
         (
-            lambda x: None if x > 1 else x,
-            "your function returns nothing where x = 2; let it end with `return`",
-        ),
-        (
             lambda x: np.max(np.zeros(0)),
             "your function of x stops with ValueError in its line 1: zero-size array to reduction "
             "operation maximum which has no identity (nothing is there: is a range empty?), "
             "where x = 1",
         ),
         (lambda x: x + 1j, "numbers should come out of your function, not complex ones"),
-        (lambda x: np.array(["calm"]), "numbers should come out of your function, not words"),
         (
             lambda x: sys.exit(1),
             "your function of x stops with SystemExit in its line 1: 1, where x = 1",

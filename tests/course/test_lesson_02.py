@@ -30,10 +30,10 @@ def test_noisy_deviation_is_the_mean_over_draws(weights):
     assert form.data == pytest.approx(np.sum(deviation_matrix(B, A, weights) ** 2))
 
 
-def one_round(task, seed, batch, lr=0.05):
+def one_round(task, seed, batch):
     """‖D‖ / ‖P‖ after eight local steps, and the accuracy before and after the round."""
     watched, received = fl.measures.record_aggregation(fl.methods.FedLoRA)
-    plan = fl.Plan(rounds=1, local_steps=8, batch=batch, lr=lr)
+    plan = fl.Plan(rounds=1, local_steps=8, batch=batch, lr=0.05)
     start, *_, end = fl.run(task, watched, None, plan, seed=seed)
     layers = [
         fl.measures.server_deviation(received[0], fl.methods.FedLoRA, name) for name in end.adapter

@@ -61,11 +61,11 @@ def texts(count: int = 48) -> pd.DataFrame:
     return pd.DataFrame({"text": rows, "label": label, "site": sites})
 
 
-def questions(count: int = 40) -> pd.DataFrame:
+def questions() -> pd.DataFrame:
     """Prompts of three to eight words, answers of one to four, four sites."""
     draw = np.random.default_rng(2)
-    table = texts(count)
-    answers = [" ".join(draw.choice(WORDS, draw.integers(1, 5))) for _ in range(count)]
+    table = texts(40)
+    answers = [" ".join(draw.choice(WORDS, draw.integers(1, 5))) for _ in table.index]
     return pd.DataFrame({"question": table["text"], "answer": answers, "site": table["site"]})
 
 

@@ -160,13 +160,13 @@ def begun(task: Task, row: Method | str) -> ServerState:
     return Run.open(make_config(task, row, None, PLAN, LORA, 0)).state.server
 
 
-def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
+def anywhere(task: Task, row: Method) -> ServerState:
     """The same with random values in all that clients hold; modes of layers, if any, take turns."""
     state, names = begun(task, row), ("A", "B", "R", "gain", "head", "W")
     held = {key: tensor.shape for key, tensor in state.tensors.items() if key.name in names}
     modes = [key for key in state.tensors if key.name == "mode"]
     turns = {key: torch.tensor(float(i % 2), dtype=torch.float64) for i, key in enumerate(modes)}
-    return state.replace_tensors({**somewhere(held, seed), **turns})
+    return state.replace_tensors({**somewhere(held), **turns})
 
 
 def movers(row: Method, t: int, s: int, state: ServerState) -> set[ParamKey]:

@@ -48,8 +48,8 @@ def test_a_half_whose_noise_is_that_of_the_other_is_found(turned, parts):
 # ---- sampling, accounting
 
 
-def shuffled(seed, n=400):
-    return np.split(np.random.default_rng(seed).permutation(n), 50)
+def shuffled(seed):
+    return np.split(np.random.default_rng(seed).permutation(400), 50)
 
 
 @pytest.mark.parametrize(

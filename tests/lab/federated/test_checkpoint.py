@@ -29,7 +29,6 @@ from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy.ledger import Ledger, sealed
 
-LONG = PLAN.replace(rounds=3, participation=0.7, optimizer=fl.SGD(0.5))
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 

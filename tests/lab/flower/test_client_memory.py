@@ -23,13 +23,13 @@ FEW = PLAN.replace(rounds=3, batch=2)
 TASK = tokens("head")
 
 
-def agreed(privacy, task=TASK, row="fedlora", seed=None):
-    return party(task, row, privacy, FEW, seed=seed)
+def agreed(privacy, task=TASK, row="fedlora"):
+    return party(task, row, privacy, FEW, seed=None)
 
 
-def played(everybody, place, out=None, order=(0, 1, 2)):
+def played(everybody, place, order=(0, 1, 2)):
     """The rounds of a server and clients that have just started; memories lie in folders."""
-    return flower.run(everybody.grid(folders(place, order)), everybody.terms, out=out)
+    return flower.run(everybody.grid(folders(place, order)), everybody.terms)
 
 
 def ask(everybody, home, t=0, k=0):

@@ -10,7 +10,6 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import adapters, peft_folder
 
-SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 

@@ -31,10 +31,10 @@ def walk(rule, params, grads, lr=0.1):
     return params
 
 
-def turns(seed=0):
+def turns():
     """Gradients of two factors over six steps: both move, then each alone."""
     return [
-        {key: random(*START[key], seed=seed + i + 90 * (key == "B")) for key in word}
+        {key: random(*START[key], seed=i + 90 * (key == "B")) for key in word}
         for i, word in enumerate(("AB", "B", "A", "AB", "B", "A"))
     ]
 

@@ -61,20 +61,18 @@ def follow(
     row,
     clip,
     setting,
-    lora=LORA,
     *,
     rounds=3,
-    trust="local",
     scattered=False,
 ):
     """Play a run without noise, without a clip also without privacy, and keep everything."""
     momentum, weights, unit = SETTINGS[setting]
-    privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
+    privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust="local")
     optimizer = fl.SGD(momentum)
     plan = fl.Plan(
         rounds, local_steps=2, batch=None, lr=0.5, client_weights=weights, optimizer=optimizer
     )
-    run = Run.open(make_config(TASK, VARIANTS.get(row, row), privacy, plan, lora, 0))
+    run = Run.open(make_config(TASK, VARIANTS.get(row, row), privacy, plan, LORA, 0))
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.name in NAMES}

@@ -44,9 +44,9 @@ class Entropy:
         return content
 
 
-def bits(some, yes=BOTTOM, no=TOP):
+def bits(some):
     """A source of eight bytes for each entry, by which it is drawn or not."""
-    return BytesIO(b"".join(yes if x else no for x in some.flat)).read
+    return BytesIO(b"".join(BOTTOM if x else TOP for x in some.flat)).read
 
 
 def numbers(record):

@@ -20,7 +20,6 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORTS = ("import fedlora_course as course", "import fedlora_lab as fl")
 LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
 LIBRARIES += ("dp_review", "dataclasses", "datasets", "tempfile", "transformers", "warnings")
-NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 
 def read(path) -> Any:

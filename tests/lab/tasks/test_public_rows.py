@@ -24,9 +24,9 @@ CLIENTS = [rows(40, 1), rows(40, 2)]
 OTHERS = rows(60, 3)
 
 
-def build(test=OTHERS, clients=CLIENTS, **given):
+def build(test=OTHERS, **given):
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 3))).float()
-    return fl.tasks.classification(model, clients, test, ["0"], **given)
+    return fl.tasks.classification(model, CLIENTS, test, ["0"], **given)
 
 
 def last(task, privacy=PRIVACY):

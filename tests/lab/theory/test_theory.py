@@ -13,12 +13,6 @@ RNG = np.random.default_rng
 DRAWS = 4000
 
 
-def layer(seed=0, d_out=12, d_in=16):
-    """Factors of rank 4."""
-    rng = RNG(seed)
-    return 0.3 * rng.normal(size=(d_out, 4)), rng.uniform(-1, 1, size=(4, d_in)) / math.sqrt(d_in)
-
-
 def close(value, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
 
@@ -38,7 +32,7 @@ def is_mean(expected, samples):
 
 def test_noise_terms():
     """Each term and the total by simulation, and of a run that ends at these factors and noises."""
-    B, A = layer()
+    B, A = 0.3 * RNG(0).normal(size=(12, 4)), RNG(2).uniform(-1, 1, size=(4, 16))
     A *= math.sqrt(4 / 3) / np.linalg.norm(A)
     rng = RNG(1)
     xi_B = rng.normal(0, 0.2, (DRAWS, *B.shape))

@@ -298,7 +298,7 @@ class Ledger:
         return self._terms.trust
 
     @classmethod
-    def compose(cls, *ledgers: "Ledger", delta: float | None = None) -> "Ledger":
+    def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
         Who was which client in another run is not asked: the worst case counts, so that the sum
@@ -308,26 +308,20 @@ class Ledger:
         counted under its own trust.
 
         Args:
-            ledgers: one or more, of one unit.
-            delta: at which the sum is stated; ``None``: that of all ledgers, if it is the same.
+            ledgers: one or more, of one unit and one δ.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
             had noise of its own, and `privacy.statement` says so.
         Guarantees: releases add up (test_compose_adds_up), and never to less than a client has
             spent, whoever it is in each run (test_a_sum_is_never_below_what_a_client_has_spent);
-            other units are refused, and other deltas unless one is named
-            (test_compose_refuses_other_terms).
+            other units and other deltas are refused (test_compose_refuses_other_terms).
         """
         units = list(dict.fromkeys(ledger.unit for ledger in ledgers))
         alike = "one unit: nobody knows how many units of the one kind are in one of the other"
         check(len(units) == 1, "unit", units, alike)
         deltas = list(dict.fromkeys(ledger.delta for ledger in ledgers))
-        if delta is None:
-            one = "the same in all ledgers, or compose(..., delta=), at which the sum is stated"
-            check(len(deltas) == 1, "delta", deltas, one)
-        else:
-            accounting.check_delta(delta)
+        check(len(deltas) == 1, "delta", deltas, "the same in all ledgers: the sum is stated at it")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
         runs = [run.snapshot() for ledger in ledgers for run in ledger.parts or (ledger,)]
         accountants = {run.accountant for run in runs}
@@ -335,7 +329,6 @@ class Ledger:
         reasons = dict.fromkeys(run.uncertified for run in runs if run.uncertified is not None)
         total = cls(unit=units[0])
         total._terms = runs[0].terms._replace(
-            delta=deltas[0] if delta is None else float(delta),
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else runs[0].accountant,
             reproducible=any(run.reproducible for run in runs),
@@ -605,7 +598,7 @@ def _content(ledger: Ledger) -> dict[str, Any]:
 def _from_content(content: Mapping[str, Any]) -> Ledger:
     """The ledger whose content this is; any error where it is none's."""
     if "parts" in content:
-        return Ledger.compose(*map(_from_content, content["parts"]), delta=content["delta"])
+        return Ledger.compose(*map(_from_content, content["parts"]))
     ledger = Ledger(**{name: content[name] for name in Terms._fields})
     return ledger.after(LedgerEntry(**fields) for fields in content["releases"])
 

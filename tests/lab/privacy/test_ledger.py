@@ -224,17 +224,10 @@ def test_a_sum_over_many_different_clients_is_a_bound_that_is_not_far_above():
 
 
 def test_compose_refuses_other_terms():
-    """Of other deltas one is named, at which all are stated; nothing makes other units add up."""
     with refused(r"^unit=\['example', 'client'\]: expected one unit: nobody knows how many"):
-        Ledger.compose(Ledger(), Ledger(unit="client"), delta=1e-5)
-    books = [filled(), filled(delta=1e-6)]
-    with refused(r"^delta=\[1e-05, 1e-06\]: expected the same in all ledgers, or compose"):
-        Ledger.compose(*books)
-    both = Ledger.compose(*books, delta=1e-7)
-    assert both.delta == 1e-7
-    assert both.epsilon() == accounting.epsilon(filled().history(1) * 2, 1e-7)
-    assert Ledger.from_json(both.to_json()).epsilon() == both.epsilon()
-    assert Ledger.compose(both, filled(delta=1e-7)).delta == 1e-7
+        Ledger.compose(Ledger(), Ledger(unit="client"))
+    with refused(r"^delta=\[1e-05, 1e-06\]: expected the same in all ledgers"):
+        Ledger.compose(filled(), filled(delta=1e-6))
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
 
 

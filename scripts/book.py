@@ -74,7 +74,6 @@ PAGES = {
 COPIED = {
     "style.css": "_static",
     "choices.js": "_static",
-    "sortable.js": "_static",
     "late.js": "_static",
     "fonts/stix-two-math.woff2": "_static/fonts",
     "fonts/OFL.txt": "_static/fonts",
@@ -82,8 +81,6 @@ COPIED = {
     "glossary.py": "extensions",
     "mathml.py": "extensions",
     "repairs.py": "extensions",
-    "search_order.py": "extensions",
-    "search_order.js": "extensions",
 }
 """File of book/ -> its folder in what the site is built from."""
 MODULE = """```{{eval-rst}}

@@ -20,7 +20,6 @@ USED_BY = {
     "dials.js": r"data-fedlora-dial",
     "late.js": r"data-fedlora-(?:playground|dial)",
     "choices.js": r'type="radio"',
-    "sortable.js": r'<table class="table"',
     "searchtools.js": r'id="search-results"',
     "language_data.js": r'id="search-results"',
     "searchindex.js": r'id="search-results"',

@@ -59,26 +59,6 @@ def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     assert accessibility_faults(page, rules=COLOURS) == []
 
 
-def test_a_long_table_is_sorted_by_the_column_that_is_pressed(page, site):
-    """Numbers as numbers, largest first, then smallest; words by the alphabet."""
-    page.goto((site / "docs" / "evidence" / "methods.html").as_uri())
-    table = page.locator("table.table").first
-
-    def column(place):
-        cells = f"all => all.map(row => row.cells[{place}].textContent)"
-        return table.locator("tbody tr").evaluate_all(cells)
-
-    first, deviations = column(0), column(2)
-    button = table.get_by_role("button", name="deviation")
-    for falls in (True, False):
-        button.press("Enter")
-        sizes = [float(text) for text in column(2) if text[0].isdigit()]
-        assert sizes == sorted(sizes, reverse=falls) and len({*sizes}) > 3
-    assert column(0) != first and sorted(column(2)) == sorted(deviations)
-    table.get_by_role("button", name="method").click()
-    assert column(0) == sorted(first, key=str.casefold)
-
-
 def test_every_page_fits_a_phone(page, site):
     """Faults: pages of up to 156,000 pixels, a hundred screens and more; a formula or a signature
     that pushes a page sideways; a font that is not in the site. Tables and formulas scroll in a
@@ -106,11 +86,7 @@ def test_every_page_fits_a_phone(page, site):
     assert {name: height for name, height in heights.items() if height > 15_000} == {}
 
 
-def test_a_search_names_lessons_first_and_needs_no_network(page, site):
+def test_a_search_finds_and_needs_no_network(page, site):
     page.goto((site / "search.html").as_uri() + "?q=deviation")
     page.locator(".search-summary", has_text="found").wait_for()
     page.locator("ul.search li a[href*='api/']").first.wait_for()
-    links = page.locator("ul.search > li > a").all()
-    rooms = [link.get_attribute("href").split("/")[0] for link in links]
-    assert rooms[:5] == ["notebooks"] * 5 and "notebooks" not in rooms[rooms.index("docs") :]
-    assert rooms[-1] == "api"

@@ -149,7 +149,6 @@ WIDGETS = {
     "playground.js": "data-fedlora-playground",
     "dials.js": "data-fedlora-dial",
     "choices.js": 'type="radio"',
-    "sortable.js": '<table class="table"',
 }
 """Script -> what stands in the pages that need it."""
 

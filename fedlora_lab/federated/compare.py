@@ -99,8 +99,7 @@ def compare(
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
             is the same to the last bit, whatever the number. The task travels to the processes
             through pipes, and lies in no file. ``None``: one run after the other with PyTorch's
-            threads, or as a ``joblib.parallel_config`` around the call says, which may name a
-            cluster.
+            threads.
         progress: a bar that moves with each run that ends, with the time left.
         out: a folder in which each run has a folder of its own, see ``out`` of `run`. A run that is
             there is found again by its arguments: a finished one is not trained again, seconds

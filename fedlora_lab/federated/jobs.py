@@ -1,4 +1,4 @@
-"""Runs many independent calls at once by joblib: in processes, in threads, or on a cluster.
+"""Runs many independent calls at once by joblib, each in a process.
 
 What a call is given, such as a task with everyone's examples, travels to a process through a pipe.
 It lies in no file, so that of a comparison that is killed no example stays on the disk.
@@ -23,27 +23,24 @@ def run_calls(calls: Mapping[int, Callable[[], T]], jobs: int | None) -> Iterato
     Guarantees: test_jobs.py::test_no_example_is_put_into_a_file.
     """
     backend, _ = get_active_backend()
-    threads = getattr(backend, "inner_max_num_threads", None) or 1
     # In a worker of anybody's, workers of its own would take the cores from the others.
-    if backend.nesting_level or effective_n_jobs(jobs) == 1:
+    if jobs is None or backend.nesting_level or effective_n_jobs(jobs) == 1:
         # As many threads as in a worker, so that sums are rounded alike.
-        with nullcontext() if jobs is None else torch_threads(threads):
+        with nullcontext() if jobs is None else torch_threads(1):
             yield from ((number, call()) for number, call in calls.items())
         return
-    # Ray's backend gives results only when all have come.
-    streams = getattr(backend, "supports_return_generator", False)
     parallel = Parallel(
         jobs,
-        return_as="generator_unordered" if streams else "list",
+        return_as="generator_unordered",
         # One by one, so that no more calls have begun than there are workers.
         batch_size=1,
         pre_dispatch="n_jobs",
         # Above a limit of bytes joblib would put an array into a file.
         max_nbytes=None,
     )
-    yield from parallel(delayed(_on_threads)(*item, threads) for item in calls.items())
+    yield from parallel(delayed(_on_one_thread)(*item) for item in calls.items())
 
 
-def _on_threads(number: int, call: Callable[[], Any], threads: int) -> tuple[int, Any]:
-    with torch_threads(threads):
+def _on_one_thread(number: int, call: Callable[[], Any]) -> tuple[int, Any]:
+    with torch_threads(1):
         return number, call()

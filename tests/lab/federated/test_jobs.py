@@ -3,7 +3,6 @@
 import os
 from functools import partial
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,24 +53,12 @@ def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path, 
     pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
 
 
-def test_a_backend_of_joblib_around_a_call_is_used(one_by_one):
-    """Here threads of this process; a cluster is named in the same way."""
-    with joblib.parallel_config("threading", n_jobs=2):
-        pids = set(run_at_once(lambda _: os.getpid(), 2, None).values())
-        pd.testing.assert_frame_equal(compare(None), one_by_one, check_exact=True)
-    assert pids == {os.getpid()}
-
-
 def test_workers_have_one_thread_and_start_no_processes():
-    """More threads where joblib is asked for them."""
-
     def look(_):
         inner = run_at_once(lambda _: os.getpid(), 3, 4)
         return torch.get_num_threads(), set(inner.values()) == {os.getpid()}
 
     assert run_at_once(look, 2) == {0: (1, True), 1: (1, True)}
-    with joblib.parallel_config("loky", inner_max_num_threads=2):
-        assert run_at_once(lambda _: torch.get_num_threads(), 1, jobs=1) == {0: 2}
 
 
 def test_no_example_is_put_into_a_file():

@@ -14,7 +14,6 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_config import make_config
-from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import MeanUpdate
@@ -126,24 +125,6 @@ def test_where_the_noise_on_an_output_is_not_known_it_is_said(row, reason):
     told = re.search("; not counted: ([^;]*)", origin)
     # Where a factor stays with its client, K times the noise is counted.
     assert (told and told[1]) == (None if row == "fedsa-lora" else number.unknown)
-
-
-@pytest.mark.slow
-def test_own_copies_are_noisier_than_the_average():
-    """Runs without signal: the noise in an upload of the last round."""
-    plan = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
-    privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
-    own = []
-    for seed in range(RUNS):
-        watched, received = fl.measures.record_aggregation(methods.FedLoRA)
-        first, *_ = fl.run(WIDE, watched, privacy, plan, lora=LORA, seed=seed, evaluate_every=3)
-        a, _ = received[-1].factors("map")
-        noise = a.double() - first.adapter["map"][0].double()
-        own.append(float(noise.square().sum((1, 2)).mean()))
-    forecast = forecast_of(make_config(WIDE, "fedlora", privacy, plan, LORA, 0))
-    copies = forecast.client_noise_ratio()
-    assert copies * forecast.mean() * LORA.rank / 3 in fl.theory.mean_band(np.array(own))
-    assert copies == pytest.approx(1 + (4 - 1) / 3)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
     The half-width of one value is NaN, and so is that of values of which one is not finite.
 
-    Guarantees: equals ``scipy.stats.t.interval`` (test_the_interval_is_student_s).
+    Guarantees: equals ``scipy.stats.t.interval`` (test_intervals_draw_means_and_their_bands).
 
     >>> mean, half = t_interval(np.array([0.7, 0.8, 0.9]))
     >>> round(mean, 3), round(half, 3)

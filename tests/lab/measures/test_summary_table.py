@@ -2,13 +2,10 @@
 
 import math
 
-import numpy as np
 import pandas as pd
-import pytest
 from calls import refused
-from scipy import stats
 
-from fedlora_lab.measures.runs import COLUMNS, t_interval
+from fedlora_lab.measures.runs import COLUMNS
 from fedlora_lab.report import display_table
 
 NAN, INF = math.nan, math.inf
@@ -65,10 +62,3 @@ def test_runs_that_collapsed_are_told():
     assert display_table(made(*runs))["accuracy after"].item().endswith(" (1 collapsed)")
     diverged = told(*({"loss": [1.0, end]} for end in (INF, 0.5)))
     assert diverged["loss after"].startswith("∞")
-
-
-def test_the_interval_is_student_s():
-    values = np.array([0.6, 0.7, 0.9])
-    low, high = stats.t.interval(0.95, df=2, loc=values.mean(), scale=stats.sem(values))
-    mean, half = t_interval(values)
-    assert (mean - half, mean + half) == pytest.approx((low, high))

@@ -9,6 +9,7 @@ import torch
 from calls import Options, refused
 from opacus import PrivacyEngine
 from opacus.utils.batch_memory_manager import BatchMemoryManager
+from other_device import DEVICE, other_device
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -22,7 +23,7 @@ OPTIONS: dict[str, Options] = {
 }
 
 
-def private_parts(kind="flat"):
+def private_parts(kind="flat", device="cpu"):
     """Module, optimizer, loader, criterion and engine, after one step of training."""
     torch.manual_seed(0)
     x = torch.randn(200, 6)
@@ -30,6 +31,7 @@ def private_parts(kind="flat"):
     net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     if kind == "peft":
         net = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "2"]))
+    net = net.to(device)
     options: Options = {"max_grad_norm": 1.0} | OPTIONS.get(kind, {})
     engine = PrivacyEngine()
     parts: Any = engine.make_private(
@@ -43,7 +45,7 @@ def private_parts(kind="flat"):
     criterion: Any = parts[2] if kind == "ghost" else nn.CrossEntropyLoss()
     inputs, targets = next(iter(loader))
     optimizer.zero_grad()
-    criterion(module(inputs), targets).backward()
+    criterion(module(inputs.to(device)), targets.to(device)).backward()
     optimizer.step()
     return module, optimizer, loader, criterion, engine
 
@@ -58,6 +60,15 @@ def test_opacus_passes(kind):
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}
     assert told >= {"sensitivity", "noise size", "sampling", "empty batch", "accounting"}
+
+
+@pytest.mark.further
+def test_batches_are_moved_to_the_model():
+    """A sound training on a GPU was called broken, since its batches lay on the CPU."""
+    with other_device():
+        *parts, _ = private_parts(device=DEVICE)
+        found = dp_review.opacus(*parts, draws=16)
+    assert found.sound, found
 
 
 def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():

@@ -3,19 +3,15 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import flower_runs
 import pytest
 import torch
 import toy_hubs
 from calls import Options
-from opacus import PrivacyEngine
 from other_device import DEVICE, There, other_device
-from torch import nn
 from toy_tasks import KEEPS_B, LORA, PLAN, gap, people, play, private, tokens
 
-import dp_review
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.lora.source import require_source
@@ -131,28 +127,6 @@ def test_an_audit_runs_on_another_device(slug):
     with other_device():
         there = fl.audit.run_audit(*given, device=DEVICE, **options)
     assert str(there) == str(here)
-
-
-@pytest.mark.further
-@pytest.mark.filterwarnings("ignore")
-def test_a_review_of_opacus_moves_batches_to_the_model():
-    """Fault: a sound training on a GPU was called broken, since its batches lay on the CPU."""
-    torch.manual_seed(0)
-    x = torch.randn(200, 6)
-    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
-    with other_device():
-        net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).to(DEVICE)
-        parts: Any = PrivacyEngine().make_private(
-            module=net,
-            optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
-            data_loader=torch.utils.data.DataLoader(data, batch_size=10, shuffle=True),
-            noise_multiplier=1.1,
-            max_grad_norm=1.0,
-        )
-        options: Options = {"steps": 100, "epsilon": 3.4, "delta": 1e-5, "draws": 16}
-        module, optimizer, loader = parts
-        found = dp_review.opacus(module, optimizer, loader, nn.CrossEntropyLoss(), **options)
-    assert found.sound, found
 
 
 def test_sites_of_a_federation_may_train_on_another_device():

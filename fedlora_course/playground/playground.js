@@ -434,7 +434,7 @@ function skeleton(id, knobs, {methods, stories}, why) {
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
   return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
-    <button data-do="play" class="main">Start</button><button data-do="step">Step</button>
+    <button data-do="play" class="main">Start</button><button data-do="step">Step</button><button data-do="save">Save the picture</button>
     <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
     <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Three stories</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
     <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
@@ -804,6 +804,30 @@ export function mountPlayground(home, tables) {
 
   // What a reader does
 
+  async function save() { // what is seen, as a PNG of twice its size
+    const {width, height} = home.getBoundingClientRect();
+    const copy = home.cloneNode(true);
+    const style = getComputedStyle(home);
+    // A picture has no theme: colours are those that are seen.
+    for (const name of new Set(STYLE.match(/--fl-[\w-]+/g))) copy.style.setProperty(name, style.getPropertyValue(name));
+    const drawings = all("canvas");
+    copy.querySelectorAll("canvas").forEach((canvas, i) => {
+      const {className, clientWidth} = drawings[i];
+      const image = Object.assign(new Image(), {src: drawings[i].toDataURL(), className, width: clientWidth});
+      canvas.replaceWith(image);
+    });
+    // What a reader has set is no part of a copy.
+    copy.querySelectorAll("input").forEach((input, i) => input.setAttribute("value", all("input")[i].value));
+    copy.querySelectorAll("select").forEach((select, i) => select.options[all("select")[i].selectedIndex].setAttribute("selected", ""));
+    const page = new XMLSerializer().serializeToString(copy);
+    const svg = `<svg xmlns="${find("svg").namespaceURI}" width="${width}" height="${height}"><foreignObject width="100%" height="100%">${page}</foreignObject></svg>`;
+    const image = Object.assign(new Image(), {src: `data:image/svg+xml,${encodeURIComponent(svg)}`});
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), {width: 2 * width, height: 2 * height});
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    Object.assign(document.createElement("a"), {href: canvas.toDataURL(), download: "playground.png"}).click();
+  }
+
   home.addEventListener("input", event => {
     const {knob, seed, method} = event.target.dataset;
     if (knob) change({[knob]: Number(event.target.value)});
@@ -823,6 +847,7 @@ export function mountPlayground(home, tables) {
     if (told !== undefined) act(Number(told), 0);
     if (what === "play") play(!running);
     if (what === "step") step();
+    if (what === "save") save();
     if (what === "reset") {
       play(false);
       lanes = [];

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ import playground as script
 import pytest
 import torch
 from jupyter_lab import THEMES, accessibility_faults, faintest_line
+from PIL import Image
 from torch import nn
 
 import fedlora_lab as fl
 from fedlora_course import playground
 from fedlora_course.lesson_04 import figures as lesson
+from fedlora_course.widgets.scene import COLOURS
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.state import ParamKey
@@ -390,6 +393,23 @@ def test_a_link_opens_the_setting_that_it_was_copied_from(page, browser):
     assert expected.items() <= other.evaluate(state).items()
     other.close()
     page.evaluate("pg.change({clients: 1, noise: 4, seed: 0})")
+
+
+def test_the_picture_that_is_saved_is_the_one_that_is_seen(page):
+    """Its size, and the colours of the parts of the product and of wrong answers."""
+    page.emulate_media(color_scheme="light")
+    page.evaluate("pg.change({methods: ['fedlora', 'ffa-lora'], rate: 10})")
+    page.evaluate("while (pg.lanes[0].round < 9) pg.step()")
+    page.wait_for_timeout(200)
+    with page.expect_download() as download:
+        page.locator("[data-do=save]").click()
+    with Image.open(download.value.path()) as picture:
+        drawn = picture.convert("RGB")
+    box = page.locator(".fl-playground").bounding_box()
+    assert drawn.size == (int(2 * box["width"]), int(2 * box["height"]))
+    pixels: Any = drawn.getcolors(drawn.width * drawn.height)
+    colours = {f"#{bytes(colour).hex().upper()}" for _, colour in pixels}
+    assert {COLOURS[name] for name in (*lesson.COLOURS.values(), "red")} <= colours
 
 
 def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):

@@ -47,7 +47,7 @@ def noise_amplification(
 
     Args: see `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
-        ::test_own_copies_are_noisier_than_the_average.
+        ::test_no_mean_thins_the_noise_in_what_stays_with_its_client.
     Source: derived, see `theory.accumulated_noise_terms`.
 
     >>> import fedlora_lab as fl

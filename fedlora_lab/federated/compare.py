@@ -313,7 +313,7 @@ def folder_name(cell: Cell, execution: Execution) -> str:
 
     Args: cell, execution: the run.
     Guarantees: test_store.py::test_any_changed_argument_trains_anew,
-        ::test_other_data_of_the_same_sizes_are_refused.
+        test_checkpoint.py::test_other_settings_are_refused_in_one_line.
     """
     config = cell.config
     task = config.task

@@ -180,9 +180,9 @@ def task(kind):
     return fresh(kind)
 
 
-def answer_rows(kind, frame=None) -> list[dict]:
+def answer_rows(kind) -> list[dict]:
     """Prompts and answers in one text each, of which the answer is learned."""
-    frame = questions() if frame is None else frame
+    frame = questions()
     code = tokenizer(kind)
     rows = []
     for question, answer, site in zip(frame["question"], frame["answer"], frame["site"]):
@@ -193,9 +193,9 @@ def answer_rows(kind, frame=None) -> list[dict]:
     return rows
 
 
-def fresh_answers(kind, frame=None, model=None, **options: Any) -> Any:
+def fresh_answers(kind, model=None, **options: Any) -> Any:
     """A task of a toy decoder that learns answers; a fifth of the rows is nobody's."""
-    rows = answer_rows(kind, frame)
+    rows = answer_rows(kind)
     kept = len(rows) - len(rows) // 5
     if model is None:
         auto: Any = transformers.AutoModelForCausalLM

@@ -147,10 +147,10 @@ def play_round(run: Run) -> Round:
     return run.close_round(run._round())
 
 
-def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> TensorDict:
+def somewhere(shapes: Mapping[ParamKey, torch.Size]) -> TensorDict:
     """Random values for every key: no factor is zero, every Gram matrix is invertible."""
     sizes = [shape.numel() for shape in shapes.values()]
-    parts = (0.5 * random(sum(sizes), seed=seed)).split(sizes)
+    parts = (0.5 * random(sum(sizes))).split(sizes)
     return {key: x.view(shape) for (key, shape), x in zip(shapes.items(), parts, strict=True)}
 
 

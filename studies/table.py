@@ -118,8 +118,8 @@ def gaps(card: dict[str, Any], cards: list[dict[str, Any]]) -> list[tuple[float,
 
 
 def overview(cards: list[dict[str, Any]]) -> str:
-    """The table of all rows with an ε, by name: accuracy in the first setting, and in how many of
-    all settings a row is behind FedLoRA beyond its interval.
+    """The table of all rows with an ε, by accuracy in the first setting, and in how many of all
+    settings a row is behind FedLoRA beyond its interval.
     """
     first = next(iter(protocol.SETTINGS))
     lines = []
@@ -128,7 +128,7 @@ def overview(cards: list[dict[str, Any]]) -> str:
         compared = gaps(card, cards)
         behind = sum(mean + half < 0 for mean, half in compared)
         lines.append([card["name"], score, f"{behind} of {len(compared)}" if compared else ""])
-    lines.sort(key=lambda line: line[0].lower())
+    lines.sort(key=lambda line: line[1], reverse=True)
     return markdown_table([["method", "accuracy on digits, ε = 8", "behind FedLoRA in"], *lines])
 
 

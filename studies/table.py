@@ -129,7 +129,8 @@ def overview(cards: list[dict[str, Any]]) -> str:
         behind = sum(mean + half < 0 for mean, half in compared)
         lines.append([card["name"], score, f"{behind} of {len(compared)}" if compared else ""])
     lines.sort(key=lambda line: line[1], reverse=True)
-    return markdown_table([["method", "accuracy on digits, ε = 8", "behind FedLoRA in"], *lines])
+    head = ["method", "accuracy on digits, ε = 8", "clearly behind FedLoRA in"]
+    return markdown_table([head, *lines])
 
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
@@ -179,10 +180,10 @@ def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
             behind[name] = [-mean for mean, half in compared if -mean > half]
             same[name] = [0.0] * (len(trained) - len(compared))
     above, below = (sum(map(len, side.values())) for side in (ahead, behind))
-    said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, "
-    said += f"**{above} have an interval above zero and {below} one below it**."
+    said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, **{above} are "
+    said += f"clearly ahead and {below} clearly behind**: the 95 % interval leaves out zero."
     if halves:
-        said += f" Half of the intervals are wider than ±{np.median(halves):.3f}."
+        said += f" Half of the intervals are wider than ±{100 * np.median(halves):.1f} points."
     named = []
     for words, side in (
         ("Ahead", ahead),

@@ -71,9 +71,7 @@ def test_a_card_tells_what_its_runs_found(card):
     lines = table.table_of(NAME, [card, other]).splitlines()
     assert "| +0.200 ± 1.271 |" in lines[2] and lines[2].startswith("| Own |")
     assert lines[3].startswith("| FedLoRA |")
-    assert "0 have an interval above zero and 0 one below it" in " ".join(
-        table.leads([card, other])
-    )
+    assert "**0 are clearly ahead and 0 clearly behind**" in table.leads([card, other])[0]
     close = {seed: score - 0.1 for seed, score in found["by_seed"].items()}
     close["0"] -= 1e-3
     other["settings"] = {NAME: {**found, "by_seed": close}}
@@ -131,7 +129,7 @@ def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page()
     assert bare["name"] not in table.overview(cards)
     by_example, by_client = said
     assert f"by {by_example} with examples and by {by_client} with clients protected" in page
-    assert "**0 have an interval above zero" in table.leads(cards)[0]
+    assert "**0 are clearly ahead" in table.leads(cards)[0]
     assert (
         table.table_of("digits, example, ε = 1".replace("ε =", "epsilon"), cards)
         .splitlines()[-1]

@@ -41,7 +41,6 @@ four. Registered before seeds 3 to 9 of these six rows, at the rates that were c
 """
 
 import sys
-from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -52,7 +51,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated.run import Diverged
 from studies import RESULTS
 from studies.fashion_mnist import fashion_mnist
-from studies.protocol import scored_apart
+from studies.protocol import scored_apart, without_lora
 
 FRAME = RESULTS / "fashion.csv"
 SIX = ("ffa-lora", "fedlora", "rolora", "la-lora", "deer", "fedlpp")
@@ -103,14 +102,11 @@ def task_of(name: str) -> tuple[fl.tasks.Task, fl.Privacy]:
 
 
 def row_of(slug: str, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl.Lora]:
-    """A row, its layers and its adapter. Without LoRA the adapter that every run has is scaled to
-    nothing."""
+    """A row, its layers and its adapter."""
     if slug not in ALONE:
         return task, methods.get(slug), fl.Lora(rank=4, alpha=8.0)
     modules = {"head-only": ("head",), "maps-only": MAPS, "all-weights": (*MAPS, "head")}[slug]
-    row = methods.FFA.replace(name=slug.replace("-", " ").capitalize())
-    task = replace(task, layers=fl.tasks.Layers(("patch",), modules))
-    return task, row, fl.Lora(rank=1, alpha=1e-9)
+    return without_lora(slug, task, modules, "patch")
 
 
 def train(setting: str, slug: str, rate: float, seed: int) -> None:

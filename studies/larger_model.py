@@ -28,7 +28,6 @@ import io
 import os
 import sys
 import tarfile
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from fedlora_lab.federated.run import Diverged
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, take
 from studies import RESULTS
-from studies.protocol import scored_apart
+from studies.protocol import scored_apart, without_lora
 
 FRAME = RESULTS / "larger-model.csv"
 SOURCES = {
@@ -162,9 +161,7 @@ def row_of(slug: str, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl
     if slug == "all-weights":
         linear = [n for n, part in task.model.named_modules() if isinstance(part, nn.Linear)]
         learned = [name for name in linear if name != LEFT_OUT]
-    row = methods.FFA.replace(name=slug.replace("-", " ").capitalize())
-    task = replace(task, layers=fl.tasks.Layers((LEFT_OUT,), learned))
-    return task, row, fl.Lora(rank=1, alpha=1e-9)
+    return without_lora(slug, task, learned, LEFT_OUT)
 
 
 def train(slug: str, epsilon: float, rate: float, seed: int) -> None:

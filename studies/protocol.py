@@ -24,6 +24,7 @@ from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.measures.runs import find_collapsed, t_interval
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.published import FFA
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE, noise_on_outputs
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
@@ -151,6 +152,18 @@ def scored_apart(task: Task) -> Task:
         "validation": tasks.OverAll(ShareRight(0, chosen)),
     }
     return replace(task, held_out=tasks.HeldOut((x, y)), metrics=scores)
+
+
+def without_lora(
+    slug: str, task: Task, learned: Sequence[str], left_out: str
+) -> tuple[Task, Method, Lora]:
+    """The task, row and adapter of a run in which the modules ``learned`` are trained as a whole.
+
+    The adapter that every run has stands on the map ``left_out``, scaled to nothing.
+    """
+    row = FFA.replace(name=slug.replace("-", " ").capitalize())
+    task = replace(task, layers=tasks.Layers((left_out,), learned))
+    return task, row, Lora(rank=1, alpha=1e-9)
 
 
 def cells_of(row: Method, name: str, setting: Setting, seeds: Iterable[int] = SEEDS) -> list[Cell]:

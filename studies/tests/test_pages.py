@@ -19,7 +19,7 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.report import paired_difference
-from studies.ranks import TUNING_SEED, WITHOUT_LORA, ranks_of
+from studies.ranks import DIGITS, FIRST_RATES, TUNING_SEED, ranks_of
 
 RESULTS = ROOT / "results"
 
@@ -276,14 +276,14 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
 
 def test_the_logbook_says_what_own_ranks_and_equal_upload_found():
     """Own rank: the best validation score of the tuning seed, among the ranks that were tried."""
-    runs = pd.read_csv(RESULTS / "ranks.csv")
+    runs = pd.read_csv(RESULTS / "ranks.csv").query("setting == @DIGITS")
     reported = runs[runs["seed"] < 3].groupby(["method", "rank"])["accuracy"].mean()
     own, equal, said = {}, {}, []
     for slug in runs["method"].unique():
         tried = runs[(runs["method"] == slug) & (runs["seed"] == TUNING_SEED)]
         best = tried[tried["rank"].isin(ranks_of(slug))].groupby("rank")["validation"].max()
         rank = int(best.idxmax())
-        if slug in WITHOUT_LORA or (slug, rank) not in reported.index:
+        if slug in FIRST_RATES or (slug, rank) not in reported.index:
             continue
         own[slug] = reported[slug, rank]
         others = [other for other in reported[slug].index if other != rank]

@@ -62,8 +62,7 @@ DEeRLiteral = DEeR.replace(
     precondition=preconditioners.factor_space,
     clip_groups=clip_groups.each_tensor_to_c,
     exact=True,
-    note="as released: each tensor clipped to C, noise shaped by the other factor; no epsilon is "
-    "certified",
+    note="DEeR as it was released, for comparison: no epsilon can be stated for it",
 )
 
 PRISM = FedLoRA.replace(
@@ -72,8 +71,7 @@ PRISM = FedLoRA.replace(
     initial_factors=starts.principal,
     precondition=preconditioners.tangent_space,
     aggregate=aggregation.retraction,
-    note="both factors move; clip and noise are on the change of their product; made for one local "
-    "step a round",
+    note="both factors move; clip and noise are on the change of their product",
 )
 
 # ---- what follows the noise
@@ -98,8 +96,7 @@ FedZO = FedLoRA.replace(
     name="Fed-ZO",
     source="arXiv:2310.09639, arXiv:2401.04343, arXiv:2312.06353",
     differences=Differences(directions=8),
-    note="no gradient: differences of the loss along public random directions are clipped, noised "
-    "and sent, a few numbers a step",
+    note="no gradient: clients send how the loss changes along a few public random directions",
 )
 
 # ---- what the server sends, and what it makes of the uploads
@@ -139,7 +136,7 @@ FedMomentum = FedLoRA.replace(
     source="arXiv:2603.08014",
     aggregate=aggregation.split_product,
     exact=True,
-    note="the mean of products is split anew, and what exceeds the rank is merged",
+    note="the mean of products is cut to the rank, and the rest goes into the frozen weight",
 )
 FedRot = FedLoRA.replace(
     name="FedRot-LoRA",
@@ -151,8 +148,7 @@ FedRPCA = FedLoRA.replace(
     name="FedRPCA",
     source="arXiv:2506.01194",
     aggregate=aggregation.robust_mean,
-    note="what is common to the clients' changes is averaged, and what is each one's own counts "
-    "twice",
+    note="what clients have in common is averaged, and what is each one's own counts twice",
 )
 FlexLoRA = FedLoRA.replace(
     name="FlexLoRA",
@@ -184,20 +180,20 @@ FedSVD = FFA.replace(
     source="arXiv:2505.12805",
     aggregate=aggregation.truncated_svd,
     exact=True,
-    note="B moves; after every round the product is split anew, A gets orthonormal rows",
+    note="B moves; after every round the server splits the product anew into B and A",
 )
 FedGSA = FFA.replace(
     name="FedGSA",
     source="arXiv:2608.03267",
     aggregate=aggregation.shared_outputs,
-    note="B moves; the mean product is cut to the output directions that clients share, split anew",
+    note="B moves; the server keeps only the output directions that clients share",
 )
 FedASK = FFA.replace(
     name="FedASK",
     source="arXiv:2507.09990",
     aggregate=aggregation.sketch,
     exact=True,
-    note="B moves; the server sees two sketches of the product and splits it evenly",
+    note="B moves; the server sees two thin sketches of each product",
 )
 
 # ---- what moves is no factor
@@ -209,7 +205,7 @@ FedSB = FedLoRA.replace(
     schedule=Cycle(("R",)),
     initial_factors=starts.spectral,
     exact=True,
-    note="only an r x r core between two fixed factors moves: exact, and almost no bytes",
+    note="only a small core between two fixed factors moves: exact, and almost no bytes",
 )
 # The mode of a layer is chosen by the server from released values: no gradient is looked at.
 ASLoRA = FedLoRA.replace(
@@ -218,7 +214,7 @@ ASLoRA = FedLoRA.replace(
     schedule=Cycle(("*",)),
     aggregate=aggregation.by_layer,
     exact=True,
-    note="each layer draws which factor moves, by what each has gained in released values",
+    note="each layer draws in each round which factor moves",
 )
 # Gains move at every step, and are merged into their blocks before the mean.
 RAVAN = FedLoRA.replace(
@@ -228,7 +224,7 @@ RAVAN = FedLoRA.replace(
     initial_factors=starts.heads(2),
     aggregate=aggregation.merge_gains,
     exact=True,
-    note="small cores between fixed random factors move, and a gain of each, clipped together",
+    note="several small cores between fixed random factors move",
 )
 
 # ---- this project's, and baselines
@@ -238,8 +234,7 @@ BalancedLoRA = FedLoRA.replace(
     name="Balanced LoRA",
     source="this project",
     balance=0.5,
-    note="A starts larger and the scale is divided by as much: the noise in A stays at or "
-    "below half of its own energy",
+    note="FedLoRA with a larger A at the start, beside which the noise on A is small",
 )
 Local = FedLoRA.replace(
     name="Local",

@@ -40,7 +40,7 @@ CHECKS: dict[str, Check] = {
     ),
     "non-finite": Check(
         "how far an example of NaN, infinity or huge numbers moves all outputs, in clip norms",
-        "docs/review.md#examples-that-are-not-finite",
+        "docs/evidence/review.md#examples-that-are-not-finite",
         "Refuse such examples before the step, or count their gradients as zero, one by one.",
     ),
     "noise size": Check(
@@ -93,13 +93,13 @@ CHECKS: dict[str, Check] = {
     ),
     "failure": Check(
         "number of batches on which the step raised an error",
-        "docs/review.md#steps-that-fail",
+        "docs/evidence/review.md#steps-that-fail",
         "Whoever sees that a step failed learns what was in its batch: let every batch give noise, "
         "and refuse bad examples before training begins.",
     ),
     "post-processing": Check(
         "share of the calls or numbers that were plainly changed after the noise was added",
-        "docs/review.md#values-that-are-changed-after-the-noise",
+        "docs/evidence/review.md#values-that-are-changed-after-the-noise",
         "Review the step before it, where it returns the noised sum itself.",
     ),
     "signal": Check(

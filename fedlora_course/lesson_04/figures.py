@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -286,6 +287,7 @@ def octaves_late(table: pd.DataFrame) -> pd.Series:
     return pd.Series(np.log2(table["predicted"] / table["found"]))
 
 
+@cache
 def late_ends() -> dict[str, pd.Series]:
     """By how many octaves the ends that v predicted lie behind those found in the stored studies.
 

@@ -13,7 +13,7 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora import per_example
-from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.filters import filter_factors
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
@@ -159,14 +159,8 @@ def decorrelate(signal: TensorDict, release: Indices, clip_norm: float) -> Tenso
 
 def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     """Scores each canary of a round by its direction's product with the release, side by side."""
-    method = run.config.method
-    signal = trace.signal
-    if method.filter is not identity:
-        # The release was filtered after the noise: the canary is looked for in what that leaves.
-        signal = {
-            key: x if key.name == "head" else method.filter(x, key.name)
-            for key, x in signal.items()
-        }
+    # The release was filtered after the noise: the canary is looked for in what that leaves.
+    signal = filter_factors(run.config.method.filter, trace.signal)
     # Where nothing is clipped the ridge is that of a clip norm of 1.
     clip = run.clip_norm if run.clip_norm < math.inf else 1.0
     scores: dict[str, Tensor] = {}

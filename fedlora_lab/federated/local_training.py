@@ -22,7 +22,7 @@ from fedlora_lab.lora.per_example import (
     split_batch,
 )
 from fedlora_lab.methods.directions import Basis, Differences, joint_basis, step_basis
-from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.filters import filter_factors, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.preconditioners import Preconditioner, finite, orthonormal_columns
@@ -448,7 +448,7 @@ def released_means(
     sums = sums if basis is None else basis.tensors(sums)
     means = {key: x / _per_row(divisors, x) for key, x in sums.items()}
     # After the noise a filter is post-processing; before it would change the sensitivity.
-    return means | {key: rule(x, key.name) for key, x in means.items() if key.name in "AB"}
+    return filter_factors(rule, means)
 
 
 def _descend(

@@ -13,6 +13,7 @@ from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.records import BUILT_IN
+from fedlora_lab.methods.filters import FILTERED
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -131,7 +132,7 @@ def _check_filter(method: Method) -> None:
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 3, 16, 12, generator=random)
     apply = method.filter
-    for factor in "AB":
+    for factor in FILTERED:
         with in_one_line(f"filter={rule_name(apply)}: expected (x, factor) -> x, but"):
             result = apply(x, factor)
             alone = torch.cat([apply(part, factor) for part in x.split(1)])

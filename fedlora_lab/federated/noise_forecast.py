@@ -21,7 +21,7 @@ from torch import Tensor
 from fedlora_lab.federated.config import Config
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
-from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.filters import FILTERED, identity
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.ledger import per_client
@@ -191,7 +191,7 @@ class NoiseForecast:
         Returns: after 0, 1, 2, ... rounds.
         """
         rule = self.config.method.filter
-        if rule is identity or factor == "head":
+        if rule is identity or factor not in FILTERED:
             return self._released[factor]
         size = self.weights[layer].shape["BA".index(factor)]
         return self._released[factor] * filter_gain(rule, factor, size)

@@ -1,6 +1,7 @@
-"""Filters: linear maps of what was noised. All are pure."""
+"""Filters: linear maps of what was noised, and which tensors pass them. All are pure."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +9,15 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.methods.state import KINDS, TensorDict, Tensors
+
+FILTERED = tuple(name for name, kind in KINDS.items() if kind.filtered)
+"""The names of the tensors that pass a filter: the factors."""
+
+
+def filter_factors(rule: Callable[[Tensor, str], Tensor], values: Tensors) -> TensorDict:
+    """Filters the factors among some tensors; cores, gains and heads stay as they are."""
+    return {key: rule(x, key.name) if key.name in FILTERED else x for key, x in values.items()}
 
 
 def identity(tensor: Tensor, name: str) -> Tensor:

@@ -27,6 +27,7 @@ class TensorKind:
         sent_up, sent_down: clients send it, where the method shares it; and receive it when it has
             changed.
         of_the_product: it is a factor of its layer's product.
+        filtered: what is noised of it passes the method's filter.
         quantized: it goes down by the method's broadcast rule; if not, in full.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
     """
@@ -36,20 +37,27 @@ class TensorKind:
     sent_up: bool = False
     sent_down: bool = False
     of_the_product: bool = False
+    filtered: bool = False
     quantized: bool = False
     shape: Callable[[int, int, int], tuple[int, ...]] | None = None
 
 
 _FACTOR = TensorKind(
-    trained=True, scheduled=True, sent_up=True, sent_down=True, of_the_product=True, quantized=True
+    trained=True,
+    scheduled=True,
+    sent_up=True,
+    sent_down=True,
+    of_the_product=True,
+    filtered=True,
+    quantized=True,
 )
 _WHOLE = TensorKind(trained=True, sent_up=True, sent_down=True)
 KINDS: dict[str, TensorKind] = {
     # Public before training, and noised from the first step on.
     "A": replace(_FACTOR, shape=lambda d_out, d_in, rank: (rank, d_in)),
     "B": replace(_FACTOR, shape=lambda d_out, d_in, rank: (d_out, rank)),
-    # A core between both factors: B R A.
-    "R": replace(_FACTOR, shape=lambda d_out, d_in, rank: (rank, rank)),
+    # A core between both factors: B R A. It has no long axis to filter along.
+    "R": replace(_FACTOR, filtered=False, shape=lambda d_out, d_in, rank: (rank, rank)),
     # Of a core's blocks; like a head it moves at every step, whatever the schedule says.
     "gain": replace(_WHOLE, of_the_product=True, shape=lambda d_out, d_in, rank: (1,)),
     "head": _WHOLE,

@@ -17,6 +17,7 @@ from fedlora_lab.audit.instruments import (
     ordinary_marks,
 )
 from fedlora_lab.federated.make_config import make_config
+from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.state import ParamKey
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
@@ -93,6 +94,15 @@ def test_a_run_without_noise_is_seen(row):
         share = 0.01 / len(result.scores)
         bound = bounds.one_run_best_bound(scores, result.included, result.delta, share)
         assert result.lower[view] == pytest.approx(bound)
+
+
+def test_a_core_is_seen_as_it_is_released():
+    """Fault: an audit that looks for a filtered core, where a run filters A and B alone."""
+    plain = audited(methods.FedSB)
+    smoothed = audited(methods.FedSB.replace(filter=binomial(5)))
+    assert plain.scores["update"].any()
+    for view, scores in plain.scores.items():
+        assert scores.tolist() == smoothed.scores[view].tolist()
 
 
 def test_each_direction_answers_most_to_its_own_canary():

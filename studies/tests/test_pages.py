@@ -84,7 +84,7 @@ def test_the_pages_say_how_near_six_methods_are_at_rates_of_their_own():
     cards = [json.loads((RESULTS / "table" / f"{slug}.json").read_text("utf-8")) for slug in six]
     table = pd.DataFrame([x["settings"] for x in cards]).map(lambda x: x["accuracy"])
     widest = f"is at most {100 * np.ptp(table, axis=0).max():.1f}."
-    assert missing("docs/rates.md", f"six lie at most {most} apart; five seeds", widest) == []
+    assert missing("docs/rates.md", f"six lie at most {most} apart. Five seeds", widest) == []
 
 
 def test_the_example_of_the_page_of_rates_is_that_of_its_frame():
@@ -155,8 +155,8 @@ def test_the_page_of_rates_and_lesson_04_say_where_v_fails():
     )
     assert -3.25 < min(one) < -2.75 and max(one) < 0 and 0.75 < min(few) < max(few) < 1
     said = (
-        "| the last value map alone | up to eight times too early |",
-        "| one query map, at rank 16 | twenty-one times too early |",
+        "| the last value projection alone | up to eight times too early |",
+        "| one query projection, at rank 16 | twenty-one times too early |",
         "| 20 single steps | nearly twice too late |",
     )
     assert missing("docs/rates.md", *said) == []

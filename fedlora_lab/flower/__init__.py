@@ -6,7 +6,7 @@ uploads by the method's rule and evaluates the result. Both call the functions o
 seed gives the same run on either. `examples/flower_app` runs as processes of one machine, and on
 many.
 
-Telemetry of Flower and usage reports of Ray are off unless their own variables are set.
+Flower's telemetry is off unless its own variable is set.
 
 >>> import fedlora_lab as fl
 >>> agreed = fl.flower.placeholder_task(fl.tasks.regression(clients=2), sizes=(30, 50))

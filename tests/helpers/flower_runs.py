@@ -34,7 +34,7 @@ def protected(unit, **fields):
 
 
 class InProcessGrid(Grid):
-    """A Flower grid without Ray, sockets or threads; node n + 1000 has the partition n.
+    """A Flower grid without sockets or threads; node n + 1000 has the partition n.
 
     A client that raises is answered for with an error, as by Flower. Nothing is timed.
     """

@@ -30,7 +30,7 @@ def refuse(event, given):
 sys.addaudithook(refuse)
 
 def state():
-    names = (None, "flwr", "ray", "torch", "peft", "transformers", "fedlora_lab")
+    names = (None, "flwr", "torch", "peft", "transformers", "fedlora_lab")
     loggers = [logging.getLogger(x) for x in names]
     os.umask(mask := os.umask(0o077))
     return {{
@@ -92,7 +92,7 @@ privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
 plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
 party = fl.flower.Participant.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)
 """
-ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith("FLWR_")}
 ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "tests" / "helpers", ROOT)))
 ENVIRONMENT["MPLBACKEND"] = "agg"
 ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"  # two threads on a busy machine: no waiting in a loop

@@ -589,7 +589,9 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
             getattr(module, one) if isinstance(one, str) else change_source(examples[0], one)
             for one in mistakes
         ]
-        solution = solution or f"```\n{inspect.getsource(examples[0])}```"
+        # Without its docstring: the question above says what is given.
+        code = re.sub(r'\n    """.*?"""\n+', "\n", inspect.getsource(examples[0]), flags=re.DOTALL)
+        solution = solution or f"```\n{code}```"
     elif isinstance(first, str):
         reader = Letters(re.findall(r"\(([a-z])\)", entry["question"]), entry.get("why"))
     else:

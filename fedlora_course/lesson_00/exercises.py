@@ -37,6 +37,14 @@ CALLS = {
 
 
 def split(B, A, U, V):
+    """Splits the deviation of one round into that of the data and that of the noise.
+
+    Args:
+        B, A: the clients' factors without noise, (clients, d_out, r) and (clients, r, d_in).
+        U, V: the noise on B and on A, in their shapes.
+    Returns: D_data and D_noise, each (d_out, d_in).
+    """
+
     def missed(B, A):
         return B.mean(axis=0) @ A.mean(axis=0) - (B @ A).mean(axis=0)
 
@@ -48,6 +56,15 @@ def split(B, A, U, V):
 
 
 def coupling(B, A, G, eta, gamma):
+    """The change of B A that is there only because both factors move in one step.
+
+    Args:
+        B, A: the factors, (d_out, r) and (r, d_in).
+        G: gradient of the loss in the whole weight, (d_out, d_in).
+        eta: learning rate, > 0.
+        gamma: scale of the product in the weight, > 0.
+    Returns: (d_out, d_in).
+    """
     new_B = B - eta * gamma * G @ A.T
     new_A = A - eta * gamma * B.T @ G
     by_B = new_B @ A - B @ A

@@ -45,6 +45,15 @@ CALLS = {
 
 
 def lora_linear(x, W0, B, A, gamma):
+    """The outputs of a LoRA linear layer.
+
+    Args:
+        x: inputs, (n, d_in).
+        W0: frozen weight, (d_out, d_in).
+        B, A: the factors, (d_out, r) and (r, d_in).
+        gamma: scale of the product, > 0.
+    Returns: (n, d_out).
+    """
     return x @ W0.T + gamma * (x @ A.T) @ B.T
 
 
@@ -52,6 +61,15 @@ def lora_linear(x, W0, B, A, gamma):
 
 
 def per_example(x, h, B, A, gamma):
+    """The gradients of B and A for each example.
+
+    Args:
+        x: inputs, (n, d_in).
+        h: derivative of each example's loss with respect to its output, (n, d_out).
+        B, A: the factors, (d_out, r) and (r, d_in).
+        gamma: scale of the product, > 0.
+    Returns: the gradients of B, (n, d_out, r), and of A, (n, r, d_in).
+    """
     grad_B = gamma * np.einsum("no,nr->nor", h, x @ A.T)
     grad_A = gamma * np.einsum("nr,ni->nri", h @ B, x)
     return grad_B, grad_A
@@ -61,5 +79,14 @@ def per_example(x, h, B, A, gamma):
 
 
 def first_move(G, A, gamma, lr):
+    """The first move of the weight, while B is zero.
+
+    Args:
+        G: gradient of the loss in the whole weight, (d_out, d_in).
+        A: (r, d_in).
+        gamma: scale of the product, > 0.
+        lr: learning rate, > 0.
+    Returns: (d_out, d_in).
+    """
     B = -lr * gamma * G @ A.T  # B was zero, so A has no gradient yet
     return gamma * B @ A

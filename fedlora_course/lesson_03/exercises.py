@@ -49,6 +49,16 @@ CALLS = {
 
 
 def release(g, C, sigma, b, z):
+    """One step of DP-SGD.
+
+    Args:
+        g: the gradient of one example in each row, (n, d); n may be 0.
+        C: clip norm, > 0.
+        sigma: noise multiplier, >= 0.
+        b: expected size of a batch, > 0.
+        z: standard normal numbers, (d,).
+    Returns: what is released, (d,).
+    """
     lengths = np.linalg.norm(g, axis=1, keepdims=True)
     clipped = g * np.minimum(1, C / np.maximum(lengths, 1e-12))
     return (clipped.sum(axis=0) + sigma * C * z) / b

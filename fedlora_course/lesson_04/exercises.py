@@ -72,6 +72,17 @@ def energy(B, A, tau):
 
 
 def rho_of(lr, sigma, C, b, K, N, d_in):
+    """The amplification number of private FedLoRA.
+
+    Args:
+        lr: learning rate, > 0.
+        sigma: noise multiplier of every client, >= 0.
+        C: clip norm, > 0.
+        b: expected batch of a client, > 0.
+        K: number of clients.
+        N: how often each factor is released.
+        d_in: width of the layer's input.
+    """
     tau = lr * sigma * C / (b * np.sqrt(K))
     return 3 * d_in * N * tau**2
 
@@ -80,6 +91,19 @@ def rho_of(lr, sigma, C, b, K, N, d_in):
 
 
 def private_round(B, A, g_B, g_A, lr, C, sigma, b, z_B, z_A):
+    """One round of private FedLoRA with one local step.
+
+    Args:
+        B, A: the factors, (d_out, r) and (r, d_in).
+        g_B, g_A: for each client the gradients of its n examples, (n, d_out, r) and (n, r, d_in);
+            n may be 0.
+        lr: learning rate, > 0.
+        C: clip norm of an example's two gradients together, > 0.
+        sigma: noise multiplier, >= 0.
+        b: expected batch of a client, > 0.
+        z_B, z_A: for each client standard normal numbers in the shapes of B and A.
+    Returns: the means of B and of A.
+    """
     new_A = []
     new_B = []
     for k in range(len(g_A)):

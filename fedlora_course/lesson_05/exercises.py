@@ -64,6 +64,20 @@ CALLS = {
 
 
 def ffa_round(B, A, G, gamma, lr, C, sigma, b, z):
+    """One private round of FFA-LoRA.
+
+    Args:
+        B, A: the factors, (d_out, r) and (r, d_in); A is frozen.
+        G: for each client the gradients of its n examples in the weight, (n, d_out, d_in); n may be
+            0.
+        gamma: scale of the product in the weight, > 0.
+        lr: learning rate, > 0.
+        C: clip norm, > 0.
+        sigma: noise multiplier, >= 0.
+        b: expected batch of a client, > 0.
+        z: for each client standard normal numbers in the shape of B.
+    Returns: the new B.
+    """
     sent = []
     for g, noise in zip(G, z, strict=True):
         g_B = gamma * g @ A.T
@@ -90,5 +104,13 @@ def kept_share(change, A):
 
 
 def same_run(lr, C, alpha, new_alpha):
+    """The settings with which FFA-LoRA makes the same run at another alpha.
+
+    Args:
+        lr: learning rate at the old alpha, > 0.
+        C: clip norm at the old alpha, > 0.
+        alpha, new_alpha: the old and the new one, > 0.
+    Returns: learning rate and clip norm at the new alpha.
+    """
     c = new_alpha / alpha
     return lr / c**2, C * c

@@ -94,6 +94,20 @@ CALLS = {
 
 
 def take_turns(B, A, gradient, combine, eta, gamma, S, T):
+    """Rounds of RoLoRA.
+
+    Args:
+        B, A: the factors, (d_out, r) and (r, d_in).
+        gradient: takes gamma B A, one matrix or one for each client; returns the clients' gradients
+            in the weight, (clients, d_out, d_in).
+        combine: takes the clients' changes of one factor and the frozen other factor; returns what
+            the server adds.
+        eta: learning rate, > 0.
+        gamma: scale of the product in the weight, > 0.
+        S: local steps of a round.
+        T: rounds.
+    Returns: B and A.
+    """
     for t in range(T):
         b = B
         a = A
@@ -114,6 +128,14 @@ def take_turns(B, A, gradient, combine, eta, gamma, S, T):
 
 
 def energy_in_turns(T, tau, d_out, d_in, r, gamma):
+    """The expected energy of the noise in the product after rounds that take turns.
+
+    Args:
+        T: rounds, >= 0; B moves in the first.
+        tau: standard deviation of the noise that one release puts on every entry, >= 0.
+        d_out, d_in, r: outputs and inputs of the layer, and the rank.
+        gamma: scale of the product in the weight, > 0.
+    """
     N_B = (T + 1) // 2
     N_A = T // 2
     linear = d_out * r / 3 * N_B * tau**2

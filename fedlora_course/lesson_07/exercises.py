@@ -41,6 +41,16 @@ CALLS = {
 
 
 def release(dB, A, C, sigma, Z_W):
+    """What the server adds to B in a round of the sound DEeR.
+
+    Args:
+        dB: the clients' changes of B, (K, d_out, r).
+        A: frozen, (r, d_in).
+        C: clip norm of a client's change of the product, > 0.
+        sigma: noise multiplier, >= 0.
+        Z_W: standard normal numbers, (d_out, d_in).
+    Returns: (d_out, r).
+    """
     total = np.zeros_like(Z_W)
     for change in dB @ A:
         total += change * min(1, C / np.linalg.norm(change))

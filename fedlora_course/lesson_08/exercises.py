@@ -70,6 +70,16 @@ def worth(energy):
 
 
 def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
+    """The local steps of one client in LA-LoRA, without noise and filter.
+
+    Args:
+        B, A: the factors, (d_out, r) and (r, d_in).
+        gradients: takes B and A; returns the n examples' gradients, (n, d_out, r) and (n, r, d_in).
+        lr_B, lr_A: learning rate of each factor, > 0.
+        C: clip norm of an example, > 0.
+        steps: how many; B moves in the first.
+    Returns: B and A.
+    """
     for s in range(steps):
         g_B, g_A = gradients(B, A)
         g = g_A if s % 2 else g_B

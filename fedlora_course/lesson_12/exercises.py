@@ -62,6 +62,15 @@ CALLS = {
 
 
 def threshold_audit(inside, outside, threshold, delta, significance):
+    """A lower bound on epsilon from scores on either side of a threshold.
+
+    Args:
+        inside, outside: scores of runs with and without the canary, one number a run.
+        threshold: a score above it counts as "with"; fixed beforehand.
+        delta: of the promise, in [0, 1).
+        significance: how often the bound may be wrong, in (0, 1).
+    Returns: the bound, >= 0.
+    """
     from scipy.stats import beta
 
     def upper_end(errors, runs):

@@ -75,6 +75,17 @@ TABLE = np.array([[3.0, 0.0, 1.0], [0.0, 4.0, -1.0]]), 2.0, 1.5, 20, 4, np.ones(
 
 
 def noised_upload(update, clip, sigma, uploads, colluding, z):
+    """One client's upload with its share of the noise.
+
+    Args:
+        update: numbers of any shape; may be zero.
+        clip: clip norm, > 0.
+        sigma: noise multiplier of the sum, >= 0.
+        uploads: how many clients take part.
+        colluding: how many of them may tell the server their noise, < uploads.
+        z: standard normal numbers in the shape of the update.
+    Returns: as the update.
+    """
     clipped = update * min(1, clip / max(np.linalg.norm(update), 1e-12))
     honest = uploads - colluding
     return clipped + sigma * clip / np.sqrt(honest) * z
@@ -98,6 +109,15 @@ def masked(values, masks, modulus):
 
 
 def open_sum(uploads, masks, modulus, arrived):
+    """The sum of the values of the clients that arrived.
+
+    Args:
+        uploads: masked values of the clients that arrived, one row each, in the order of `arrived`.
+        masks: the mask of every pair of clients, (clients, clients, numbers).
+        modulus: sums are taken modulo this whole number.
+        arrived: the numbers of these clients.
+    Returns: whole numbers in [0, modulus).
+    """
     total = uploads.sum(0)
     lost = [j for j in range(len(masks)) if j not in arrived]
     for k in arrived:

@@ -76,6 +76,16 @@ def as_many_blocks(x, levels, block):
 
 
 def server_step(psi, sent, uploads, weights, eta):
+    """FedLPP's server step.
+
+    Args:
+        psi: the server's precise numbers.
+        sent: their rounded copy, which the clients received.
+        uploads: one row for each client that answered.
+        weights: their planned weights, which sum to 1 at most.
+        eta: rate of the server, > 0.
+    Returns: as psi.
+    """
     movement = weights @ (uploads - sent)  # of those that answered, at their planned weights
     return psi + eta * movement
 

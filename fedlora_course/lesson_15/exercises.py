@@ -41,6 +41,17 @@ CALLS = {
 
 
 def compare_plans(plans, sigma, n, K, d, work):
+    """The ratio of noise to signal of several plans.
+
+    Args:
+        plans: pairs of a site's expected batch and the number of releases.
+        sigma: takes the sample rate and the number of releases; returns the noise multiplier.
+        n: examples of a site.
+        K: number of sites.
+        d: numbers in a release.
+        work: the most gradients that a site can compute.
+    Returns: one number for every plan, infinite where the plan takes more work.
+    """
     ratios = []
     for b, N in plans:
         ratio = sigma(b / n, N) * np.sqrt(d) / (b * np.sqrt(K * N))

@@ -81,6 +81,15 @@ CALLS = {
 
 
 def sensitivity(step, batch, seed, unit):
+    """How far one example moves what a step releases.
+
+    Args:
+        step: takes examples and a seed; returns name -> array.
+        batch: list of examples.
+        seed: the same in all calls.
+        unit: the distance that counts as one, > 0.
+    Returns: the largest distance, in units.
+    """
     full = step(batch, seed)
     moved = []
     for i in range(len(batch)):
@@ -94,6 +103,16 @@ def sensitivity(step, batch, seed, unit):
 
 
 def mean_gradient(rows, C, sigma, expected, z):
+    """A private mean of gradients.
+
+    Args:
+        rows: one example's gradient in each row, (n, d); n may be 0.
+        C: clip norm of a row, > 0.
+        sigma: noise multiplier, >= 0.
+        expected: expected number of rows, > 0.
+        z: standard normal numbers, (d,).
+    Returns: (d,).
+    """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     total = (rows * np.minimum(1, C / np.maximum(norms, 1e-12))).sum(0)
     return (total + sigma * C * z) / expected

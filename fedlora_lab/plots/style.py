@@ -368,7 +368,15 @@ def spread_apart(values: list[float], sizes: list[float]) -> list[float]:
 def finish(
     figure: Figure, axes: Sequence[Axes], names: Sequence[str], title: str, caption: str
 ) -> Figure:
-    """Writes the finding above one panel or all of them, and the caption below."""
+    """Writes the finding above one panel or all of them, and the caption below.
+
+    Args:
+        figure: of these panels.
+        axes: its panels.
+        names: of the panels, one each; empty where one panel needs none.
+        title: the finding.
+        caption: empty for none.
+    """
     if len(axes) == 1 and not names[0]:
         axes[0].set_title(title)
     else:

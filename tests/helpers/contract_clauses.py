@@ -48,16 +48,6 @@ def adapted(task: Task) -> adapters.AdaptedModel:
     return adapters.adapt(task, LORA)
 
 
-def prepare(
-    task: Task, row: Method, plan: fl.Plan, privacy: fl.Privacy | None, seed: int = 0
-) -> Prepared:
-    """A run's fixed parts, without a look at the arguments and the model."""
-    model = adapted(task)
-    privacy = None if privacy is None else privacy.resolve(task, plan)
-    config = Config(task, row, privacy, plan, LORA, seed)
-    return Prepared(config, model, task.clients)
-
-
 def prepared(
     task: Task,
     row: Method,
@@ -67,8 +57,10 @@ def prepared(
     batch: int | None = None,
 ) -> tuple[Prepared, ClientBatch]:
     """Clients all at the same random values, about to make a local step with lr = 1."""
-    privacy = private("example", sigma, clip)
-    ready = prepare(task, row, fl.Plan(batch=batch, lr=1.0), privacy, seed)
+    plan = fl.Plan(batch=batch, lr=1.0)
+    privacy = private("example", sigma, clip).resolve(task, plan)
+    # Without a look at the arguments and the model.
+    ready = Prepared(Config(task, row, privacy, plan, LORA, seed), adapted(task), task.clients)
     start = {key: tensor[None] for key, tensor in anywhere(task, row).tensors.items()}
     return ready, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
 

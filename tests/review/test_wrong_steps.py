@@ -302,26 +302,11 @@ def the_first_counts_twice(rows):
 
 @wrong(SENSITIVITY)
 @summed
-def over_the_largest_of_the_batch(rows):
-    """A statistic of the batch that is taken before the clip."""
-    with np.errstate(all="ignore"):
-        norms = np.linalg.norm(finite(rows), axis=1)
-    return total(2 * finite(rows) / np.clip(norms.max(initial=1.0), 1.0, 1e100))
-
-
-@wrong(SENSITIVITY)
-@summed
 def kinds_in_balance(rows):
     """Weights before the clip by how often a kind of example is in the batch."""
     kind = rows[:, 0] > 0
     share = np.where(kind, np.mean(kind), np.mean(~kind))
     return total(0.1 * rows / np.maximum(share, 1e-9)[:, None])
-
-
-@wrong(SENSITIVITY)
-@summed
-def centred_by_the_batch(rows):
-    return total(rows - finite(rows).mean(0))
 
 
 @wrong(SENSITIVITY)
@@ -379,12 +364,6 @@ def a_state_of_a_generator(examples, seed):
 @wrong("un-noised output")
 def a_number_each(examples, seed):
     return sound(examples, seed) | {"losses": np.zeros(len(examples))}
-
-
-@wrong(FOLLOWS)
-def noise_where_there_is_signal(examples, seed):  # as of the rows of an embedding
-    rows = np.maximum(stack(examples), 0.0)
-    return {"gradient": (total(rows) + normal(seed) * (rows.sum(0) > 0)) / MEAN}
 
 
 @wrong("empty batch", claims=SAMPLED)

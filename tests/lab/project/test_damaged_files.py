@@ -2,22 +2,9 @@
 good state kept. Single bytes, links and paths: test_ledger.py, test_checkpoint.py."""
 
 import pytest
+from calls import refused
 
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
-
-
-def taken_or_refused(call):
-    """ "" where a call took what it was given; else the one line with which it must refuse."""
-    try:
-        call()
-    except (ValueError, OSError) as error:
-        line = str(error)
-        assert line and "\n" not in line and len(line) < 700, line
-        return line
-    return ""
-
-
-# ---- JSON
 
 STRANGE = {
     "nan": b'{"a": NaN}',
@@ -31,7 +18,8 @@ STRANGE = {
 
 @pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
 def test_json_is_taken_strictly(content, tmp_path):
-    assert taken_or_refused(lambda: parse_json(content, "file")).startswith("file: expected JSON (")
+    with refused(r"^file: expected JSON \(.{,600}$"):
+        parse_json(content, "file")
     path = tmp_path / "lines.jsonl"
     # As a kill leaves a line: without its end.
     path.write_bytes(b'{"good": 1}\n' + content)

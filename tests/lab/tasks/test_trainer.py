@@ -65,13 +65,12 @@ def test_a_row_keeps_its_person_wherever_it_stands():
 
 
 def test_nothing_of_private_rows_is_scored_without_public_ones():
+    """No run scores them: test_private_test_examples_are_never_judged_under_privacy."""
     task = toy_hubs.of_rows(toy_hubs.rows_of("bert"))
     assert not task.public_test
     private = {tuple(row.tolist()) for x, _ in task.clients for row in x["input_ids"].rows()}
     made_up = {tuple(row.tolist()) for row in task.test[0]["input_ids"].rows()}
     assert not private & made_up
-    *_, last = fl.run(task, "rolora", fl.Privacy(noise_multiplier=1.0, delta=1e-3), SHORT)
-    assert all(value != value for value in last.metrics.values())
 
 
 def collated(change):

@@ -57,9 +57,9 @@ def in_all_settings(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFram
 
 @style.paper()
 def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
-    """Draws how many points each method is behind the best, for every ε of every study.
+    """Draws which methods are best or tied with the best, for every ε of every study.
 
-    A method that is best or tied with the best has a coloured cell. The more such cells, the higher
+    Another method's cell has the points that it is behind. The more coloured cells, the higher
     stands the method.
 
     Args: frames: study, whose name ends with its unit -> columns method, epsilon (NaN: no privacy,
@@ -85,12 +85,12 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
             # A method that equals the best in every seed is no runner-up.
             best = row["mean"] == table["mean"].iloc[0]
             fill = style.darken(style.RIGHT) if best else TIED
-            behind = f"{100 * row['gap']:z.1f}".replace("-", "−")
-            if behind == "0.0":
-                behind = "> −0.1"
-            text = "best" if best else behind
+            text = "best" if best else "tied"
+            if not row["tied"]:
+                fill = "none"
+                text = f"{100 * row['gap']:.1f}".replace("-", "−")
             look = {"color": "white", "weight": "bold"} if best else {"color": style.INK}
-            drawing.cell(ax, place, y, text, fill if row["tied"] else "none", **look)
+            drawing.cell(ax, place, y, text, fill, **look)
     ax.text(len(tables) + 0.15, -1, "best\nor tied", **words, weight="bold")
     for y, slug in enumerate(slugs):
         share = f"{counts[slug]} of {len(tables)}"
@@ -104,7 +104,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     drawing.clear(ax)
     share = f"{names[0]} is best or tied in {counts.iloc[0]} of {len(tables)}"
     style.headline(figure, f"None is best in all settings; {share}")
-    words = "points behind the best; coloured: best, or tied with it (95 %, all pairs)"
+    words = "numbers: points behind the best, beyond chance (95 %, all pairs together)"
     style.footer(figure, words)
     return figure
 

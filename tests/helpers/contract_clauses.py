@@ -1,5 +1,5 @@
 """The clauses of the contract on a single release: what it may reveal, what hides it, what is done
-to it afterwards.
+to it afterwards; and one on what the server may change.
 
 They look at a release in the coordinates of its noise, where the mechanism is a plain Gaussian one.
 A row whose noise does not cover its signal is certified by nobody; that its clip is as published:
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from toy_tasks import (
     LORA,
+    PLAN,
     anywhere,
     movers,
     opened,
     plain_server,
+    play,
     play_round,
     private,
     tokens,
@@ -30,11 +32,12 @@ from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.prepared import Prepared
 from fedlora_lab.lora import adapters
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.preconditioners import Preconditioner
-from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
+from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import PerClient
 from fedlora_lab.privacy.privatizer import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
@@ -268,3 +271,26 @@ def smoothing_comes_after_the_noise(row: Method) -> None:
             pair.append(released(ready, clients, t, s))
         expected = {k: row.filter(x, k.name) if k.name in "AB" else x for k, x in pair[1].items()}
         torch.testing.assert_close(pair[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def _sent_up(row: Method, t: int, steps: int, state: ServerState) -> set[ParamKey]:
+    """What goes up in round t: what moves, read from the schedule, as far as the row shares it."""
+    moved = set().union(*(movers(row, t, s, state) for s in range(steps)))
+    shared = (*row.uploaded_factors, "head") if row.uploaded_factors else ()
+    return {key for key in moved if row.uploaded_factors is None or key.name in shared}
+
+
+def frozen_and_unsent_factors_never_change(row: Method, unit: str) -> None:
+    """A factor that does not move, or is not sent, never changes on the server; unless the server's
+    rule says that it writes it.
+    """
+    task = tokens("head")
+    written = getattr(row.aggregate, "writes", ())
+    plan = PLAN.replace(rounds=4)
+    records = play(task, row, private(unit), plan)
+    for t, (before, after) in enumerate(pairwise(records)):
+        old, new = (require_source(record)[2] for record in (before, after))
+        up = _sent_up(row, t, plan.local_steps, old)
+        for key, tensor in old.tensors.items():
+            same = torch.equal(tensor.nan_to_num(), new.tensors[key].nan_to_num())
+            assert same == (key not in up) or key.name in written, f"{key} in round {t + 1}"

@@ -5,12 +5,11 @@ code that plays it, breaks it. Nothing here knows a method's name: what a row ma
 from its declared fields. A clause names the fields that it depends on, and gets rows in which every
 value of each of them occurs; ``--every-row`` gives it all rows.
 
-The clauses on a single release stand in `contract_clauses`.
+The clauses on a single release stand in `contract_clauses`, and one that rows of a page pass too.
 """
 
 import itertools
 import math
-from itertools import pairwise
 from typing import Any
 
 import contract_clauses
@@ -40,7 +39,6 @@ from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated.config import Config
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.run import Run
-from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import mean
 from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method
@@ -126,13 +124,6 @@ test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm = reads("filter
 test_smoothing_comes_after_the_noise = reads("filter", "precondition")(
     contract_clauses.smoothing_comes_after_the_noise
 )
-
-
-def _sent_up(row, t, steps, state):
-    """What goes up in round t: what moves, read from the schedule, as far as the row shares it."""
-    moved = set().union(*(movers(row, t, s, state) for s in range(steps)))
-    shared = (*row.uploaded_factors, "head") if row.uploaded_factors else ()
-    return {key for key in moved if row.uploaded_factors is None or key.name in shared}
 
 
 def _lossy(method):
@@ -239,19 +230,7 @@ def test_no_path_from_data_round_the_clip(row, unit):
 
 @reads("schedule", "uploaded_factors", "aggregate", "balance")
 def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
-    """A factor that does not move, or is not sent, never changes on the server; unless the server's
-    rule says that it writes it.
-    """
-    task = tokens("head")
-    written = getattr(row.aggregate, "writes", ())
-    plan = PLAN.replace(rounds=4)
-    records = play(task, row, private(unit), plan)
-    for t, (before, after) in enumerate(pairwise(records)):
-        old, new = (require_source(record)[2] for record in (before, after))
-        up = _sent_up(row, t, plan.local_steps, old)
-        for key, tensor in old.tensors.items():
-            same = torch.equal(tensor.nan_to_num(), new.tensors[key].nan_to_num())
-            assert same == (key not in up) or key.name in written, f"{key} in round {t + 1}"
+    contract_clauses.frozen_and_unsent_factors_never_change(row, unit)
 
 
 @reads("uploaded_factors", units=True)
@@ -377,7 +356,7 @@ BROKEN: dict[str, tuple[Any, Any, Any]] = {
     ),
     "a frozen factor that is sent": (
         methods.FFA.replace(aggregate=with_frozen),
-        lambda row: test_frozen_and_unsent_factors_never_change_on_the_server(row, "client"),
+        lambda row: contract_clauses.frozen_and_unsent_factors_never_change(row, "client"),
         ".*A.* in round 1",
     ),
     "a claim that is false": (

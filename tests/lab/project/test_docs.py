@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from contract_clauses import frozen_and_unsent_factors_never_change
 from places import ROOT
 
 import dp_review
@@ -116,6 +117,8 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
         monkeypatch.setitem(table, name, None)  # and taken out afterwards
     names = run_page("adding_a_method.md")
     plt.close("all")
+    for row in ("Capped", "TwoToOne", "Smoothed", "Heavy"):
+        frozen_and_unsent_factors_never_change(names[row], "example")
     table = names["table"]
     assert table["ε"].nunique() == 1
     assert table["deviation"]["Two to one"] == "0" < table["deviation"]["FedLoRA smoothed"]

@@ -276,7 +276,7 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
 
 def test_the_logbook_says_what_own_ranks_and_equal_upload_found():
     """Own rank: the best validation score of the tuning seed, among the ranks that were tried."""
-    runs = pd.read_csv(RESULTS / "ranks.csv").query("setting == @DIGITS")
+    runs = pd.read_csv(RESULTS / "ranks.csv").query(f"setting == {DIGITS!r}")
     reported = runs[runs["seed"] < 3].groupby(["method", "rank"])["accuracy"].mean()
     own, equal, said = {}, {}, []
     for slug in runs["method"].unique():

@@ -443,8 +443,8 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 236)}
     ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"></div></div>${lane(1)}</div>
-    <p class="foot">Clients with 1,257 real handwritten digits train in this page, by DP-SGD. A browser's random
-    numbers protect nobody, and ε does not count that you choose a rate by these curves.</p>`;
+    <p class="foot">Clients with 1,257 real handwritten digits train in this page. It protects nobody: a browser's
+    random numbers can be guessed, and a rate that is chosen by these curves costs privacy, too.</p>`;
 }
 
 export function mountPlayground(home, tables) {

@@ -31,8 +31,6 @@ from fedlora_lab.privacy.accounting import History
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
 Numbers = Sequence[float] | np.ndarray
-UNITS = ("example", "person", "client")
-"""What one unit of privacy may be."""
 MOST_SUMS = 64
 """Ways in which somebody's clients in several runs may meet that are counted one by one."""
 Spent = Mapping[tuple[float, float], int]
@@ -44,6 +42,33 @@ VERSION = 2
 RELATION = "zero-out"
 """Neighbours: one unit's contribution is replaced by nothing. How many clients and units there are
 is public: sums are divided by numbers of units, and sample rates are made of them."""
+
+
+class Unit(NamedTuple):
+    """What may be protected.
+
+    Args:
+        replaced: by what neighbours differ, in words.
+        caveat: what a statement has to say beside epsilon.
+    """
+
+    replaced: str
+    caveat: str
+
+
+UNITS = {
+    "example": Unit(
+        "one example of one client",
+        "A person with several examples is protected less, as a group of them: "
+        "unit='person' protects them together.",
+    ),
+    "person": Unit(
+        "one person's rows at one client",
+        "A person with rows at several clients is protected less.",
+    ),
+    "client": Unit("all data of one client", "Nothing is hidden from the client itself."),
+}
+"""Name -> unit of privacy."""
 
 
 class Terms(NamedTuple):
@@ -69,7 +94,7 @@ def check_terms(unit: str, delta: float, accountant: str, trust: str | None = No
     Args:
         unit, delta, accountant, trust: see `Privacy`.
     """
-    check_one_of("unit", unit, UNITS)
+    check_one_of("unit", unit, tuple(UNITS))
     accounting.check_delta(delta)
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
     if trust is None:

@@ -5,13 +5,8 @@ Every number is computed from the ledger itself, so that a stored one is checked
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.trust import TRUST
-from fedlora_lab.privacy.ledger import RELATION, Ledger
+from fedlora_lab.privacy.ledger import RELATION, UNITS, Ledger
 
-UNITS = {
-    "example": "one example of one client",
-    "person": "one person's rows at one client",
-    "client": "all data of one client",
-}
 RATES = (0.01, 0.001)
 """Shares of non-members that are wrongly accused, at which attacks are bounded."""
 NO_PRIVACY = "Trained without privacy: nothing is promised."
@@ -30,13 +25,6 @@ ALWAYS = (
     "data where they lie.",
 )
 """Caveats of every ledger."""
-OF_UNIT = {
-    "example": "A person with several examples is protected less, as a group of them: "
-    "unit='person' protects them together.",
-    "person": "A person with rows at several clients is protected less.",
-    "client": "Nothing is hidden from the client itself.",
-}
-
 SAME_CLIENTS = (
     "The sum takes a client for the same data in every run: of sites that were merged or split in "
     "between it may be too small."
@@ -67,7 +55,7 @@ def statement(ledger: Ledger) -> str:
     delta = round_up(ledger.delta, "g")
     sentences = [
         f"epsilon = {value} at delta = {delta} against {_against(ledger)}, for "
-        f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({RELATION}: "
+        f"neighbours that differ by {UNITS[ledger.unit].replaced} replaced by nothing ({RELATION}: "
         f"how many clients and {counted} there are is public)."
     ]
     if not reason:
@@ -105,7 +93,7 @@ def caveats(ledger: Ledger) -> list[str]:
     # A composition may have parts under several trusts: what each of them leaves open counts.
     trusts = sorted({part.trust for part in ledger.parts or (ledger,)})
     lines = [SEEDED] if ledger.reproducible else []
-    lines.append(OF_UNIT[ledger.unit])
+    lines.append(UNITS[ledger.unit].caveat)
     lines += [TRUST[trust].caveat for trust in trusts if TRUST[trust].caveat]
     return [*lines, *ALWAYS]
 

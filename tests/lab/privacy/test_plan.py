@@ -10,9 +10,8 @@ from scipy.stats import binom
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.methods.plan import Plan
-from fedlora_lab.privacy import accounting, ledger
+from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.statement import OF_UNIT, UNITS
 
 PLAN = Plan(rounds=20, local_steps=5, batch=16)
 TASK = SimpleNamespace(sizes=(60, 90, 120, 150, 300))
@@ -169,7 +168,3 @@ def test_a_ledger_takes_the_numbers_of_each_client():
         assert client(trust=trust).ledger(2).history() == ((1.0, 1.0, 2),), "who uploads is known"
     with refused(r"^sample_rate=None: expected a number, or call resolve"):
         client().ledger(1)
-
-
-def test_every_unit_is_named_in_the_sentences_of_a_promise():
-    assert all({*units} == {*ledger.UNITS} for units in (UNITS, OF_UNIT))

@@ -8,6 +8,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,14 @@ __dir__ = __all__.copy  # completion shows neither imports nor modules
 def lesson(number: int) -> SimpleNamespace:
     """Collects the figures, dials and formulas of one notebook, so that it can call them by name.
 
-    Args: number: of the notebook, 0 to 16.
+    Args: number: of the notebook, from 0.
     Returns: a namespace with the public functions and classes of the lesson's ``figures.py``,
         ``dials.py`` and ``theory.py``, in lesson 11 also of ``scans.py`` and ``attacks.py``, in
         lesson 12 of ``clips.py`` and ``bounds.py``, and ``evidence``, which a lesson calls with
         ``globals()`` in its last cell.
     """
-    check_whole("number", number, 0, 16)
+    folders = list(Path(__file__).parent.glob("lesson_*"))
+    check_whole("number", number, 0, len(folders) - 1)
     package = f"fedlora_course.lesson_{number:02}"
     from fedlora_course.evidence import Evidence
 

@@ -187,6 +187,7 @@ brackets. Rank 4, of MiniLM 8, where no other is named.
 On a GPU: `python -m benchmarks.gpu`, as [on an H200](gpu-nvidia-h200.md). With `--rows` every row
 of the table trains there and on the CPU, with the same noise: on the H200 the factors end within
 3e-5 of the CPU's for Fed-ZO, and within 1e-6 for all others ([frame](gpu-nvidia-h200-rows.csv)).
+FedPower came later and was not run there.
 """
 
 

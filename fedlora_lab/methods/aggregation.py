@@ -485,6 +485,32 @@ class TruncatedSVD(ProductRule):
 
 
 @dataclass(frozen=True)
+class SubspaceIteration(ProductRule):
+    """Finds r output directions Q of the mean product T by two subspace iterations from the mean A,
+    and splits what T has in them as B = Q, A = Q^T T.
+
+    Near the best approximation of rank r. A mean product of zero leaves the factors as they are.
+
+    Source: arXiv:2605.08443 (FedPower), abstract. There the server adds noise before it
+        orthonormalises for the last time; here the uploads are noised, as in every row. The number
+        of iterations and their start are this project's.
+    """
+
+    writes = ("A", "B")
+
+    def layer(
+        self, after: ServerState, left: Tensor, right: Tensor, layer: str
+    ) -> Mapping[str, Tensor]:
+        a = after.tensors[ParamKey("A", layer)].double()
+        rank = len(a)
+        for _ in range(2):
+            q, _ = torch.linalg.qr(left @ (right @ a.T))
+            a = (q.T @ left) @ right
+        b, a = with_signs(q, a)
+        return dict(zip("AB", pad_to_rank(a, b, rank), strict=True)) if a.any() else {}
+
+
+@dataclass(frozen=True)
 class Retraction(ServerRule):
     """Moves the product along the mean of the clients' moves and cuts it back to rank r, evenly.
 
@@ -633,6 +659,7 @@ merge = Merge()
 split_product = SplitProduct()
 mean_with_residual = MeanWithResidual()
 truncated_svd = TruncatedSVD()
+subspace_iteration = SubspaceIteration()
 retraction = Retraction()
 merge_gains = MergeGains()
 rotated = Rotated()

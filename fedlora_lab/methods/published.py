@@ -156,6 +156,13 @@ FlexLoRA = FedLoRA.replace(
     aggregate=aggregation.truncated_svd,
     note="the mean of products cut back to the rank by its singular values",
 )
+FedPower = FedLoRA.replace(
+    name="FedPower",
+    source="arXiv:2605.08443",
+    aggregate=aggregation.subspace_iteration,
+    note="the server finds the leading directions of the mean product by iteration; a "
+    "reconstruction, noised before the server",
+)
 HetLoRA = FedLoRA.replace(
     name="HetLoRA",
     source="arXiv:2401.06432",

@@ -392,6 +392,16 @@ def flexlora(state, ends, weights):
     return new
 
 
+def fedpower(state, ends, weights):
+    """FedPower, rebuilt: Q are the directions of T T^T T A^T for the mean product T and mean A."""
+    new = mean(ends, weights)
+    for name in layers(state):
+        t = mean_product(ends, weights, name)
+        q, _ = np.linalg.qr(t @ t.T @ t @ new["A", name].T)
+        new["B", name], new["A", name] = q, q.T @ t
+    return new
+
+
 def fedgsa(state, ends, weights):
     """FedGSA: the mean product within the r leading eigenvectors of the mean projector on the
     clients' columns.

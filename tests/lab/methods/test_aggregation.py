@@ -6,6 +6,7 @@ from typing import Any
 
 import peft
 import pytest
+import reference_methods as plain
 import torch
 from calls import refused
 from toy_tasks import play, random, regression, tokens
@@ -32,6 +33,7 @@ def test_a_rule_takes_no_fixed_numbers_in_the_place_of_the_run_s():
     "rule",
     [
         aggregation.truncated_svd,
+        aggregation.subspace_iteration,
         aggregation.sketch,
         aggregation.shared_outputs,
         aggregation.norm_weighted,
@@ -49,6 +51,7 @@ def test_a_product_of_zero_breaks_nothing(rule):
     "rule",
     [
         aggregation.truncated_svd,
+        aggregation.subspace_iteration,
         aggregation.split_product,
         aggregation.retraction,
         aggregation.shared_outputs,
@@ -65,6 +68,16 @@ def test_singular_vectors_have_one_sign_everywhere(rule):
         start = STATE.replace_tensors({residual: torch.zeros(5, 7, dtype=torch.float64)})
         after = rule(start, start, uploads, weights)
         assert (after.tensors[A].sum(1) > 0).all(), seed
+
+
+def test_subspace_iteration_takes_two_steps():
+    """On uploads as unlike as random ones, where a third step still turns the directions."""
+    uploads = {A: random(3, 2, 7), B: random(3, 5, 2, seed=1)}
+    weights = torch.full((3,), 1 / 3, dtype=torch.float64)
+    after = aggregation.subspace_iteration(STATE, STATE, uploads, weights).tensors
+    ends = [{key: x[k].numpy() for key, x in uploads.items()} for k in range(3)]
+    expected = plain.fedpower(ends[0], ends, weights.tolist())
+    torch.testing.assert_close((after[B] @ after[A]).numpy(), expected[B] @ expected[A])
 
 
 # ---- ranks

@@ -156,6 +156,7 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "fedrot-lora": lambda run: Loop(AB, plain.rotated(count(run.states[0].round))),
     "fedrpca": Loop(AB, plain.fedrpca),
     "flexlora": Loop(AB, plain.flexlora),
+    "fedpower": Loop(AB, plain.fedpower),
     "fedsvd": Loop(B, plain.flexlora),
     "fedgsa": Loop(B, plain.fedgsa),
     "fedask": lambda run: Loop(B, plain.fedask(sketches(run))),
@@ -167,6 +168,7 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "dp-lora": Loop(plain.apart, plain.plain_mean),
 }
 UP_TO_SIGNS = {"prism", "fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
+UP_TO_SIGNS |= {"fedpower"}
 UNITS = {"dp-lora": "example", "deer-literal": "client"}
 UNITS |= {"prism": "example"}  # as published: of an update only the move along the tangent is sent
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip

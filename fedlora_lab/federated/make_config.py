@@ -106,7 +106,7 @@ def _check_straight_steps(task: Task, method: Method, plan: Plan) -> None:
 def _check_schedule(method: Method, plan: Plan) -> None:
     """Refuses words that are no schedule; warns of turns that never come.
 
-    Guarantees: test_run.py::test_a_turn_that_is_lost_is_told.
+    Guarantees: test_cli.py::test_a_warning_is_one_line.
     """
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.

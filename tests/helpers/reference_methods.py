@@ -195,15 +195,12 @@ def update(start, end, keys, work, loop):
     return end
 
 
-def each_within(tensors: State, limit: float) -> State:
-    """Each tensor clipped by itself."""
-    return {key: x * scaled(length(tensors, [key]), limit) for key, x in tensors.items()}
-
-
 def each_tensor(start, end, keys, work, loop):
     """DEeR's release: the change of every tensor is clipped to C, each by itself."""
-    change = {key: end[key] - start[key] for key in keys}
-    return end | {key: start[key] + x for key, x in each_within(change, work.clip).items()}
+    for key in keys:
+        change = {key: end[key] - start[key]}
+        end = end | {key: start[key] + change[key] * scaled(length(change, [key]), work.clip)}
+    return end
 
 
 def federated(

@@ -28,12 +28,6 @@ from fedlora_lab.measures.runs import COLUMNS
 compare = partial(fl.compare, lora=LORA, progress=False)
 
 
-def test_a_turn_that_is_lost_is_told():
-    """LA-LoRA with one local step trains B alone."""
-    with pytest.warns(match="^local_steps=1: la-lora never moves A"):
-        fl.run(regression(), "la-lora", None, PLAN.replace(local_steps=1))
-
-
 @pytest.mark.filterwarnings("ignore:.* is not finite after the rule of flexlora")
 def test_a_rule_that_cannot_be_applied_is_one_line():
     """Values grew until they were not finite, and the server decomposes them."""

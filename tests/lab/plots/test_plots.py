@@ -95,12 +95,6 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-@pytest.mark.parametrize("name", ["curves", "lines"])
-def test_what_cannot_be_drawn_is_refused(name):
-    with refused("^frame=.*: expected "):
-        getattr(plots, name)(5)
-
-
 # ---- how it looks
 
 DARK_PAGES = ("#111111", "#14181E", "#1E1E1E", "#383838")

@@ -190,7 +190,6 @@ OTHER_SHAPES = {
     "as many maps as owners": lambda eye: Preconditioner(eye.expand(3, -1, -1), eye),
     "one map for all": lambda eye: Preconditioner(eye[0], eye[0]),
     "numbers": lambda eye: Preconditioner(eye, 2.0),  # type: ignore[arg-type]
-    "a tuple": lambda eye: (eye, eye, eye),
 }
 
 

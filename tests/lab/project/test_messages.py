@@ -33,6 +33,8 @@ MISTAKES = {
     "fl.run(task, 'fedlora', None, 20)": r"^plan=20: expected a Plan, .* fl.Plan\(rounds=20\)$",
     "fl.suggest_lr('rolora', task, privacy, plan)": "^task='rolora': expected a Task",
     "fl.best(3)": "^frame=3: expected a frame that compare returned",
+    "fl.plots.curves(3)": "^frame='int': expected a pandas DataFrame",
+    "fl.plots.lines(3)": "^frame='int': expected a pandas DataFrame",
     "fl.report.paired_difference(3, 'a', 'b')": "^frame=3: expected a frame, such as fl.compare",
     "fl.flower.Participant.of('x', 'rolora', None, plan)": "^task='x': expected a Task",
     "fl.to_frame(3)": "^records=3: expected records as run",

@@ -141,11 +141,13 @@ HOOKED[1].register_forward_hook(lambda module, given, output: 2 * output)
 COMPILED = net()
 COMPILED[0] = nn.Sequential()
 COMPILED[0].add_module("_orig_mod", nn.Linear(4, 4))  # as torch.compile names it
+WITHOUT_VALUES = nn.Sequential(nn.Linear(4, 3, device="meta"))
 NESTED = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"1": nn.Linear(4, 3)}))
 REFUSED: dict[str, Options] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
     "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
     "model.0._orig_mod.weight='compiled': expected layers that are not": {"model": COMPILED},
+    "model.0.weight='on the device meta': expected weights with val": {"model": WITHOUT_VALUES},
     "targets='0': expected a map that shares no weight": {"model": TIED},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
     "targets='v_proj': expected": {"targets": ["0", "v_proj"]},

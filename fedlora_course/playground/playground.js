@@ -714,7 +714,7 @@ export function mountPlayground(home, tables) {
     write(part.querySelector("[data-score]"), percent(record.accuracy));
     const right = record.answers.map((digit, d) => digit === y[d]);
     drawn[i] = {record, row: lane.row};
-    write(part.querySelector("[data-adapter]"), `Its adapter${lane.round ? `, <b>${short(record.size)} times</b> as large as the layer that it corrects` : ""}:`);
+    write(part.querySelector("[data-adapter]"), `${lane.round ? `Its adapter, <b>${short(record.size)} times</b> as large as` : "The size of its adapter beside"} the layer that it corrects:`);
     const wall = part.querySelector(".wall");
     paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]));
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; red is read wrongly`);

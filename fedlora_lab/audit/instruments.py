@@ -1,7 +1,7 @@
 """Tools of audits: weights on single examples, and a run that records its releases.
 
 A mark travels with each target in a last column, so that batches, clips and noise stay those of an
-ordinary run: a task whose marks are all `ORDINARY` trains to the same bits.
+ordinary run: a task whose marks are all 0 trains to the same bits.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,16 +13,14 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.recording import RoundResult
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.tasks.metrics import OverAll
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, Task, take
 
-ORDINARY = 0
 LEFT_OUT = -1
-"""Marks; a positive mark is the weight itself."""
+"""A mark; 0 is an ordinary example's, and a positive mark is the weight itself."""
 
 
 def encode_marks(y: Tensor, marks: "Int[Tensor, ' n'] | None" = None) -> Tensor:
@@ -50,7 +48,7 @@ def ordinary_marks(task: Task) -> list[Tensor]:
 def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     """Returns the same task with a mark on each client's examples; public examples keep weight 1.
 
-    Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
+    Args: marks: for each client (n_k,): 0, `LEFT_OUT` or a weight >= 1.
     Guarantees: test_the_audit_changes_nothing_of_the_run.
     """
     sizes = tuple(len(mark) for mark in marks)
@@ -98,14 +96,12 @@ class Recorder(Run):
 
     Args:
         everyone: the clients at the end of the round, all that moved stacked over them.
-        result: what was sent, and what the server received.
         personal: what clients kept for themselves before the round, key -> (all clients, ...).
 
     Guarantees: test_the_audit_changes_nothing_of_the_run.
     """
 
     everyone: ClientBatch | None = None
-    result: RoundResult | None = None
     personal: TensorDict = field(default_factory=dict)
 
     @property
@@ -113,13 +109,9 @@ class Recorder(Run):
         """The clip norm of the run; 1 without privacy."""
         return 1.0 if self.config.privacy is None else self.config.privacy.clip_norm
 
-    # What follows stands in for the methods of `Run`, with their arguments.
+    # It stands in for the method of `Run`, with its arguments.
 
     def finish_round(self, opened, received, everyone):
         self.everyone = everyone
         self.personal = dict(self.state.personal)
         return super().finish_round(opened, received, everyone)
-
-    def close_round(self, result):
-        self.result = result
-        return super().close_round(result)

@@ -12,7 +12,9 @@ from calls import Options
 from torch import Tensor, nn
 
 import fedlora_lab as fl
+from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated.make_config import make_config
+from fedlora_lab.federated.recording import RoundResult
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.store import RunState
@@ -140,6 +142,16 @@ def opened(
     values = replace(values, round=t)
     run.state = RunState(values, {}, {})
     return run
+
+
+class Witness(Recorder):
+    """A run that keeps also what was sent, and what the server received."""
+
+    result: RoundResult
+
+    def close_round(self, result: RoundResult) -> Round:
+        self.result = result
+        return super().close_round(result)
 
 
 def play_round(run: Run) -> Round:

@@ -9,6 +9,7 @@ import torch
 from toy_tasks import (
     LORA,
     PLAN,
+    Witness,
     anywhere,
     book,
     gap,
@@ -22,7 +23,6 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated.make_config import make_config
 from fedlora_lab.federated.store import RunState
 from fedlora_lab.privacy.ledger import LedgerEntry
@@ -39,7 +39,7 @@ def ends(sigma, rounds, ids=tuple(range(6)), **fields):
     start = anywhere(task, methods.FedLoRA)
     plan = fl.Plan(local_steps=1, batch=None, lr=0.1)
     privacy = private("client", sigma, CLIP, **fields)
-    run = opened(task, methods.FedLoRA, privacy, plan, rounds - 1, start, kind=Recorder)
+    run = opened(task, methods.FedLoRA, privacy, plan, rounds - 1, start, kind=Witness)
     run.participants = lambda t: ids
     flat = []
     for t in range(rounds):
@@ -98,7 +98,7 @@ def test_denominators_are_fixed(unit, trust, weights):
     task = people() if unit == "person" else tokens("head")
     plan = PLAN.replace(rounds=4, participation=0.6, client_weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
-    run = Recorder.open(make_config(task, methods.FedLoRA, privacy, plan, LORA, 0))
+    run = Witness.open(make_config(task, methods.FedLoRA, privacy, plan, LORA, 0))
     counts_of = task.person_counts if unit == "person" else task.sizes
     sizes = torch.tensor(counts_of if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6

@@ -14,11 +14,10 @@ from itertools import product
 import pytest
 import torch
 from contract_clauses import in_units_of_noise
-from toy_tasks import APART, anywhere, opened, play_round, private, tokens
+from toy_tasks import APART, Witness, anywhere, opened, play_round, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import exchange
 from fedlora_lab.methods.filters import identity
 
@@ -105,7 +104,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
         plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
         privacy = private("client", SIGMA, CLIP, trust=trust)
-        run = opened(task, row, privacy, plan, t, anywhere(task, row), seed, Recorder)
+        run = opened(task, row, privacy, plan, t, anywhere(task, row), seed, Witness)
         play_round(run)
         ids = run.everyone.ids
         assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)

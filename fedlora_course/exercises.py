@@ -88,7 +88,7 @@ class Feedback:
 class Reader:
     """Reads answers: `read` brings one into a form of its own, or raises ``ValueError`` in a line.
 
-    Args: within: slack of a comparison.
+    Args: within: slack of a comparison, relative to the largest number of a result, or to one.
     """
 
     within = 0.0
@@ -215,9 +215,10 @@ class FunctionAnswer(Reader):
         draw: makes the arguments of one call from a NumPy generator; they are drawn anew at every
             check, from the operating system's entropy.
         times: how many calls are drawn at a check.
-        within: slack of a comparison, relative to the largest number of a result, or to one.
         standard: brings arrays that count as equal to one form, such as vectors to length 1.
     """
+
+    within = 1e-6
 
     def __init__(
         self,
@@ -225,14 +226,12 @@ class FunctionAnswer(Reader):
         *cases: tuple,
         draw: Callable[[np.random.Generator], tuple] | None = None,
         times: int = 5,
-        within: float = 1e-6,
         standard: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> None:
         self.words = words
         self.cases = cases
         self.draw = draw
         self.times = times
-        self.within = within
         self.standard = standard
 
     def fresh(self, generator: np.random.Generator | None = None) -> "FunctionAnswer":

@@ -194,10 +194,12 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(SIZE, SIZE), nn.Tanh(), nn.Linear(SIZE, 10))
 
 
-def pretrain(examples: int = 20_000, epochs: int = 12, batch: int = 128) -> nn.Sequential:
+def pretrain() -> nn.Sequential:
     """Trains it on printed digits only, as scripts/pretrain.py trains the course's transformer."""
     torch.set_num_threads(1)
-    x, y = printed(examples, "examples")
+    epochs = 12
+    batch = 128
+    x, y = printed(20_000, "examples")
     # Twice the usual pixels: their mean square is one, as the theory of the output's noise has it.
     x = 2 * x.flatten(1)
     with torch.random.fork_rng():
@@ -206,10 +208,10 @@ def pretrain(examples: int = 20_000, epochs: int = 12, batch: int = 128) -> nn.S
     order = torch.Generator().manual_seed(seed_of("playground order"))
     noise = torch.Generator().manual_seed(seed_of("playground pixels"))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
-    steps = epochs * math.ceil(examples / batch)
+    steps = epochs * math.ceil(len(x) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in range(epochs):
-        for chosen in torch.randperm(examples, generator=order).split(batch):
+        for chosen in torch.randperm(len(x), generator=order).split(batch):
             images = x[chosen] + 0.4 * torch.randn(len(chosen), SIZE, generator=noise)
             outputs = model[0](images)
             loss = F.cross_entropy(model[1:](outputs), y[chosen], label_smoothing=0.1)

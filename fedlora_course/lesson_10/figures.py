@@ -14,6 +14,8 @@ from fedlora_lab.report import paired_difference
 
 TIED = "#CFEBDF"
 """Ground of a method that is tied with the best."""
+LOST = 3.0
+"""Points of accuracy, in per cent, that are lost at the end of a range."""
 END = 0.35
 """The v at which a range of rates is expected to end (lesson 04)."""
 FACTOR = 1.5
@@ -112,21 +114,19 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
 # ---- where ranges of rates end
 
 
-def range_ends(means: pd.DataFrame, points: float = 3.0) -> pd.Series:
-    """Finds where the range of each curve ends, between two of its places.
+def range_ends(means: pd.DataFrame) -> pd.Series:
+    """Finds where each curve has lost `LOST` points, between two of its places.
 
-    Args:
-        means: columns unit, epsilon, method, lr and accuracy, each curve beyond its best falling.
-        points: of accuracy, in per cent, that are lost at the end of a range.
+    Args: means: columns unit, epsilon, method, lr and accuracy, each curve beyond its best falling.
     """
 
     def place(curve: pd.DataFrame) -> float:
         curve = curve.sort_values("lr")
         behind = 100 * (curve["accuracy"].max() - curve["accuracy"]).to_numpy()
         best = behind.argmin()
-        after = best + int((behind[best:] >= points).argmax())
+        after = best + int((behind[best:] >= LOST).argmax())
         here = slice(after - 1, after + 1)
-        return float(np.exp(np.interp(points, behind[here], np.log(curve["lr"].to_numpy()[here]))))
+        return float(np.exp(np.interp(LOST, behind[here], np.log(curve["lr"].to_numpy()[here]))))
 
     return means.groupby(CURVE, sort=False)[["lr", "accuracy"]].apply(place)
 

@@ -128,14 +128,13 @@ def line(
     colour: str = "ink",
     name: str = "",
     *,
-    labelled: bool = False,
     dash: str | None = None,
     width: float = 2.2,
 ) -> dict[str, Any]:
-    """Describes a line; its name is shown where the pointer is, and if ``labelled`` at its end.
+    """Describes a line; its name is shown where the pointer is.
 
     Args: x, y: (n,), NaN where there is nothing, or one number for all; colour: of `COLOURS`; name:
-        its words; labelled, dash, width: how it looks.
+        its words; dash, width: how it looks.
     """
     x, y = np.broadcast_arrays(x, y)
     return {
@@ -146,7 +145,6 @@ def line(
         "name": name,
         "width": width,
         "dash": dash,
-        "label": name if labelled else "",
     }
 
 
@@ -252,15 +250,8 @@ def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
             ax.set(**{f"{name}ticks": place["ticks"]})
         if "names" in place:
             ax.set(**{f"{name}ticklabels": place["names"]})
-    labels = []
     for mark in shown["marks"]:
         _DRAWN[mark["kind"]](ax, mark, COLOURS[mark.get("colour", "ink")])
-        if mark.get("label") and len(mark["x"]):
-            end = float(mark["x"][-1]), float(mark["y"][-1])
-            # A line may be empty where its axis is logarithmic and its values are zero.
-            if np.isfinite(end).all():
-                labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
-    style.label_ends(ax, labels)
     if shown["bare"]:
         ax.axis("off")
     if shown["square"] or shown["bare"]:

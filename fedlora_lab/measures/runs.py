@@ -59,12 +59,12 @@ def setting_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def last_scores(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
+def last_scores(frame: "DataFrame") -> "DataFrame":
     """Selects from a tidy frame, of a sweep too, the score of every run after its last round.
 
-    Args: frame: tidy. measure: the score; ``None``: the `headline_measure`.
+    The score is the `headline_measure`.
     """
-    measure = headline_measure(frame) if measure is None else measure
+    measure = headline_measure(frame)
     rows = frame[(frame["layer"] == "all") & (frame["measure"] == measure)]
     check(len(rows) > 0, "measure", measure, "a measure of the whole model in the frame")
     runs = rows.groupby(["method", "seed", *varied_columns(frame)], dropna=False)

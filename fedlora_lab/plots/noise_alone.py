@@ -15,12 +15,7 @@ COLOURS = {"noise alone": style.FACTOR["A"], "trained": style.FACTOR["B"]}
 
 
 @style.paper()
-def noise_alone(
-    dry: "DryRun",
-    trained: pd.DataFrame,
-    *,
-    title: str = "What the noise of a run alone does to the model",
-) -> Figure:
+def noise_alone(dry: "DryRun", trained: pd.DataFrame) -> Figure:
     """Draws the score of the model with the noise of a whole run alone, and that of trained models.
 
     Where the lower line falls noise destroys what the model knew before. Training mends a part of
@@ -30,7 +25,6 @@ def noise_alone(
         dry: what `fl.dry_run` returned.
         trained: columns ``lr`` and ``score``, a row a run or a mean: such as the table of
             `fl.rehearse`.
-        title: the finding.
 
     Raises: ``ValueError`` for a frame without these columns.
     Guarantees: both lines go through the scores
@@ -45,7 +39,7 @@ def noise_alone(
         value="score",
         band="none",
         colours=COLOURS,
-        title=title,
+        title="What the noise of a run alone does to the model",
         ylabel="share of public examples right",
     )
     figure.axes[0].axvline(dry.end, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)

@@ -30,7 +30,7 @@ class Optimizer(ABC):
     """How a gradient becomes a step: what gradient descent and Adam have in common.
 
     Attributes:
-        name: in tables, on the command line and in settings files.
+        name: in tables and in settings files.
         nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
             linear in the gradients, and reads nothing else: the noise alone then moves by the same
             `update`, with a state of its own.

@@ -175,5 +175,5 @@ def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch, c
     assert 8 < run()["last"].epsilon <= 9
     page = (DOCS / "protected.md").read_text("utf-8")
     assert capsys.readouterr().out == "".join(re.findall(r"^```text\n(.*?)^```", page, re.M | re.S))
-    with pytest.raises(SystemExit, match="calibrate it to a smaller one"):
+    with pytest.raises(SystemExit, match="beyond the limit"):
         run()

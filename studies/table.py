@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from fedlora_lab import methods
@@ -37,6 +38,8 @@ WORDS = {
 }
 """Page -> its words, without its tables."""
 FIGURES = ROOT / "docs" / "figures"
+WITHOUT_LORA = {"all-weights": "All weights, no LoRA", "head-only": "The head alone, no LoRA"}
+"""Row of `studies.ranks` -> its name here."""
 
 
 def load_cards() -> list[dict[str, Any]]:
@@ -117,13 +120,32 @@ def gaps(card: dict[str, Any], cards: list[dict[str, Any]]) -> list[tuple[float,
     ]
 
 
+def cards_without_lora() -> list[dict[str, Any]]:
+    """What the runs of `studies.ranks` found for the rows without LoRA, in the form of cards."""
+    runs = pd.read_csv(RESULTS / "ranks.csv")
+    reported = runs[runs["seed"].isin(protocol.SEEDS)]
+    cards = []
+    for slug, name in WITHOUT_LORA.items():
+        settings = {}
+        for setting, part in reported[reported["method"] == slug].groupby("setting"):
+            scores = part.set_index(part["seed"].astype(str))["accuracy"]
+            settings[setting] = {
+                "accuracy": float(scores.mean()),
+                "by_seed": scores.to_dict(),
+                "rates": sorted(part["lr"].unique()),
+                "epsilon": protocol.SETTINGS[str(setting)].epsilon,
+            }
+        cards.append({"method": slug, "name": name, "settings": settings})
+    return cards
+
+
 def overview(cards: list[dict[str, Any]]) -> str:
     """The table of all rows with an ε, by accuracy in the first setting, and in how many of all
     settings a row is behind FedLoRA beyond its interval.
     """
     first = next(iter(protocol.SETTINGS))
     lines = []
-    for card in filter(is_private, cards):
+    for card in filter(is_private, [*cards, *cards_without_lora()]):
         score = _number(card["settings"].get(first, {}).get("accuracy"), ".3f", "refused")
         compared = gaps(card, cards)
         behind = sum(mean + half < 0 for mean, half in compared)
@@ -161,49 +183,18 @@ def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float
     return t_interval(np.array(gaps))
 
 
-def leads(cards: list[dict[str, Any]]) -> tuple[str, str]:
-    """Says how often a row is ahead of FedLoRA or behind it, beyond its interval; and which are."""
-    ahead: dict[str, list[float]] = {}
-    behind: dict[str, list[float]] = {}
-    same: dict[str, list[float]] = {}
-    without: dict[str, list[float]] = {}
-    halves = []
-    for card in cards:
-        name = card["name"]
-        trained = [found for found in card["settings"].values() if "accuracy" in found]
-        if not is_private(card):
-            without[name] = [0.0] * len(trained)
-        elif card["method"] != "fedlora":
-            compared = gaps(card, cards)
-            halves += [half for _, half in compared]
-            ahead[name] = [mean for mean, half in compared if mean > half]
-            behind[name] = [-mean for mean, half in compared if -mean > half]
-            same[name] = [0.0] * (len(trained) - len(compared))
-    above, below = (sum(map(len, side.values())) for side in (ahead, behind))
-    said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, **{above} are "
+def leads(cards: list[dict[str, Any]]) -> str:
+    """Says how often a row is ahead of FedLoRA or behind it, beyond its interval."""
+    rows = [card for card in cards if is_private(card) and card["method"] != "fedlora"]
+    compared = [gap for card in rows for gap in gaps(card, cards)]
+    above = sum(mean > half for mean, half in compared)
+    below = sum(-mean > half for mean, half in compared)
+    said = f"Of {len(compared)} comparisons with FedLoRA, each row at its own rate, **{above} are "
     said += f"clearly ahead and {below} clearly behind**: the 95 % interval leaves out zero."
-    if halves:
-        said += f" Half of the intervals are wider than ±{100 * np.median(halves):.1f} points."
-    named = []
-    for words, side in (
-        ("Ahead", ahead),
-        ("Behind", behind),
-        ("Left out, since they trained as FedLoRA did", same),
-        ("Left out, since no ε could be stated", without),
-    ):
-        counted = {name: found for name, found in side.items() if found}
-        if counted:
-            named.append(f"{words}: {', '.join(map(_in_settings, counted.items()))}.")
-    return said, " ".join(named)
-
-
-def _in_settings(pair: tuple[str, list[float]]) -> str:
-    """A row, in how many settings, and by how much."""
-    name, gaps = pair
-    count = f"{len(gaps)} setting" + "s" * (len(gaps) > 1)
-    span = "" if not max(gaps) else f" by {min(gaps):.3f}"
-    span += f" to {max(gaps):.3f}" if len(gaps) > 1 and max(gaps) else ""
-    return f"{name} in {count}{span}"
+    if compared:
+        width = 100 * np.median([half for _, half in compared])
+        said += f" Half of the intervals are wider than ±{width:.1f} points."
+    return said
 
 
 def _line(
@@ -292,14 +283,9 @@ def slug_of(setting: str) -> str:
 
 def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
     """Fills the tables of the cards into the words of both pages."""
-    settings = {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
-    often, named = leads(cards)
     blocks = {
-        PAGE: {"overview": overview(cards), "leads": often},
-        EVIDENCE: {
-            **settings,
-            "behind": named,
-        },
+        PAGE: {"overview": overview(cards), "leads": leads(cards)},
+        EVIDENCE: {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS},
     }
     return {
         path: fill_blocks(words.read_text(encoding="utf-8"), blocks[path])

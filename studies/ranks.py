@@ -58,7 +58,7 @@ WITHOUT_LORA = {
     ),
 }
 """Task -> the maps that learn where all weights do, the head, and the map that does not learn."""
-FIRST_RATES = {"all-weights": 0.2, "head-only": 1.6}
+ALONE = ("all-weights", "head-only")
 TUNING_SEED = 1001
 SEEDS = (0, 1, 2)
 LEAST, MOST = 2.0**-8, 2.0**6
@@ -75,7 +75,7 @@ def parts(setting: str, seed: int) -> tuple[fl.tasks.Task, fl.Privacy, fl.Plan]:
 
 def row_of(slug: str, rank: int, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl.Lora]:
     """A row, its layers and its adapter."""
-    if slug not in FIRST_RATES:
+    if slug not in ALONE:
         return task, methods.get(slug), fl.Lora(rank=rank, alpha=2.0 * rank)
     maps, head, left_out = WITHOUT_LORA[task.name]
     learned = (head,) if slug == "head-only" else (*maps, head)
@@ -133,9 +133,14 @@ def best_rate(setting: str, slug: str, rank: int) -> float:
 
 
 def first_rate(setting: str, slug: str, rank: int) -> float:
-    """The table's rate at rank 4, carried to another rank, at the nearest octave of the table."""
-    if slug in FIRST_RATES:
-        return FIRST_RATES[slug]
+    """The table's rate at rank 4, carried to another rank, at the nearest octave of the table.
+
+    Without LoRA it is the best of the table's rates.
+    """
+    if slug in ALONE:
+        for rate in SETTINGS[setting].rates:
+            train(setting, slug, rank, rate, TUNING_SEED)
+        return float(validation_scores(setting, slug, rank).idxmax())
     card = next(card for card in load_cards() if card["method"] == slug)
     table_rate = card["settings"][setting]["rate"]
     halvings = {2: 0, 4: 0, 8: 1, 16: 1, 32: 2, 64: 2}
@@ -145,7 +150,7 @@ def first_rate(setting: str, slug: str, rank: int) -> float:
 
 def ranks_of(slug: str) -> tuple[int, ...]:
     """The ranks that a row is tried at."""
-    if slug in FIRST_RATES:
+    if slug in ALONE:
         return (1,)
     return (*RANKS, MOST_RANK) if slug in WITH_A_CORE else RANKS
 
@@ -183,7 +188,7 @@ def choice(setting: str, slug: str) -> tuple[int, float]:
 
 def slugs() -> list[str]:
     """The rows with an epsilon, those without LoRA and the seeds' first."""
-    first = [*FIRST_RATES, "fedlora", "ffa-lora", "rolora", "fed-sb", "ravan", "deer", "la-lora"]
+    first = [*ALONE, "fedlora", "ffa-lora", "rolora", "fed-sb", "ravan", "deer", "la-lora"]
     first += ["fedlpp"]
     others = [slug for slug in methods.ALL if slug not in first]
     return first + [slug for slug in others if slug not in ("deer-literal", "local")]
@@ -204,7 +209,7 @@ def run(setting: str) -> None:
 def run_equal_upload() -> None:
     """Trains what is missing of the ranks of equal upload, on digits."""
     for slug in slugs():
-        if slug in FIRST_RATES or slug == "fed-zo":
+        if slug in ALONE or slug == "fed-zo":
             continue
         rank = rank_of_equal_upload(slug)
         report(DIGITS, slug, rank, best_rate(DIGITS, slug, rank))
@@ -213,7 +218,7 @@ def run_equal_upload() -> None:
 def run_without_lora() -> None:
     """Trains what is missing of the rows without LoRA, in every setting."""
     for setting in SETTINGS:
-        for slug in FIRST_RATES:
+        for slug in ALONE:
             report(setting, slug, *choice(setting, slug))
 
 

@@ -19,7 +19,7 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.report import paired_difference
-from studies.ranks import FIRST_RATES, TUNING_SEED, ranks_of
+from studies.ranks import ALONE, TUNING_SEED, ranks_of
 
 RESULTS = ROOT / "results"
 
@@ -283,7 +283,7 @@ def test_the_logbook_says_what_own_ranks_and_equal_upload_found():
         tried = runs[(runs["method"] == slug) & (runs["seed"] == TUNING_SEED)]
         best = tried[tried["rank"].isin(ranks_of(slug))].groupby("rank")["validation"].max()
         rank = int(best.idxmax())
-        if slug in FIRST_RATES or (slug, rank) not in reported.index:
+        if slug in ALONE or (slug, rank) not in reported.index:
             continue
         own[slug] = reported[slug, rank]
         others = [other for other in reported[slug].index if other != rank]

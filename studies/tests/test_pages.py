@@ -19,7 +19,7 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.report import paired_difference
-from studies.ranks import ALONE, TUNING_SEED, ranks_of
+from studies.ranks import ALONE, DIGITS, TUNING_SEED, ranks_of
 
 RESULTS = ROOT / "results"
 

@@ -11,7 +11,7 @@ from scipy.fft import dct, idct
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_course.lesson_04.figures import accuracy_of, drawn_gradients
+from fedlora_course.lesson_04.figures import drawn_gradients
 from fedlora_lab._utils.validation import check_number, check_one_of
 from fedlora_lab.lora.source import Trained, require_source
 from fedlora_lab.measures.gradients import private_gradients
@@ -103,11 +103,11 @@ def coupling(lr: float = 0.8) -> style.Picture:
     return figure
 
 
-def three_clients() -> tuple[Callable[[int], Gradients], Callable[[FactorB, FactorA], float]]:
+def three_clients() -> Callable[[int], Gradients]:
     """Returns what a client's local steps ask of three clients' digits, for one layer at γ = 1.
 
     Returns: gradients_of(k) -> a function of (B, A), the gradients g_B (n, d_out, r) and g_A
-        (n, r, d_in) of a batch of about 32 that client k draws; accuracy(B, A) -> a share.
+        (n, r, d_in) of a batch of about 32 that client k draws.
     """
     task = fl.tasks.digits(clients=3, dirichlet=0.5, targets=("blocks.1.value",))
     start = next(fl.run(task, "fedlora", None, fl.Plan(), lora=fl.Lora(rank=4, alpha=4), seed=0))
@@ -120,10 +120,7 @@ def three_clients() -> tuple[Callable[[int], Gradients], Callable[[FactorB, Fact
 
         return gradients
 
-    def accuracy(B: FactorB, A: FactorA) -> float:
-        return accuracy_of(start, B, A)
-
-    return gradients_of, accuracy
+    return gradients_of
 
 
 def filtered_by(
@@ -135,11 +132,14 @@ def filtered_by(
     """
 
     def rule(tensor: torch.Tensor, name: str) -> torch.Tensor:
-        # One matrix of several clients' stack at a time. The exercise filters both factors, a step
-        # releases one: the other is the same, turned.
-        rows = tensor.double().numpy().reshape(-1, *tensor.shape[-2:])
-        parts = [filtered(x, x.T)[0] if name == "B" else filtered(x.T, x)[1] for x in rows]
-        return torch.from_numpy(np.stack(parts)).to(tensor).view_as(tensor)
+        # The filter mixes channels alone, so the clients' matrices may stand side by side in one.
+        # The exercise filters both factors, a step releases one: the other is the same, turned.
+        values = np.moveaxis(tensor.double().numpy(), -2 if name == "B" else -1, 0)
+        columns = values.reshape(len(values), -1)
+        smooth_B, smooth_A = filtered(columns, columns.T)
+        smooth = (smooth_B if name == "B" else smooth_A.T).reshape(values.shape)
+        smooth = np.moveaxis(smooth, 0, -2 if name == "B" else -1)
+        return torch.from_numpy(np.ascontiguousarray(smooth)).to(tensor)
 
     return LALoRA.replace(name="my LA-LoRA", filter=rule)
 

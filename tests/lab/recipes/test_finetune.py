@@ -18,6 +18,7 @@ from commands import succeeded
 from places import ROOT
 
 import fedlora_lab as fl
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.tasks.task import Origin, forward
 from fedlora_lab.tasks.trainer import read_rows
 
@@ -111,6 +112,13 @@ def test_what_is_chosen_follows_from_public_numbers_alone():
     changed = toy_hubs.fresh("bert", toy_hubs.texts().assign(text="very good", label="kind"))
     first, second = (fl.finetune(one, 8, rounds=1, seed=0).choices for one in (task, changed))
     assert first == second and first["delta"].startswith("1e-05:")
+
+
+def test_unit_and_adapter_are_those_that_were_asked_for():
+    task = fl.tasks.regression(clients=2)
+    lora = fl.Lora(rank=2)
+    result = fl.finetune(task, 8, rounds=1, unit="client", lora=lora, seed=0)
+    assert (result.ledger.unit, require_source(result.record)[1]) == ("client", lora)
 
 
 def test_a_row_that_keeps_a_factor_at_home_is_refused():

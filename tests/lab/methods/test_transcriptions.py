@@ -212,6 +212,13 @@ def test_one_round_from_nonzero_tensors_equals_the_loop(row):
     follows(run, row, LOOPS[row], sends=None)
 
 
+@pytest.mark.parametrize("row", ["deer", "prism"])
+def test_one_round_is_clipped_in_the_product(row):
+    """Fault: maps in the other order, which change nothing without a clip."""
+    run = follow(row, 0.3, "plain by size", rounds=1, scattered=True)
+    follows(run, row, LOOPS[row])
+
+
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(("fedsa-lora",)))
 def test_methods_that_keep_factors_equal_their_loops(row, setting, clip):
     """What is sent ends where the loop has it, and what is kept with every client."""

@@ -157,8 +157,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 line(clip_norm, [0, top], "ink"),
             ),
             panel(
-                f"A release of {batch:,} at σ = {noise_multiplier:g} points best near "
-                f"C = {at[best]:.2g}",
+                f"With noise, best near C = {at[best]:.2g}",
                 clip_axis,
                 axis("cosine with the mean gradient", 0, 1.1),
                 line(at, effect["cosine"], "pink", "mean of the clipped"),

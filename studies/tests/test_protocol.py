@@ -118,6 +118,8 @@ def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page()
     by_example, by_client = said
     assert f"by {by_example} with examples and by {by_client} with clients protected" in page
     assert "**0 are clearly ahead" in table.leads(cards)
+    for card in table.cards_without_lora():
+        assert all(abs(mean) < half for mean, half in table.gaps(card, cards))
     assert (
         table.table_of("digits, example, ε = 1".replace("ε =", "epsilon"), cards)
         .splitlines()[-1]

@@ -81,7 +81,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     ax.set(xlim=(-0.5, len(tables) + 0.75), ylim=(len(slugs) - 0.5, -1.6))
     words: Any = {"ha": "center", "va": "center", "fontsize": 9}
     for place, (table, head) in enumerate(zip(tables, heads, strict=True)):
-        ax.text(place, -1, f"{head}\nbest: {100 * table['mean'].iloc[0]:.1f} %", **words)
+        ax.text(place, -1, head, **words)
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
             # A method that equals the best in every seed is no runner-up.

@@ -62,21 +62,23 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.run import Diverged
 from fedlora_lab.tasks.task import Examples
 from studies import RESULTS
 from studies.fashion_mnist import fashion_mnist
+from studies.frames import LEAST, MOST, TUNING_SEED, Frame
 from studies.protocol import scored_apart, without_lora
 
-FRAME = RESULTS / "fashion.csv"
+FRAME = Frame(
+    RESULTS / "fashion.csv",
+    ("setting", "method", "epsilon", "lr", "seed"),
+    ("validation", "accuracy", "seconds"),
+)
 REHEARSALS = RESULTS / "fashion-rehearsals.csv"
 REHEARSED = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SIX = ("ffa-lora", "fedlora", "rolora", "la-lora", "deer", "fedlpp")
 ALONE = ("head-only", "all-weights", "maps-only")
 FIRST_RATES = (0.5, 1.0, 2.0, 4.0)
 FIRST_OF_ALL_WEIGHTS = (0.0625, 0.125, 0.25, 0.5)
-LEAST, MOST = 2.0**-6, 2.0**5
-TUNING_SEED = 1001
 SEEDS = (0, 1, 2)
 MORE_SEEDS = tuple(range(3, 10))
 PLAN = fl.Plan(rounds=20, local_steps=5, batch=8)
@@ -103,7 +105,6 @@ SETTINGS = {
     "frozen, alike": Setting(dirichlet=5.0),
     "frozen, epsilon 3": Setting(epsilon=3.0),
 }
-COLUMNS = ["setting", "method", "epsilon", "lr", "seed", "validation", "accuracy", "seconds"]
 
 
 @cache
@@ -126,53 +127,33 @@ def row_of(slug: str, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl
     return without_lora(slug, task, modules, "patch")
 
 
-def train(setting: str, slug: str, rate: float, seed: int) -> None:
-    """Trains a run, unless the frame has it."""
-    done = pd.read_csv(FRAME) if FRAME.exists() else pd.DataFrame(columns=COLUMNS)
-    here = (done["setting"] == setting) & (done["method"] == slug) & (done["seed"] == seed)
-    if (done[here]["lr"] == rate).any():
-        return
-    task, privacy = task_of(setting)
-    task, row, lora = row_of(slug, task)
-    if privacy.unit == "client":
-        privacy = privacy.replace(clip_norm=CLIENT_CLIP * rate)
-    options: Any = {"lora": lora, "seed": seed, "evaluate_every": PLAN.rounds}
-    scores = {"validation": 0.0, "accuracy": 0.0}
-    seconds = 0.0
-    try:
-        records = list(
-            fl.run(task, row, privacy, PLAN.replace(lr=rate), chunk_examples=400, **options)
-        )
-    except Diverged:
-        pass
-    else:
-        scores = {name: records[-1].metrics[name] for name in scores}
+def score(setting: str, slug: str, rate: float, seed: int) -> float:
+    """The validation score of a run, which is trained unless the frame has it."""
+
+    def train() -> list[float]:
+        task, privacy = task_of(setting)
+        task, row, lora = row_of(slug, task)
+        if privacy.unit == "client":
+            privacy = privacy.replace(clip_norm=CLIENT_CLIP * rate)
+        options: Any = {"lora": lora, "seed": seed, "evaluate_every": PLAN.rounds}
+        plan = PLAN.replace(lr=rate)
+        records = list(fl.run(task, row, privacy, plan, chunk_examples=400, **options))
         seconds = sum(record.seconds for record in records)
-    values = [setting, slug, SETTINGS[setting].epsilon, rate, seed, *scores.values(), seconds]
-    table = pd.DataFrame([values], columns=COLUMNS)
-    table.to_csv(FRAME, mode="a", header=not FRAME.exists(), index=False, float_format="%.5g")
+        return [records[-1].metrics["validation"], records[-1].metrics["accuracy"], seconds]
+
+    return FRAME.score(train, setting, slug, SETTINGS[setting].epsilon, rate, seed)
 
 
 def chosen_rate(setting: str, slug: str) -> float:
     """Tries rates with the tuning seed, and chooses by validation images."""
     tried = [*(FIRST_OF_ALL_WEIGHTS if slug in ALONE[1:] else FIRST_RATES)]
     while True:
-        for rate in tried:
-            train(setting, slug, rate, TUNING_SEED)
-        scores = validation_scores(setting, slug)
-        best = float(scores.idxmax())
+        best = max(tried, key=lambda rate: score(setting, slug, rate, TUNING_SEED))
         further = best * 2 if best == max(tried) else best / 2
         inside = min(tried) < best < max(tried)
         if inside or not LEAST <= further <= MOST:
             return best
         tried.append(further)
-
-
-def validation_scores(setting: str, slug: str) -> pd.Series:
-    """The validation score of each rate that was tried."""
-    done = pd.read_csv(FRAME)
-    here = (done["setting"] == setting) & (done["method"] == slug)
-    return done[here & (done["seed"] == TUNING_SEED)].set_index("lr")["validation"]
 
 
 def run() -> None:
@@ -181,7 +162,7 @@ def run() -> None:
         for slug in rows:
             rate = chosen_rate(setting, slug)
             for seed in SEEDS:
-                train(setting, slug, rate, seed)
+                score(setting, slug, rate, seed)
 
 
 def further() -> None:
@@ -190,14 +171,14 @@ def further() -> None:
         for slug in ("ffa-lora", "fedlora", "maps-only"):
             rate = chosen_rate(setting, slug)
             for seed in SEEDS:
-                train(setting, slug, rate, seed)
+                score(setting, slug, rate, seed)
 
 
 def more_seeds() -> None:
     """Seven more seeds of the six rows with a frozen head."""
     for seed in MORE_SEEDS:
         for slug in SIX:
-            train("frozen", slug, chosen_rate("frozen", slug), seed)
+            score("frozen", slug, chosen_rate("frozen", slug), seed)
 
 
 def digits() -> Examples:
@@ -220,15 +201,7 @@ def rehearse() -> None:
             found = fl.rehearse(task, slug, privacy, PLAN, REHEARSED, lora=lora, runs=1)
             rehearsed.append(found.table.assign(public=kind, method=slug, chosen=found.lr))
             pd.concat(rehearsed).to_csv(REHEARSALS, index=False, float_format="%.5g")
-            train("frozen", slug, found.lr, TUNING_SEED)
-
-
-def summary() -> pd.DataFrame:
-    """A row a setting and method: rate, mean and range over the reported seeds, their number."""
-    done = pd.read_csv(FRAME)
-    reported = done[done["seed"] != TUNING_SEED]
-    groups = reported.groupby(["setting", "method", "lr"], sort=False)["accuracy"]
-    return groups.agg(["mean", "min", "max", "count"]).reset_index()
+            score("frozen", slug, found.lr, TUNING_SEED)
 
 
 if __name__ == "__main__":
@@ -236,4 +209,4 @@ if __name__ == "__main__":
     if sys.argv[1] in acts:
         acts[sys.argv[1]]()
     else:
-        print(summary().round(3).to_string(index=False))
+        print(FRAME.summary().round(3).to_string(index=False))

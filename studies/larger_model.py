@@ -28,7 +28,7 @@ import io
 import os
 import sys
 import tarfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,17 @@ from transformers import BertConfig, BertModel
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated.run import Diverged
 from fedlora_lab.tasks.ragged import Ragged
 from fedlora_lab.tasks.task import Examples, take
 from studies import RESULTS
+from studies.frames import TUNING_SEED, Frame, climb
 from studies.protocol import scored_apart, without_lora
 
-FRAME = RESULTS / "larger-model.csv"
+FRAME = Frame(
+    RESULTS / "larger-model.csv",
+    ("method", "epsilon", "lr", "seed"),
+    ("validation", "accuracy", "seconds"),
+)
 SOURCES = {
     "films": "movieReviewSnippets_GroundTruth.txt",
     "products": "amazonReviewSnippets_GroundTruth.txt",
@@ -68,12 +72,9 @@ MAPS = ("query", "key", "value", "attention.output.dense", "intermediate.dense",
 LEFT_OUT = "encoder.encoder.layer.0.attention.self.key"
 """The map that keeps the adapter which every run has, scaled to nothing."""
 FIRST_RATES = {"ffa-lora": 1.6, "fedlora": 0.8, "head-only": 1.6, "all-weights": 0.1}
-LEAST, MOST = 2.0**-8, 2.0**6
-TUNING_SEED = 1001
 SEEDS = (0, 1, 2)
 BUDGETS = (8.0, 1.0)
 PLAN = fl.Plan(rounds=20, local_steps=5, batch=16)
-COLUMNS = ["method", "epsilon", "lr", "seed", "validation", "accuracy", "seconds"]
 
 
 class SentenceClassifier(nn.Module):
@@ -164,66 +165,35 @@ def row_of(slug: str, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl.Method, fl
     return without_lora(slug, task, learned, LEFT_OUT)
 
 
-def train(slug: str, epsilon: float, rate: float, seed: int) -> None:
-    """Trains a run, unless the frame has it. A run that diverges scores zero."""
-    done = pd.read_csv(FRAME) if FRAME.exists() else pd.DataFrame(columns=COLUMNS)
-    here = (done["method"] == slug) & (done["epsilon"] == epsilon) & (done["seed"] == seed)
-    if (done[here]["lr"] == rate).any():
-        return
-    task = scored_apart(task_of(seed))
-    privacy = fl.Privacy().calibrate(epsilon=epsilon, task=task, plan=PLAN)
-    task, row, lora = row_of(slug, task)
-    options: Any = {"lora": lora, "seed": seed, "evaluate_every": PLAN.rounds}
-    if slug == "all-weights":
-        options["chunk_examples"] = 16
-    values = [0.0, 0.0, 0.0]
-    try:
+def score(slug: str, epsilon: float, rate: float, seed: int) -> float:
+    """The validation score of a run, which is trained unless the frame has it."""
+
+    def train() -> list[float]:
+        task = scored_apart(task_of(seed))
+        privacy = fl.Privacy().calibrate(epsilon=epsilon, task=task, plan=PLAN)
+        task, row, lora = row_of(slug, task)
+        options: Any = {"lora": lora, "seed": seed, "evaluate_every": PLAN.rounds}
+        if slug == "all-weights":
+            options["chunk_examples"] = 16
         records = list(fl.run(task, row, privacy, PLAN.replace(lr=rate), **options))
-    except Diverged:
-        pass
-    else:
-        scores = records[-1].metrics
         seconds = sum(record.seconds for record in records)
-        values = [scores["validation"], scores["accuracy"], seconds]
-    table = pd.DataFrame([[slug, epsilon, rate, seed, *values]], columns=COLUMNS)
-    table.to_csv(FRAME, mode="a", header=not FRAME.exists(), index=False, float_format="%.5g")
+        return [records[-1].metrics["validation"], records[-1].metrics["accuracy"], seconds]
 
-
-def chosen_rate(slug: str, epsilon: float) -> float:
-    """Climbs by octaves from the first rate until its neighbours validate no better."""
-    best = FIRST_RATES[slug] if epsilon == 8.0 else FIRST_RATES[slug] / 4
-    while True:
-        tried = [rate for rate in (best, best / 2, best * 2) if LEAST <= rate <= MOST]
-        for rate in tried:
-            train(slug, epsilon, rate, TUNING_SEED)
-        done = pd.read_csv(FRAME)
-        here = (done["method"] == slug) & (done["epsilon"] == epsilon)
-        scores = done[here & (done["seed"] == TUNING_SEED)].set_index("lr")["validation"]
-        leader = float(scores[tried].idxmax())
-        if leader == best:
-            return best
-        best = leader
+    return FRAME.score(train, slug, epsilon, rate, seed)
 
 
 def run() -> None:
     """Trains what is missing."""
     for epsilon in BUDGETS:
         for slug in FIRST_RATES:
-            rate = chosen_rate(slug, epsilon)
+            first = FIRST_RATES[slug] if epsilon == 8.0 else FIRST_RATES[slug] / 4
+            rate = climb(partial(score, slug, epsilon, seed=TUNING_SEED), first)
             for seed in SEEDS:
-                train(slug, epsilon, rate, seed)
-
-
-def summary() -> pd.DataFrame:
-    """A row a budget and method: rate, mean and range over the reported seeds, their number."""
-    done = pd.read_csv(FRAME)
-    groups = done[done["seed"] != TUNING_SEED].groupby(["epsilon", "method", "lr"], sort=False)
-    table = groups["accuracy"].agg(["mean", "min", "max", "count"])
-    return table.join(groups["seconds"].mean()).reset_index()
+                score(slug, epsilon, rate, seed)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "run":
         run()
     else:
-        print(summary().round(3).to_string(index=False))
+        print(FRAME.summary().round(3).to_string(index=False))

@@ -35,16 +35,18 @@ import sys
 from functools import cache
 from typing import Any
 
-import pandas as pd
-
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.run import Diverged
 from studies import RESULTS
+from studies.frames import TUNING_SEED, Frame, climb
 from studies.protocol import SETTINGS, scored_apart, without_lora
 from studies.table import load_cards
 
-FRAME = RESULTS / "ranks.csv"
+FRAME = Frame(
+    RESULTS / "ranks.csv",
+    ("setting", "method", "rank", "lr", "seed"),
+    ("validation", "accuracy", "bytes_up"),
+)
 DIGITS = "digits, example, epsilon 8"
 SENTENCES = "sentences, example, epsilon 8"
 RANKS = (2, 4, 8, 16, 32)
@@ -59,11 +61,8 @@ WITHOUT_LORA = {
 }
 """Task -> the maps that learn where all weights do, the head, and the map that does not learn."""
 ALONE = ("all-weights", "head-only")
-TUNING_SEED = 1001
 SEEDS = (0, 1, 2)
-LEAST, MOST = 2.0**-8, 2.0**6
 MOST_RANK = 64
-COLUMNS = ["setting", "method", "rank", "lr", "seed", "validation", "accuracy", "bytes_up"]
 
 
 @cache
@@ -82,65 +81,34 @@ def row_of(slug: str, rank: int, task: fl.tasks.Task) -> tuple[fl.tasks.Task, fl
     return without_lora(slug, task, learned, left_out)
 
 
-def done_runs(setting: str) -> pd.DataFrame:
-    """All runs of a setting so far."""
-    frame = pd.read_csv(FRAME) if FRAME.exists() else pd.DataFrame(columns=COLUMNS)
-    return frame[frame["setting"] == setting]
+def score(setting: str, slug: str, rank: int, rate: float, seed: int) -> float:
+    """The validation score of a run, which is trained unless the frame has it."""
 
-
-def train(setting: str, slug: str, rank: int, rate: float, seed: int) -> None:
-    """Trains a run, unless the frame has it. A run that diverges scores zero."""
-    done = done_runs(setting)
-    here = (done["method"] == slug) & (done["rank"] == rank) & (done["seed"] == seed)
-    if (done[here]["lr"] == rate).any():
-        return
-    task, privacy, plan = parts(setting, seed)
-    privacy, plan = SETTINGS[setting].scale(privacy, plan, rate)
-    task, row, lora = row_of(slug, rank, task)
-    options: Any = {"lora": lora, "seed": seed, "evaluate_every": plan.rounds}
-    values = [0.0, 0.0, float("nan")]
-    try:
+    def train() -> list[float]:
+        task, privacy, plan = parts(setting, seed)
+        privacy, plan = SETTINGS[setting].scale(privacy, plan, rate)
+        task, row, lora = row_of(slug, rank, task)
+        options: Any = {"lora": lora, "seed": seed, "evaluate_every": plan.rounds}
         last = list(fl.run(task, row, privacy, plan, **options))[-1]
-    except Diverged:
-        pass
-    else:
         sent = last.traffic.bytes_up / last.participants
-        values = [last.metrics["validation"], last.metrics["accuracy"], sent]
-    table = pd.DataFrame([[setting, slug, rank, rate, seed, *values]], columns=COLUMNS)
-    table.to_csv(FRAME, mode="a", header=not FRAME.exists(), index=False, float_format="%.5g")
+        return [last.metrics["validation"], last.metrics["accuracy"], sent]
 
-
-def validation_scores(setting: str, slug: str, rank: int) -> pd.Series:
-    """Rate -> the validation score of the tuning seed."""
-    done = done_runs(setting)
-    here = (done["method"] == slug) & (done["rank"] == rank) & (done["seed"] == TUNING_SEED)
-    return done[here].set_index("lr")["validation"]
+    return FRAME.score(train, setting, slug, rank, rate, seed)
 
 
 def best_rate(setting: str, slug: str, rank: int) -> float:
     """Climbs from the first rate by octaves until its neighbours score no better."""
-    best = first_rate(setting, slug, rank)
-    train(setting, slug, rank, best, TUNING_SEED)
-    while True:
-        for rate in (best / 2, best * 2):
-            if LEAST <= rate <= MOST:
-                train(setting, slug, rank, rate, TUNING_SEED)
-        scores = validation_scores(setting, slug, rank)
-        near = scores[[rate for rate in (best, best / 2, best * 2) if rate in scores.index]]
-        if near.idxmax() == best:
-            return best
-        best = float(near.idxmax())
+
+    def tuned(rate: float) -> float:
+        return score(setting, slug, rank, rate, TUNING_SEED)
+
+    if slug in ALONE:
+        return climb(tuned, max(SETTINGS[setting].rates, key=tuned))
+    return climb(tuned, first_rate(setting, slug, rank))
 
 
 def first_rate(setting: str, slug: str, rank: int) -> float:
-    """The table's rate at rank 4, carried to another rank, at the nearest octave of the table.
-
-    Without LoRA it is the best of the table's rates.
-    """
-    if slug in ALONE:
-        for rate in SETTINGS[setting].rates:
-            train(setting, slug, rank, rate, TUNING_SEED)
-        return float(validation_scores(setting, slug, rank).idxmax())
+    """The table's rate at rank 4, carried to another rank, at the nearest octave of the table."""
     card = next(card for card in load_cards() if card["method"] == slug)
     table_rate = card["settings"][setting]["rate"]
     halvings = {2: 0, 4: 0, 8: 1, 16: 1, 32: 2, 64: 2}
@@ -181,9 +149,7 @@ def rank_of_equal_upload(slug: str) -> int:
 def choice(setting: str, slug: str) -> tuple[int, float]:
     """Rank and rate of the best validation score; of ties the smallest rank."""
     rates = {rank: best_rate(setting, slug, rank) for rank in ranks_of(slug)}
-    scores = {rank: validation_scores(setting, slug, rank)[rate] for rank, rate in rates.items()}
-    rank = max(scores, key=lambda known: (scores[known], -known))
-    return rank, rates[rank]
+    return max(rates.items(), key=lambda pair: score(setting, slug, *pair, TUNING_SEED))
 
 
 def slugs() -> list[str]:
@@ -197,7 +163,7 @@ def slugs() -> list[str]:
 def report(setting: str, slug: str, rank: int, rate: float) -> None:
     """Trains the reported seeds."""
     for seed in SEEDS:
-        train(setting, slug, rank, rate, seed)
+        score(setting, slug, rank, rate, seed)
 
 
 def run(setting: str) -> None:
@@ -222,19 +188,9 @@ def run_without_lora() -> None:
             report(setting, slug, *choice(setting, slug))
 
 
-def summary() -> pd.DataFrame:
-    """A row a setting, method, rank and rate: mean and range over the reported seeds, bytes."""
-    runs = pd.read_csv(FRAME)
-    reported = runs[runs["seed"] != TUNING_SEED]
-    groups = reported.groupby(["setting", "method", "rank", "lr"], sort=False)
-    table = groups["accuracy"].agg(["mean", "min", "max", "count"])
-    table["bytes_up"] = groups["bytes_up"].first()
-    return table.reset_index()
-
-
 def main(act: str, task: str = "") -> None:
     if act == "table":
-        print(summary().round(3).to_string(index=False))
+        print(FRAME.summary().round(3).to_string(index=False))
     elif act == "without":
         run_without_lora()
     elif task == "sentences":

@@ -19,7 +19,8 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.report import paired_difference
-from studies.ranks import ALONE, DIGITS, TUNING_SEED, ranks_of
+from studies.frames import TUNING_SEED
+from studies.ranks import ALONE, DIGITS, ranks_of
 
 RESULTS = ROOT / "results"
 
@@ -33,6 +34,12 @@ def missing(path: str, *sentences: str) -> list[str]:
     """Those that do not stand on a page."""
     text = words(path)
     return [sentence for sentence in sentences if sentence not in text]
+
+
+def logbook_line(start: str) -> str:
+    """The row of a table of the logbook that begins so."""
+    text = (ROOT / "studies" / "logbook.md").read_text("utf-8")
+    return next(line for line in text.splitlines() if line.startswith(f"| {start}"))
 
 
 def curves() -> Iterator[tuple[Any, pd.DataFrame, float]]:
@@ -272,6 +279,14 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
     for setting in ("epsilon 1", "epsilon 3", "alike", "clients"):
         mean, half = lead(f"frozen, {setting}", "fedlora")
         assert missing("studies/logbook.md", f"| {mean:.1f} {interval(mean, half)} |") == []
+    tuned = pd.read_csv(RESULTS / "fashion.csv").query(
+        "setting == 'frozen' and seed == @TUNING_SEED"
+    )
+    scores = tuned.pivot_table("validation", "lr", "method")
+    chosen = pd.read_csv(RESULTS / "fashion-rehearsals.csv").groupby(["public", "method"])["chosen"]
+    for kind, slug, rate in chosen.first().reset_index().to_numpy():
+        costs = 100 * (scores[slug].max() - scores[slug][rate])
+        assert f" {rate:g} | {costs:.1f} |" in logbook_line(f"rehearsed on {kind}")
 
 
 def test_the_logbook_says_what_own_ranks_and_equal_upload_found():

@@ -286,7 +286,7 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
     chosen = pd.read_csv(RESULTS / "fashion-rehearsals.csv").groupby(["public", "method"])["chosen"]
     for kind, slug, rate in chosen.first().reset_index().to_numpy():
         costs = 100 * (scores[slug].max() - scores[slug][rate])
-        assert f" {rate:g} | {costs:.1f} |" in logbook_line(f"rehearsed on {kind}")
+        assert f" {rate:g} | {costs:.1f} |" in logbook_line(f"rehearsed on: {kind}")
 
 
 def test_the_logbook_says_what_own_ranks_and_equal_upload_found():

@@ -1,7 +1,6 @@
 """Figures of lesson 08: turns inside a round, and what a low-pass filter keeps."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.methods import LALoRA
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import TensorDict
-from fedlora_lab.plots import style
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import HeldOut, Layers, Task
@@ -26,81 +24,6 @@ from fedlora_lab.theory.products import FactorA, FactorB
 
 CHANNELS = 64
 Gradients = Callable[[FactorB, FactorA], tuple[np.ndarray, np.ndarray]]
-TURNS = style.look("la-lora").colour
-
-
-def two_number_descent(
-    start: tuple[float, float], lr: float, steps: int, turns: bool
-) -> Float[np.ndarray, "n 2"]:
-    """Computes the path of (b, a) down (b a - 1)^2 / 2, both at once or alternating.
-
-    In turns b moves in steps 0, 2, ... and a in the others.
-
-    Args: start: (b, a); lr, steps: of the descent; turns: one number a step.
-    Returns: (steps + 1, 2); NaN from where a number has passed a million.
-    Guarantees: in turns each step shrinks the error (test_in_turns_each_step_shrinks_the_error).
-    """
-    path = np.full((steps + 1, 2), np.nan)
-    point = np.array(start, float)
-    for step in range(steps + 1):
-        if not np.abs(point).max() < 1e6:
-            break
-        path[step] = point
-        # Of each number: the error times the other number.
-        gradient = (point.prod() - 1) * point[::-1]
-        if turns:
-            gradient[(step + 1) % 2] = 0.0
-        point = point - lr * gradient
-    return path
-
-
-@style.paper()
-def coupling(lr: float = 0.8) -> style.Picture:
-    """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
-
-    Args: lr: learning rate, of 12 steps from b = 0 and a = 1.
-    Guarantees: test_lesson_08.py::test_in_turns_each_step_shrinks_the_error.
-    """
-    start, steps = (0.0, 1.0), 12
-    figure, (plane, right) = style.subplots(9.6, 4.0, columns=2, width_ratios=[4, 3])
-    b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
-    plane.contour(
-        b,
-        a,
-        np.abs(b * a - 1),
-        levels=(0.25, 0.5, 0.75, 1.5, 2.5),
-        colors=style.FAINT,
-        linewidths=1,
-    )
-    curve = np.linspace(0.43, 2.3, 100)
-    plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
-    style.note(plane, 0.99, 0.1, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
-    labels = []
-    for words, in_turns, colour, marker in (
-        ("both at once", False, style.INK, "o"),
-        ("in turns", True, TURNS, "v"),
-    ):
-        line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
-        path = two_number_descent(start, lr, steps, in_turns)
-        # Steps to and fro would fill the plane between their ends.
-        plane.plot(*path.T, mew=0.6, lw=1.6 if in_turns else 0.5, color=colour, **line)
-        error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
-        end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)
-        labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
-    plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
-    plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
-    plane.set(xlim=(-0.2, 1.6), ylim=(0.4, 1.6), xlabel="b", ylabel="a")
-    plane.set_title(f"Two numbers, learning rate {lr:g}")
-    right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step")
-    right.set_ylabel("|b·a − 1| (10⁻⁶ where less)")
-    both, turns = (label.y for label in labels)
-    sooner = "in turns" if turns < both else "both at once"
-    finding = f"Both settle, {sooner} sooner"
-    if both > 0.1 > turns:
-        finding = "In turns it settles; both at once does not"
-    right.set_title(finding)
-    style.label_ends(right, labels)
-    return figure
 
 
 def three_clients() -> Callable[[int], Gradients]:

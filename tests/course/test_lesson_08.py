@@ -13,16 +13,6 @@ from fedlora_course.lesson_08.theory import filter_response, filter_worth
 from fedlora_lab.methods.filters import binomial
 
 
-def test_in_turns_each_step_shrinks_the_error():
-    """In turns each step multiplies the error by 1 - lr · peer²."""
-    path = figures.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
-    error = path.prod(1) - 1
-    for step in range(8):
-        peer = path[step, 1 - step % 2]
-        assert error[step + 1] == pytest.approx(error[step] * (1 - 0.5 * peer**2), abs=1e-12)
-        assert path[step + 1, 1 - step % 2] == peer
-
-
 @pytest.mark.parametrize(("taps", "size"), [(1, 2), (3, 5), (5, 64), (9, 2), (9, 64)])
 def test_the_filter_response_is_the_librarys_filter(taps, size):
     """Each cosine passes the library's own filter as itself, times the gain."""

@@ -200,7 +200,7 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
                 ax.set_ylabel(f"round {t}", rotation=0, ha="right", va="center")
     style.headline(figure, "The learned product is faint beside the noise in the same matrix")
     figure.set_label(f"γ B A = {' + '.join(PARTS.values())}, after rounds {[*rounds]}")
-    style.footer(figure, f"first {CORNER} rows and columns; shade: size of an entry, one scale")
+    style.footer(figure, f"first {CORNER} rows and columns; shade: absolute value, one scale")
     return figure
 
 

@@ -229,9 +229,9 @@ def test_the_pages_say_what_forty_five_cells_found():
         typical, largest = 2 ** one["rms"], 2 ** max(-one["earliest"], one["latest"])
         row = rf"\| {label} \| .+ \| {typical:.1f} \| {largest:.1f} \|"
         assert re.search(row, (ROOT / "docs" / "rates.md").read_text("utf-8")), label
-    median, judged = 2 ** off.loc["dry", "median"], off["cells"]
+    median, judged = 2 ** off["median"], off["cells"]
     said = (
-        f"the nearest, by a factor of {median:.1f}",
+        f"the nearest, by a factor of {median['dry']:.1f}",
         f"judged: {judged['v']}, {judged['dry']} and {judged['rehearsal']}.",
     )
     assert off["median"].idxmin() == "dry" and missing("docs/rates.md", *said) == []

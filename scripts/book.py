@@ -51,8 +51,6 @@ PAGES = {
         "docs/methods",
         "examples/flower_app/README",
         "api/index",
-        "docs/architecture",
-        "docs/decisions/README",
     ),
     "Judge a claim or an ε": (
         "docs/rates",
@@ -67,6 +65,8 @@ PAGES = {
         "docs/teaching",
         "docs/glossary",
         "docs/references",
+        "docs/architecture",
+        "docs/decisions/README",
         "studies/logbook",
     ),
 }

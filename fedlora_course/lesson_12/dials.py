@@ -28,7 +28,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
     proved = min(audit.lower, EDGE)
     colour = "red" if audit.caught else "green"
     marks = [
-        (audit.ceiling, f"{canaries} canaries can show {audit.ceiling:.2f}", "soft"),
+        (audit.ceiling, f"ceiling of {canaries} canaries {audit.ceiling:.2f}", "soft"),
         (audit.stated, f"the ledger states {audit.stated:g}", "ink"),
         (audit.true, f"true {round_up(audit.true, '.2f')}", "red" if leak > 1 else "soft"),
     ]

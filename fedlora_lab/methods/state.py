@@ -21,6 +21,9 @@ MODES = "BA"
 class TensorKind:
     """What one kind of tensor does in a run: a row of `KINDS`.
 
+    A new kind also needs what it does in `Adapter` of lora/adapters.py, and a method that starts
+    with it.
+
     Args:
         trained: clients train it: its gradient (or change) is clipped and noised with the others.
         scheduled: it moves when a word of the schedule has its letter; if not, at every step.

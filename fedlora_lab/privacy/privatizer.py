@@ -1,6 +1,10 @@
 """Clip and noise: the only functions between private values and released ones.
 
 A release stands in the ledger before `ClipAndNoise.update` computes it.
+
+Another mechanism is a class like `ClipAndNoise`, chosen in federated/prepared.py, counted in
+privacy/accounting.py, forecast in federated/noise_forecast.py and audited in audit/traces.py.
+While its ``uncertified`` gives a reason no epsilon is stated.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

@@ -347,7 +347,7 @@ def test_the_pages_say_how_often_balanced_lora_leads():
         leads = [paired_difference(x, "balanced-lora", other, comparisons=12) for x in places]
         counts.append((sum(lead.low > 0 for lead in leads), sum(lead.high < 0 for lead in leads)))
     assert counts == [(6, 1), (6, 0)]
-    assert missing("docs/methods.md", "[leads FedLoRA in six and is behind in one]") == []
+    assert missing("docs/evidence/methods.md", "[leads FedLoRA in six and is behind in one]") == []
 
 
 def test_the_pages_say_how_many_claims_were_decided():
@@ -355,8 +355,8 @@ def test_the_pages_say_how_many_claims_were_decided():
     verdicts = claims["verdict"].value_counts()
     holds, opposite, none = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"[{holds + opposite + none}](studies/logbook.md#published-claims-measured-again)"
-    of_these = f"{decided}: {holds} hold here, {opposite + none} do not"
-    assert missing("README.md", f"Of {len(claims)} these tasks decide", of_these) == []
+    of_these = f"{holds} hold here, {opposite} come out opposite, and for {none} a clear lead"
+    assert missing("README.md", f"Of {len(claims)} these decide {decided}: {of_these}") == []
 
 
 def test_the_evidence_states_what_stored_studies_found():

@@ -131,7 +131,7 @@ STORIES: list[dict[str, Any]] = [
         ],
     },
     {
-        "title": "Two bits a number",
+        "title": "FedLPP with two bits",
         "acts": [
             {
                 "set": {"methods": ["fedlora", "fedlpp"], "rate": 6, "noise": 6},

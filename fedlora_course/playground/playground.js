@@ -411,7 +411,7 @@ function knobsOf({splits, clients, steps}) { // key, label, its stops in words; 
     {key: "rank", label: "Rank", symbol: "r", stops: Array.from({length: 16}, (_, i) => String(i + 1))},
     {key: "steps", label: "Local steps", stops: stops(steps)},
     {key: "clients", label: "Clients", stops: stops(clients)},
-    {key: "split", label: "They are", stops: splits.map(split => split.words)},
+    {key: "split", label: "Clients are", stops: splits.map(split => split.words)},
     {key: "bits", label: "FedLPP's bits", stops: ["1: three levels", "2", "3", "4"]},
   ];
 }

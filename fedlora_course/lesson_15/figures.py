@@ -76,7 +76,7 @@ def rows_count(ends: Mapping[str, float], untrained: float) -> Figure:
         with_sampling_error(pd.DataFrame({"rows": [*ends], "accuracy": [*ends.values()]})),
         by="rows",
         reference=untrained,
-        title="At the same ε = 1, 800 rows a site learn far more than 25",
+        title="At the same ε = 1, 800 rows a site teach far more than 25",
         xlabel="accuracy (dotted: before training)",
     )
     style.footer(figure, "mark: one run, bar: 95 % interval for the sampling of the test sentences")

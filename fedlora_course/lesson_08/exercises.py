@@ -21,8 +21,8 @@ def _least_squares(rng):
 
     B = 0.5 * rng.standard_normal((4, 3))
     A = rng.standard_normal((3, 5))
-    rates = rng.uniform(0.2, 0.3), rng.uniform(0.05, 0.1)
-    return B, A, gradients, *rates, rng.uniform(0.8, 1.2), int(rng.integers(4, 8))
+    lr, C = rng.uniform(0.1, 0.2), rng.uniform(0.8, 1.2)
+    return B, A, gradients, lr, C, int(rng.integers(4, 8))
 
 
 def _pair(rng):
@@ -39,7 +39,7 @@ def _energy(rng):
 CALLS = {
     "08.2": FunctionAnswer("g_B and g_A", draw=_pair),
     "08.4": FunctionAnswer("energy", (np.array([4.0, 0.0, 1.0]),), draw=_energy),
-    "08.1": FunctionAnswer("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
+    "08.1": FunctionAnswer("B, A, gradients, lr, C and steps", draw=_least_squares),
 }
 
 
@@ -69,13 +69,13 @@ def worth(energy):
 # ---- 08.1: the local steps
 
 
-def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
+def local_steps(B, A, gradients, lr, C, steps):
     """The local steps of one client in LA-LoRA, without noise and filter.
 
     Args:
         B, A: the factors, (d_out, r) and (r, d_in).
         gradients: takes B and A; returns the n examples' gradients, (n, d_out, r) and (n, r, d_in).
-        lr_B, lr_A: learning rate of each factor, > 0.
+        lr: learning rate, > 0.
         C: clip norm of an example, > 0.
         steps: how many; B moves in the first.
     Returns: B and A.
@@ -86,7 +86,7 @@ def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
         lengths = np.sqrt((g**2).sum((1, 2), keepdims=True))
         step = (g * np.minimum(1, C / lengths)).mean(0)
         if s % 2:
-            A = A - lr_A * step
+            A = A - lr * step
         else:
-            B = B - lr_B * step
+            B = B - lr * step
     return B, A

@@ -38,7 +38,10 @@ WORDS = {
 }
 """Page -> its words, without its tables."""
 FIGURES = ROOT / "docs" / "figures"
-WITHOUT_LORA = {"all-weights": "All weights, no LoRA", "head-only": "The head alone, no LoRA"}
+WITHOUT_LORA = {
+    "all-weights": "No LoRA: all layers but one",
+    "head-only": "No LoRA: the classifier alone",
+}
 """Row of `studies.ranks` -> its name here."""
 
 
@@ -190,11 +193,8 @@ def leads(cards: list[dict[str, Any]]) -> str:
     above = sum(mean > half for mean, half in compared)
     below = sum(-mean > half for mean, half in compared)
     said = f"Of {len(compared)} comparisons with FedLoRA, each row at its own rate, **{above} are "
-    said += f"clearly ahead and {below} clearly behind**: the 95 % interval leaves out zero."
-    if compared:
-        width = 100 * np.median([half for _, half in compared])
-        said += f" Half of the intervals are wider than ±{width:.1f} points."
-    return said
+    said += f"clearly ahead and {below} clearly behind**: the 95 % interval of the difference "
+    return said + "leaves out zero."
 
 
 def _line(

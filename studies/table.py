@@ -148,7 +148,7 @@ def overview(cards: list[dict[str, Any]]) -> str:
     """
     first = next(iter(protocol.SETTINGS))
     lines = []
-    for card in filter(is_private, [*cards, *cards_without_lora()]):
+    for card in filter(is_private, cards):
         score = _number(card["settings"].get(first, {}).get("accuracy"), ".3f", "refused")
         compared = gaps(card, cards)
         behind = sum(mean + half < 0 for mean, half in compared)
@@ -284,7 +284,7 @@ def slug_of(setting: str) -> str:
 def pages(cards: list[dict[str, Any]]) -> dict[Path, str]:
     """Fills the tables of the cards into the words of both pages."""
     blocks = {
-        PAGE: {"overview": overview(cards), "leads": leads(cards)},
+        PAGE: {"overview": overview([*cards, *cards_without_lora()]), "leads": leads(cards)},
         EVIDENCE: {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS},
     }
     return {

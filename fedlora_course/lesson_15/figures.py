@@ -1,9 +1,12 @@
 """Notebook 15: sentences in place of a table of the reader's own, and looks at private rows."""
 
+import warnings
 from collections.abc import Mapping
 
+import datasets
 import numpy as np
 import pandas as pd
+import transformers
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -22,6 +25,14 @@ STEPS = (
     ("scores on\npublic rows", "", False),
 )
 """What a project does, the ε that it spends, and whether the ledger of the run counts it."""
+
+
+def quiet() -> None:
+    """Turns off progress bars and what Transformers says while it loads and saves."""
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -168,7 +168,7 @@ def test_the_page_of_rates_and_lesson_04_say_where_v_fails():
     )
     assert missing("docs/rates.md", *said) == []
     assert max(one) < -1.9
-    said = "But v alone does not tell at which rate your range ends."
+    said = "so v alone does not give you the rate."
     assert said in words("notebooks/04_why_is_noise_amplified.ipynb")
 
 

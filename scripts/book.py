@@ -61,7 +61,7 @@ PAGES = {
         "examples/reported/README",
         "docs/other_software",
     ),
-    "Teach and look up": (
+    "Teach, and read more": (
         "docs/teaching",
         "docs/glossary",
         "docs/references",
@@ -113,7 +113,9 @@ def lessons() -> str:
         question_link = f"[{question(path)}](notebooks/{path.name})"
         mark = "&nbsp;●" if number in CORE else ""
         rows.append([f"**{number}**{mark}", question_link, f"{minutes(path)}&nbsp;min"])
-    return f"Lessons marked ● are the core, about {core_hours()} hours.\n\n{markdown_table(rows)}"
+    core = f"Read the lessons marked ● first, in order: the core, about {core_hours()} hours."
+    others = "Each other is one method, one attack or one tool, and begins with what it assumes."
+    return f"{core} {others}\n\n{markdown_table(rows)}"
 
 
 # ---- the page of methods

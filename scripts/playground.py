@@ -131,7 +131,7 @@ STORIES: list[dict[str, Any]] = [
         ],
     },
     {
-        "title": "FedLPP with two bits",
+        "title": "Two bits a number: FedLPP",
         "acts": [
             {
                 "set": {"methods": ["fedlora", "fedlpp"], "rate": 6, "noise": 6},

@@ -418,7 +418,7 @@ function knobsOf({splits, clients, steps}) { // key, label, its stops in words; 
 
 function skeleton(id, knobs, {methods, stories}, why) {
   const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
-  const below = {split: '<svg data-chart="clients" height="36" role="img"></svg>'};
+  const below = {split: '<svg data-chart="clients" height="36" role="img"></svg><small>a row a client, a column a digit</small>'};
   const knob = ({key, label, symbol, stops}) => `<div class="knob"><div class="name"><label for="${id}-${key}">${label} ${symbol ?? ""}</label>${symbol ? why(symbol) : ""}<output data-words="${key}"></output></div>
     <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${stops.length - 1}" step="1">${below[key] ?? ""}</div>`;
   const map = ([colour, words], part) => `<figure><canvas width="64" height="64" data-map="${part}" role="img" aria-label="Heat map of the part ${words}"></canvas>
@@ -427,16 +427,16 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
     <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
     <p class="turned" data-adapter></p>
+    <svg class="energy" height="104" role="img"></svg>
     <div class="turned expansion"></div>
     <div class="turned factors">${i ? "" : ["B", "A"].map(symbol => `${symbol} ${why(symbol)}`).join(" ")}</div>
-    <svg class="energy" height="104" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
   return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
     <button data-do="play" class="main">Start</button><button data-do="step">Step</button><button data-do="save">Save the picture</button>
     <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
-    <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Three stories</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
+    <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Watch a story</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
     <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
@@ -444,7 +444,7 @@ function skeleton(id, knobs, {methods, stories}, why) {
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 236)}
     ${chart("rate", "Right answers at the end, over the learning rate", 204)}<div class="known"></div></div>${lane(1)}</div>
     <p class="foot">Clients with 1,257 real handwritten digits train in this page. It protects nobody: a browser's
-    random numbers can be guessed, and a rate that is chosen by these curves costs privacy, too.</p>`;
+    random numbers can be guessed.</p>`;
 }
 
 export function mountPlayground(home, tables) {
@@ -714,7 +714,7 @@ export function mountPlayground(home, tables) {
     write(part.querySelector("[data-score]"), percent(record.accuracy));
     const right = record.answers.map((digit, d) => digit === y[d]);
     drawn[i] = {record, row: lane.row};
-    write(part.querySelector("[data-adapter]"), `${lane.round ? `Its adapter, <b>${short(record.size)} times</b> as large as` : "The size of its adapter beside"} the layer that it corrects:`);
+    write(part.querySelector("[data-adapter]"), `${lane.round ? `Its adapter, <b>${short(record.size)} times</b> as large as` : "Its adapter, as a multiple of"} the layer that it corrects:`);
     const wall = part.querySelector(".wall");
     paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]));
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; red is read wrongly`);
@@ -790,7 +790,7 @@ export function mountPlayground(home, tables) {
     const size = lane => `an adapter <b>${short(now(lane).size)} times</b> as large as its layer`;
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
-      return `${untaught} ${named(one)} and ${named(two)} will teach it at the learning rate <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
+      return `${untaught} Now ${named(one)} and ${named(two)} train it at the learning rate <b>${short(one.settings.rate)}</b>${running ? "." : ": press Start to see what they make of it."}`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);

@@ -169,7 +169,7 @@ def best_attacks(ledgers: Mapping[str, Ledger], fpr: float) -> style.Picture:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     top = 100 * float(first.tradeoff(fpr))
-    ax.set_title(f"At ε = 8 an attack with an FPR of 1 % finds at most {top:.0f} %")
+    ax.set_title(f"At ε = 8 an attack on this run finds at most {top:.0f} % at an FPR of 1 %")
     return figure
 
 

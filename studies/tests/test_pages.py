@@ -232,7 +232,7 @@ def test_the_pages_say_what_forty_five_cells_found():
     mean, worst = typical["rehearsal"], largest["rehearsal"]
     linked = [f"[{factor:.1f}](docs/rates.md#where-a-range-ends)" for factor in (mean, worst)]
     assert missing("README.md", *linked) == []
-    cheap = f"at most 3 points against the best of the grid in {sum(table['cost'] <= 0.03)} of 45"
+    cheap = f"at most 3 points against the best rate tried in {sum(table['cost'] <= 0.03)} of 45"
     assert missing("docs/rates.md", cheap) == []
 
 

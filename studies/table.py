@@ -27,6 +27,7 @@ from fedlora_lab.measures.runs import t_interval
 from fedlora_lab.plots import style
 from scripts.page_blocks import fill_blocks, markdown_table
 from studies import RESULTS, ROOT, protocol
+from studies.frames import TUNING_SEED
 
 CARDS = RESULTS / "table"
 STORES = RESULTS / "runs" / "table"
@@ -142,19 +143,32 @@ def cards_without_lora() -> list[dict[str, Any]]:
     return cards
 
 
+def own_ranks(setting: str) -> dict[str, tuple[int, float]]:
+    """Row with LoRA of `studies.ranks` -> the rank of its best validation score, of 2 to 64 by
+    octaves, and the mean accuracy there."""
+    runs = pd.read_csv(RESULTS / "ranks.csv").query("setting == @setting")
+    tried = runs[(runs["seed"] == TUNING_SEED) & runs["rank"].isin(2 ** np.arange(1, 7))]
+    best = tried.loc[tried.groupby("method")["validation"].idxmax(), ["method", "rank"]]
+    reported = runs[runs["seed"] != TUNING_SEED].merge(best).groupby("method")
+    means = reported[["rank", "accuracy"]].mean()
+    return {slug: (int(rank), score) for slug, rank, score in means.itertuples()}
+
+
 def overview(cards: list[dict[str, Any]]) -> str:
-    """The table of all rows with an ε, by accuracy in the first setting, and in how many of all
-    settings a row is behind FedLoRA beyond its interval.
+    """The table of all rows with an ε, by accuracy in the first setting, with that at a rank of its
+    own, and in how many of all settings a row is behind FedLoRA beyond its interval.
     """
     first = next(iter(protocol.SETTINGS))
+    own = {slug: f"{score:.3f} ({rank})" for slug, (rank, score) in own_ranks(first).items()}
     lines = []
     for card in filter(is_private, cards):
         score = _number(card["settings"].get(first, {}).get("accuracy"), ".3f", "refused")
         compared = gaps(card, cards)
         behind = sum(mean + half < 0 for mean, half in compared)
-        lines.append([card["name"], score, f"{behind} of {len(compared)}" if compared else ""])
+        share = f"{behind} of {len(compared)}" if compared else ""
+        lines.append([card["name"], score, own.get(card["method"], ""), share])
     lines.sort(key=lambda line: line[1], reverse=True)
-    head = ["method", "accuracy on digits, ε = 8", "clearly behind FedLoRA in"]
+    head = ["method", "accuracy at rank 4", "at its own rank", "clearly behind FedLoRA in"]
     return markdown_table([head, *lines])
 
 

@@ -20,7 +20,8 @@ from fedlora_lab.recipes.noise_on_outputs import OUTPUT_VARIANCE
 from fedlora_lab.recipes.rehearsal import NEAR, plateau_end
 from fedlora_lab.report import paired_difference
 from studies.frames import TUNING_SEED
-from studies.ranks import ALONE, DIGITS, SENTENCES, ranks_of
+from studies.ranks import ALONE, DIGITS, SENTENCES
+from studies.table import own_ranks
 
 RESULTS = ROOT / "results"
 
@@ -280,7 +281,7 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
         mean, half = lead(f"frozen, {setting}", "fedlora")
         assert missing("studies/logbook.md", f"| {mean:.1f} {interval(mean, half)} |") == []
     tuned = pd.read_csv(RESULTS / "fashion.csv").query(
-        "setting == 'frozen' and seed == @TUNING_SEED"
+        f"setting == 'frozen' and seed == {TUNING_SEED}"
     )
     scores = tuned.pivot_table("validation", "lr", "method")
     chosen = pd.read_csv(RESULTS / "fashion-rehearsals.csv").groupby(["public", "method"])["chosen"]
@@ -291,18 +292,15 @@ def test_the_pages_say_what_ten_seeds_of_fashion_mnist_found():
 
 def views_of(setting: str) -> tuple[pd.DataFrame, float]:
     """The rows with LoRA, each with its rank and the mean of the reported seeds, at its own rank
-    (the best validation score of the tuning seed) and at equal upload (the largest reported rank at
+    and at equal upload (the largest reported rank at
     which it sends no more than FedLoRA at rank 4); and the mean of all weights."""
     runs = pd.read_csv(RESULTS / "ranks.csv").query("setting == @setting")
     seeds = runs[runs["seed"] < 3].groupby(["method", "rank"])
     means, sent = seeds["accuracy"].mean(), seeds["bytes_up"].max()
-    rows = {}
-    for slug in means.index.unique("method").difference(ALONE):
-        tried = runs[(runs["method"] == slug) & (runs["seed"] == TUNING_SEED)]
-        tried = tried[tried["rank"].isin(ranks_of(slug))]
-        rank = int(tried.loc[tried["validation"].idxmax(), "rank"])
+    own, rows = own_ranks(setting), {}
+    for slug in set(runs["method"]) - set(ALONE):
         alike = sent[slug].index[sent[slug] <= sent["fedlora", 4]].max()
-        rows[slug] = rank, means[slug, rank], alike, means[slug, alike]
+        rows[slug] = *own[slug], alike, means[slug, alike]
     columns = ["own rank", "own", "equal rank", "equal"]
     rows = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     lines = []

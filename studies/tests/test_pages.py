@@ -363,7 +363,7 @@ def test_the_pages_say_how_many_claims_were_decided():
     holds, opposite, none = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"[{holds + opposite + none}](studies/logbook.md#published-claims-measured-again)"
     of_these = f"{holds} hold here, {opposite + none} do not"
-    assert missing("README.md", f"Of {len(claims)} these decide {decided}: {of_these}") == []
+    assert missing("README.md", f"Of {len(claims)} claims they decide {decided}: {of_these}") == []
 
 
 def test_the_evidence_states_what_stored_studies_found():

@@ -72,7 +72,7 @@ def noise_over_rounds(
     """Lets B and A of a layer take turns for 60 rounds, in which a rule adds noise alone.
 
     Args: rule: (a change of nothing (64, 4), the frozen factor (4, 64)) -> what the server adds.
-    Returns: the energy of 2 B A after each round.
+    Returns: the energy of B A after each round.
     """
     nothing = 1e-9 * np.ones((64, 4))
     B, A = np.zeros((64, 4)), rng.uniform(-1, 1, (4, 64)) / 64**0.5
@@ -82,5 +82,5 @@ def noise_over_rounds(
             B = B + rule(nothing, A)
         else:
             A = A + rule(nothing, B.T).T
-        energies.append(float(np.square(2 * B @ A).sum()))
+        energies.append(float(np.square(B @ A).sum()))
     return energies

@@ -207,8 +207,8 @@ def leads(cards: list[dict[str, Any]]) -> str:
     above = sum(mean > half for mean, half in compared)
     below = sum(-mean > half for mean, half in compared)
     said = f"Of {len(compared)} comparisons with FedLoRA, each row at its own rate, **{above} are "
-    said += f"clearly ahead and {below} clearly behind**: the 95 % interval of the difference "
-    return said + "leaves out zero."
+    said += f"clearly ahead and {below} clearly behind**, which means that the 95 % interval of "
+    return said + "the difference leaves out zero."
 
 
 def _line(

@@ -155,7 +155,9 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 bars(edges[:-1], 0, edges[1:], np.where(long, 0, counts), "grey"),
                 bars(edges[:-1], 0, edges[1:], np.where(long, counts, 0), "pink"),
                 line(clip_norm, [0, top], "ink"),
-                text(100, 0.95 * top, "longer than C: cut", "pink", anchor="end", dx=-4, bold=False),
+                text(
+                    100, 0.95 * top, "longer than C: cut", "pink", anchor="end", dx=-4, bold=False
+                ),
             ),
             panel(
                 f"With noise, best near C = {at[best]:.2g}",

@@ -159,16 +159,16 @@ def overview(cards: list[dict[str, Any]]) -> str:
     own, and in how many of all settings a row is behind FedLoRA beyond its interval.
     """
     first = next(iter(protocol.SETTINGS))
-    own = {slug: f"{score:.3f} ({rank})" for slug, (rank, score) in own_ranks(first).items()}
+    own = {slug: f" → {score:.3f} ({rank})" for slug, (rank, score) in own_ranks(first).items()}
     lines = []
     for card in filter(is_private, cards):
         score = _number(card["settings"].get(first, {}).get("accuracy"), ".3f", "refused")
         compared = gaps(card, cards)
         behind = sum(mean + half < 0 for mean, half in compared)
         share = f"{behind} of {len(compared)}" if compared else ""
-        lines.append([card["name"], score, own.get(card["method"], ""), share])
+        lines.append([card["name"], score + own.get(card["method"], ""), share])
     lines.sort(key=lambda line: line[1], reverse=True)
-    head = ["method", "accuracy at rank 4", "at its own rank", "clearly behind FedLoRA in"]
+    head = ["method", "accuracy at rank 4 → at its own", "clearly behind FedLoRA in"]
     return markdown_table([head, *lines])
 
 
